@@ -1,0 +1,43 @@
+# Everything a developer or CI runs. Needs make and Python 3.11 or newer; the rest goes into .venv.
+# The tests that look at the report in a browser skip themselves where there is no `chromium` on the PATH, and those
+# that need ../shared where that folder does not exist.
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+OUT := demo-out
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check bench clean
+
+demo: $(STAMP)
+	$(VENV)/bin/curate run demo tests/data/demo/pairs --out $(OUT) --set eval_overlap.sets=tests/data/demo/eval
+	@echo
+	@echo "report:     $(OUT)/report.html"
+	@echo "decisions:  $(OUT)/decisions/*.parquet  (one row a record and text; what was planted: tests/data/demo/truth.jsonl)"
+	@echo "tars:       $(OUT)/shards/*.tar"
+
+test: check
+	$(VENV)/bin/python -m pytest -q -n 2
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(STAMP)
+	$(VENV)/bin/python -m tests.bench
+
+clean:
+	rm -rf $(OUT) build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find curate filters tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=... to Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: curate needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "make: $(PYTHON) cannot make virtual environments (on Debian and Ubuntu: install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[models,dev]"
+	@touch $@

@@ -1,0 +1,266 @@
+"""The command line. Imports nothing heavy until a command runs: `curate --help` answers in a fraction of a second."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from curate import __version__
+from curate.commands import options
+from curate.errors import CurateError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+"""Exit code of a run that finished with shards that were cut short or given up."""
+
+RECIPE = click.argument("recipe")
+OUT = click.argument("out", type=click.Path(path_type=Path, exists=True, file_okay=False))
+
+
+def _gathered(kind: Callable[..., Any]) -> Callable[[Callable[[Any], Any]], Callable[..., Any]]:
+    """Hand a command its arguments as one typed object; click itself can only pass them by name."""
+
+    def wrap(command: Callable[[Any], Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(*args: Any, **values: Any) -> Any:
+            return command(kind(*args, **values))
+
+        return call
+
+    return wrap
+
+
+def _set(command: F) -> F:
+    text = "Change a parameter of the recipe; repeatable. A list is comma-separated."
+    return click.option("--set", "overrides", multiple=True, metavar="FILTER.PARAM=VALUE", help=text)(command)
+
+
+def _json(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of a table.")(command)
+
+
+def _columns(command: F) -> F:
+    text = "Tell which column of a table is image, text, url or key; repeatable. Default: guessed by name."
+    return click.option("--column", "columns", multiple=True, metavar="ROLE=NAME", help=text)(command)
+
+
+class _Commands(click.Group):
+    """Turns our errors into one line and an exit code; lets a bug be seen as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CurateError as error:
+            click.echo(f"curate: {error}", err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.exit(0)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="curate")
+def main() -> None:
+    """Image-text curation: noisy (image, alt-text) pairs in, WebDataset tars and a record of every decision out.
+
+    \b
+    Examples:
+      curate run align 'crawl/*.tar' --out curated --set eval_overlap.sets=imagenet_val,coco_test.tar
+      curate dry-run align crawl/00000.tar --samples 1000 --pairs 1e9
+      curate what-if curated --set min_side.larger_than=256 --set caption_frequency.max_images=5
+      curate why curated 000000123
+
+    \b
+    Exit codes: 0 done, 1 error, 2 wrong usage or recipe, 3 finished, but some shards were cut short or given up.
+    """
+
+
+@main.command()
+@RECIPE
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--out", required=True, type=str, help="Output folder: new, empty, or of an earlier run (which goes on).")
+@click.option("--workers", type=click.IntRange(1), default=None, help="Worker processes. Default: one per core.")
+@click.option("--samples-per-shard", type=click.IntRange(1), default=None, help="Samples a tar. Default: the recipe's, 10000.")
+@click.option("--memory", default="1GB", show_default=True, help="Memory for merging corpus counts; the rest spills to disk.")
+@click.option("--max-failed-shards", type=click.IntRange(0), default=None, help="Stop when more shards than this have failed.")
+@_set
+@_columns
+@_json
+@_gathered(options.Run)
+def run(given: options.Run) -> None:
+    """Curate INPUT by RECIPE (a name of `curate recipes`, or a YAML file) into OUT.
+
+    INPUT: WebDataset tars, parquet, csv or jsonl with images, folders of images with captions; files, globs, folders or
+    URLs (s3://, gs://, file://). Killed at any moment, the same command goes on where it stopped.
+
+    \b
+    Examples:
+      curate run align 'crawl/*.tar' --out curated
+      curate run my.yaml s3://bucket/pairs/ --out curated --workers 16 --set nsfw.below=0.3
+      curate run align pairs.parquet --out curated --column image=jpg --column text=alt
+    """
+    from curate.commands.run import run_command
+
+    sys.exit(run_command(given))
+
+
+@main.command("dry-run")
+@RECIPE
+@click.argument("shard")
+@click.option("--samples", type=click.IntRange(1), default=1000, show_default=True, help="Records to try.")
+@click.option("--pairs", type=float, default=1e9, show_default=True, help="Size of the real input, for the estimate.")
+@click.option("--counts", type=click.Path(path_type=Path, exists=True, file_okay=False), help="OUT of an earlier run.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a gallery of what is kept and dropped.")
+@_set
+@_columns
+@_json
+@_gathered(options.DryRun)
+def dry_run(given: options.DryRun) -> None:
+    """Try RECIPE on one SHARD: attrition, rate of each stage, the bottleneck, core-hours and kept pairs for --pairs.
+
+    Writes nothing but the --html gallery. Corpus counts come from --counts; without it those filters are not estimated.
+
+    \b
+    Example:
+      curate dry-run align crawl/00000.tar --pairs 2e9 --counts curated --html look.html
+    """
+    from curate.commands.dry_run import dry_run_command
+
+    dry_run_command(given)
+
+
+@main.command()
+@RECIPE
+@click.argument("inputs", nargs=-1, metavar="[INPUT...]")
+@_set
+@_columns
+@_json
+@_gathered(options.Plan)
+def plan(given: options.Plan) -> None:
+    """Print what RECIPE would do: the passes, what provides each fact, what it costs, and warnings.
+
+    \b
+    Example:
+      curate plan align 'crawl/*.tar'
+    """
+    from curate.commands.show import plan_command
+
+    plan_command(given)
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the statistics as a page too.")
+@click.option("--workers", type=click.IntRange(1), default=None, help="Worker processes. Default: one per core.")
+@_columns
+@_json
+@_gathered(options.Stats)
+def stats(given: options.Stats) -> None:
+    """Print statistics of any dataset, before or after curation; no recipe needed.
+
+    \b
+    Examples:
+      curate stats 'crawl/*.tar' --html before.html
+      curate stats curated/shards
+    """
+    from curate.commands.show import stats_command
+
+    stats_command(given)
+
+
+@main.command()
+@OUT
+@_json
+@_gathered(options.Report)
+def report(given: options.Report) -> None:
+    """Make OUT/report.html (again) and print the attrition table."""
+    from curate.commands.show import report_command
+
+    report_command(given)
+
+
+@main.command()
+@OUT
+@click.argument("key")
+@_json
+@_gathered(options.Why)
+def why(given: options.Why) -> None:
+    """Print everything known of one record: every filter that fails, and the first of them.
+
+    KEY is the record's own key, its key in the tars, its url, or the sha256 of its image.
+    """
+    from curate.commands.explain import why_command
+
+    why_command(given)
+
+
+@main.command("what-if")
+@OUT
+@_set
+@_json
+@_gathered(options.WhatIf)
+def what_if(given: options.WhatIf) -> None:
+    """Print the attrition that OUT's recipe would have with other thresholds, from recorded facts alone.
+
+    \b
+    Example:
+      curate what-if curated --set min_side.larger_than=256 --set caption_words.max_words=30
+    """
+    from curate.commands.explain import what_if_command
+
+    what_if_command(given)
+
+
+@main.command()
+@OUT
+@_json
+@_gathered(options.Report)
+def verify(given: options.Report) -> None:
+    """Check OUT: sums, sizes, the index, and that every image that was written decodes. Exit code 1 if anything is wrong."""
+    from curate.commands.verify import verify_command
+
+    sys.exit(verify_command(given))
+
+
+@main.command()
+@click.argument("sets", nargs=-1, required=True, metavar="SET...")
+@click.option("--candidates", multiple=True, metavar="INPUT", help="Images that are surely not in the sets; repeatable.")
+@click.option("--rate", type=click.FloatRange(0, 1), default=0.001, show_default=True, help="Share of unrelated images dropped.")
+@click.option("--embedder", default="efficientnet-lite0", show_default=True, help="Spec of the image embedding.")
+@_json
+@_gathered(options.Calibrate)
+def calibrate(given: options.Calibrate) -> None:
+    """Choose eval_overlap's threshold for your evaluation SETs: recall of everyday edits against unrelated images dropped.
+
+    \b
+    Example:
+      curate calibrate imagenet_val --candidates 'crawl/00000.tar' --rate 0.001
+    """
+    from curate.commands.show import calibrate_command
+
+    calibrate_command(given)
+
+
+@main.command("filters")
+@_json
+@_gathered(options.List)
+def filters_(given: options.List) -> None:
+    """List the filters: what they drop, their parameters with defaults, and the papers; and the facts sql can read."""
+    from curate.commands.show import filters_command
+
+    filters_command(given)
+
+
+@main.command()
+@_json
+@_gathered(options.List)
+def recipes(given: options.List) -> None:
+    """List the recipes that come with curate."""
+    from curate.commands.show import recipes_command
+
+    recipes_command(given)

@@ -1,0 +1,108 @@
+"""curate why and curate what-if."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from curate.commands import common
+from curate.commands.options import Why, WhatIf
+from curate.errors import InputError
+
+_SHOWN = 20
+
+
+def find(out: Path, key: str) -> list[dict[str, Any]]:
+    """Return the decisions of the records that a key names: their own, the one in the tars, url or sha256."""
+    import duckdb
+
+    files = sorted(str(path) for path in (out / "decisions").glob("*.parquet"))
+    if not files:
+        return []
+    query = "select * from read_parquet($files) where key = $key or sample_key = $key or url = $key or sha256 = $key"
+    with duckdb.connect() as connection:
+        table = connection.sql(query, params={"files": files, "key": key}).to_arrow_table()
+    found: list[dict[str, Any]] = table.to_pylist()
+    return sorted(found, key=lambda record: (record["shard_index"], record["row"], record["text_no"]))
+
+
+def why_command(given: Why) -> None:
+    """Print what is known of a record. Raises InputError when there is none of that name."""
+    manifest = common.manifest_of(given.out)
+    found = find(given.out, given.key)
+    if not found:
+        raise InputError(f"no record of {given.out} has the key, url or sha256 {given.key!r}")
+    if given.as_json:
+        common.print_json([_plain(record) for record in found])
+        return
+    for record in found[:_SHOWN]:
+        _print(record, manifest)
+    if len(found) > _SHOWN:
+        click.echo(f"... and {len(found) - _SHOWN} more records of that name (--json prints all)")
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    phash = record["phash"]
+    return {**record, "phash": None if phash is None else f"{phash:016x}"}
+
+
+def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    verdict = "kept" if record["dropped_by"] is None else f"dropped by {record['dropped_by']}"
+    console.print(Text(f"{record['key']} ({record['shard']}, row {record['row']}): {verdict}", style="bold"))
+    facts = Table(box=None, show_header=False, padding=(0, 2))
+    hidden = {*manifest["filters"], "failed", "not_evaluated", "dropped_by", "key", "shard", "row", "shard_index", "text_no", "source"}
+    for name, value in _plain(record).items():
+        if name not in hidden and value is not None:
+            facts.add_row(name, Text(str(value)))
+    console.print(facts)
+    table = Table(box=None, padding=(0, 2))
+    for title in ("filter", "evidence", "verdict", "parameters"):
+        table.add_column(title)
+    for name in manifest["filters"]:
+        state = "fails" if name in record["failed"] else "not evaluated" if name in record["not_evaluated"] else "passes"
+        first = "fails first" if name == record["dropped_by"] else state
+        parameters = ", ".join(f"{key} {value}" for key, value in manifest["recipe"]["filters"][name].items() if value not in (None, [], ""))
+        evidence = "" if record[name] is None else str(record[name])
+        table.add_row(name, Text(evidence), Text(first, style="red" if state == "fails" else "dim" if "not" in state else ""), Text(parameters))
+    console.print(table)
+    console.print()
+
+
+def what_if_command(given: WhatIf) -> None:
+    """Print the attrition with other thresholds."""
+    import dataclasses
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from curate.whatif import what_if
+
+    manifest = common.manifest_of(given.out)
+    answer = what_if(given.out, manifest, given.overrides)
+    if given.as_json:
+        common.print_json(dataclasses.asdict(answer))
+        return
+    table = Table(box=None, padding=(0, 2))
+    for title, justify in (("filter", "left"), ("dropped", "right"), ("was", "right"), ("left", "right"), ("unknown", "right")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    before = {line["filter"]: line["dropped"] for line in manifest["attrition"]}
+    left = answer.records
+    for line in answer.filters:
+        left -= line.dropped
+        table.add_row(line.filter, f"{line.dropped:,}", f"{before[line.filter]:,}", f"{left:,}", f"{line.unknown:,}" if line.unknown else "")
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    if answer.at_least == answer.kept:
+        click.echo(f"{answer.kept:,} of {answer.records:,} records would be kept ({answer.kept - answer.was:+,})")
+        return
+    click.echo(
+        f"between {answer.at_least:,} and {answer.kept:,} of {answer.records:,} records would be kept, now {answer.was:,}: "
+        "records that are newly alive were never seen by the filters with unknowns; only a run can tell"
+    )

@@ -1,0 +1,103 @@
+"""The arguments of each command, typed; light to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """Arguments of `curate run`."""
+
+    recipe: str
+    inputs: tuple[str, ...]
+    out: str
+    workers: int | None
+    samples_per_shard: int | None
+    memory: str
+    max_failed_shards: int | None
+    overrides: tuple[str, ...]
+    columns: tuple[str, ...]
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Arguments of `curate dry-run`."""
+
+    recipe: str
+    shard: str
+    samples: int
+    pairs: float
+    counts: Path | None
+    html: Path | None
+    overrides: tuple[str, ...]
+    columns: tuple[str, ...]
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arguments of `curate plan`."""
+
+    recipe: str
+    inputs: tuple[str, ...]
+    overrides: tuple[str, ...]
+    columns: tuple[str, ...]
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Arguments of `curate stats`."""
+
+    inputs: tuple[str, ...]
+    html: Path | None
+    workers: int | None
+    columns: tuple[str, ...]
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Arguments of `curate report` and `curate verify`."""
+
+    out: Path
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Why:
+    """Arguments of `curate why`."""
+
+    out: Path
+    key: str
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """Arguments of `curate what-if`."""
+
+    out: Path
+    overrides: tuple[str, ...]
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Arguments of `curate calibrate`."""
+
+    sets: tuple[str, ...]
+    candidates: tuple[str, ...]
+    rate: float
+    embedder: str
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class List:
+    """Arguments of `curate filters` and `curate recipes`."""
+
+    as_json: bool

@@ -1,0 +1,109 @@
+"""curate run."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from types import TracebackType
+
+from curate import plan as planning
+from curate import recipe as recipes
+from curate.commands import common
+from curate.commands.options import Run
+from curate.job import Job, Outcome, resolve
+from curate.runners.local import LocalRunner
+from curate.store import Store
+
+PARTIAL = 3
+
+
+class Bars:
+    """Progress on a terminal: records, rate and time left of each step; nothing at all when it is not one."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = [TextColumn("{task.description:20}"), BarColumn(30), MofNCompleteColumn(), TextColumn("shards"),
+                   TextColumn("{task.fields[rate]:>16}"), TimeElapsedColumn(), TimeRemainingColumn()]  # fmt: skip
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task: object = None
+        self._records, self._since = 0, 0.0
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def start(self, name: str, total: int) -> None:
+        """Begin a step."""
+        self._task = self._progress.add_task(name, total=total or None, rate="")
+        self._records, self._since = 0, time.monotonic()
+
+    def advance(self, records: int) -> None:
+        """Count a shard of the step."""
+        self._records += records
+        rate = self._records / max(time.monotonic() - self._since, 1e-3)
+        self._progress.update(self._task, advance=1, rate=f"{rate:,.0f} records/s")  # type: ignore[arg-type]
+
+
+def run_command(given: Run) -> int:
+    """Run a recipe and print what came of it; return the exit code."""
+    import click
+
+    recipe = recipes.load(given.recipe, given.overrides)
+    if given.samples_per_shard is not None:
+        recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=given.samples_per_shard))
+    store = Store(common.local_folder(given.out))
+    shards = common.shards_of(given.inputs, given.columns)
+    plan, unread = resolve(planning.plan(recipe), common.cache())
+    warnings = [*plan.warnings(), *unread]
+    for warning in warnings:
+        click.secho(f"curate: {warning}", err=True, fg="yellow")
+    started = time.monotonic()
+    workers = min(common.workers(given.workers), max(1, len(shards)))
+    with Bars() as bars, LocalRunner(workers) as runner:
+        job = Job(plan, shards, store, runner, bars, common.size(given.memory), warnings, given.max_failed_shards)
+        outcome = job.run()
+    seconds = time.monotonic() - started
+    if given.as_json:
+        common.print_json(_described(outcome, seconds))
+    else:
+        _tell(outcome, seconds)
+    return PARTIAL if outcome.failed or outcome.partial else 0
+
+
+def _described(outcome: Outcome, seconds: float) -> dict[str, object]:
+    return {
+        "state": outcome.state,
+        "records": outcome.records,
+        "kept": outcome.kept,
+        "seconds": round(seconds, 2),
+        "core_seconds": {name: round(value, 3) for name, value in sorted(outcome.seconds.items())},
+        "failed_shards": outcome.failed,
+        "partial_shards": outcome.partial,
+        "report": str(outcome.out / "report.html"),
+    }
+
+
+def _tell(outcome: Outcome, seconds: float) -> None:
+    import click
+    from rich.console import Console
+
+    from curate.report.attrition import attrition, attrition_table
+
+    if outcome.state == "nothing to do":
+        click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
+    filters = common.manifest_of(outcome.out)["filters"]
+    Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(attrition(outcome.out / "decisions", filters)))
+    rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
+    click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
+    for item in outcome.partial:
+        click.secho(f"cut short: {item['shard']}: {item['reason']} (the records before are kept)", err=True, fg="yellow")
+    for item in outcome.failed:
+        click.secho(f"failed: {item['shard']}: {item['reason']} (run again to retry it)", err=True, fg="red")
+    click.echo(f"tars: {outcome.out / 'shards'}   report: {outcome.out / 'report.html'}")

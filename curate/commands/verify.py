@@ -1,0 +1,24 @@
+"""curate verify."""
+
+from __future__ import annotations
+
+import click
+
+from curate.commands import common
+from curate.commands.options import Report
+from curate.runners.local import LocalRunner
+from curate.verify import verify
+
+
+def verify_command(given: Report) -> int:
+    """Print what is wrong; return 0 when nothing is."""
+    manifest = common.manifest_of(given.out)
+    with LocalRunner(min(common.workers(None), max(1, len(manifest["shards"])))) as runner:
+        wrong = verify(given.out, manifest, runner)
+    if given.as_json:
+        common.print_json({"ok": not wrong, "wrong": wrong, "tars": len(manifest["shards"]), "samples": manifest["kept"]})
+    else:
+        for line in wrong:
+            click.echo(line)
+        click.echo(f"{len(wrong)} things are wrong" if wrong else f"all well: {len(manifest['shards'])} tars, {manifest['kept']:,} samples")
+    return 1 if wrong else 0

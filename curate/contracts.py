@@ -1,0 +1,200 @@
+"""The seams: what a filter, a stage, a corpus count, a source and a runner promise. Nothing here knows how they are met.
+
+Inside a pass columns are added and rows are never removed by anyone but the engine: it hands a stage only the rows
+that are still alive and puts the answers back where they belong.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import pyarrow as pa
+
+Batch: TypeAlias = pa.RecordBatch
+
+IMAGE_ROWS = 256
+"""Records whose images are in memory at once; also where a batch is cut, so a result cannot depend on the number of workers."""
+
+ROW_GROUP = 8192
+"""Rows of a row group in every parquet file that is written, and of a batch of facts that is judged at once."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Resources of one task: cores, GPUs (may be a fraction) and memory in bytes."""
+
+    cpus: float = 1
+    gpus: float = 0
+    memory: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One input file, or a part of one: the unit of work, of commit and of resume.
+
+    `index` is its position in the whole input (it orders records), `part` the source's own way to name a piece of a
+    file (row groups of a parquet file, files of a folder). `fingerprint` changes when the content does: xxh3 of url,
+    size, modification time or etag, and part, as 16 hex digits.
+    """
+
+    index: int
+    url: str
+    kind: str
+    size: int
+    fingerprint: str
+    part: tuple[int, int] | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    limit: int | None = None
+
+
+RECORD_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),  # position in the shard, from 0, without gaps
+        pa.field("key", pa.string(), nullable=False),  # the record's own key, as found (undecodable bytes replaced)
+        pa.field("url", pa.string()),  # where the image came from, where the input says so
+        pa.field("text", pa.string()),  # the web text; null when there is none
+        pa.field("error", pa.string()),  # what is wrong with the record itself: see curate.sources.ERRORS
+        pa.field("image", pa.binary()),  # the bytes as found; null when there are none
+        pa.field("offset", pa.int64()),  # where the image's bytes stand in the file, where the source can seek
+    ]
+)
+
+
+class Source(Protocol):
+    """Reads one kind of input. Hostile bytes become records with an `error`, or end the shard with a `ShardBreak`."""
+
+    def shards(self, url: str, columns: dict[str, str]) -> list[Shard]:
+        """List the shards of one file or folder; indexes are given later. Raises InputError when it cannot be one."""
+
+    def read(self, shard: Shard) -> Iterator[Batch]:
+        """Yield batches of RECORD_SCHEMA of at most IMAGE_ROWS rows or 64 MB. Raises ShardBreak after the last good row."""
+
+    def images(self, shard: Shard, rows: pa.Table) -> Iterator[bytes | None]:
+        """Yield the image bytes of `rows` (columns row, offset, bytes; ascending) in order, reading nothing it need not."""
+
+
+class ShardBreak(Exception):
+    """A shard that cannot be read past some point; the records before it stand. The message says what and where."""
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """Provides facts. A frozen, picklable dataclass; its fields and `version` are its identity in the fact store.
+
+    Models are loaded on the first call in a process and kept (see curate.models). Called with the rows alive, returns
+    the same rows with the columns of `provides` (and any of `transient`) added. A row it cannot compute is a null.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns that it needs: facts, or the transient columns image (bytes) and pixels (see curate.stages.decode)."""
+
+    @property
+    def provides(self) -> pa.Schema:
+        """Facts that it adds."""
+
+    @property
+    def needs(self) -> Needs:
+        """What a worker must have."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return `batch` with the columns of `provides` appended."""
+
+
+@dataclass(frozen=True)
+class CorpusCount:
+    """A fact that needs the whole corpus: its kind (see curate.counts), what it is keyed by, and from where it is exact."""
+
+    fact: str
+    kind: Literal["texts_per_image", "images_per_text", "ngrams", "first_pair", "first_image"]
+    identity: Literal["url", "content"] = "url"
+    record_from: int = 2
+    vocabulary: int | None = None
+
+
+def setting(default: Any, doc: str) -> Any:
+    """Declare a parameter that changes facts: what-if cannot change it, only a run can."""
+    return field(default=default, metadata={"doc": doc, "setting": True})
+
+
+def threshold(default: Any, doc: str) -> Any:
+    """Declare a parameter that only `keep` reads: what-if answers for it from recorded evidence."""
+    return field(default=default, metadata={"doc": doc, "setting": False})
+
+
+@dataclass(frozen=True)
+class Filter(ABC):
+    """One rule. A frozen dataclass whose fields are its parameters, each a `threshold` or a `setting`.
+
+    `measure` turns facts into evidence with no threshold in it; `keep` judges that evidence and sees nothing else.
+    The docstring starts "Drop" and cites the paper.
+    """
+
+    about: ClassVar[Literal["image", "text"]]
+    paper: ClassVar[str]
+    evidence: ClassVar[pa.DataType]  # Arrow type of what measure returns
+
+    @abstractmethod
+    def reads(self) -> tuple[str, ...]:
+        """Name the facts that measure needs (see curate.facts)."""
+
+    @abstractmethod
+    def measure(self, batch: Batch) -> pa.Array:
+        """Return the evidence, one value a row of `batch` (which holds at least the facts that `reads` names)."""
+
+    @abstractmethod
+    def keep(self, evidence: pa.Array) -> pa.BooleanArray:
+        """Judge evidence; no null in the answer. What a null of the evidence means is the filter's to say."""
+
+    def provider(self) -> Stage | CorpusCount | None:
+        """Return what provides a fact that only this filter's settings define; None for facts that stand for all."""
+        return None
+
+    def marks(self) -> tuple[float, ...]:
+        """Return the thresholds to draw into a histogram of the evidence; empty where it is not a number."""
+        return ()
+
+    def answerable(self, floor: int) -> bool:
+        """Return whether counts that are recorded from `floor` upward are enough for this filter's verdicts."""
+        return True
+
+    def check(self) -> None:  # noqa: B027 - most filters have nothing to refuse
+        """Raise ValueError when parameters contradict each other; the message is shown with file and line."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a task says of one shard: small, never image bytes."""
+
+    shard: int
+    rows: int
+    seconds: dict[str, float] = field(default_factory=dict)  # by activity: read, decode, embed, ... for dry-run and the breakdown
+    counts: dict[str, int] = field(default_factory=dict)
+    error: str | None = None  # the shard is partial (ShardBreak) or failed
+    failed: bool = False
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Runner(Protocol):
+    """Moves tasks over shards. Knows nothing of what a task does."""
+
+    def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
+        """Yield an answer, or how it died, for every item, in any order; a dead worker never stops the others."""
+
+
+@dataclass(frozen=True)
+class TaskDied:
+    """An item whose worker died (signal, out of memory) or raised: the item and what happened, in words."""
+
+    item: Any
+    reason: str
+    exitcode: int | None = None

@@ -1,0 +1,32 @@
+"""Every error that a user of curate can cause or meet.
+
+CurateError
+├── RecipeError     the recipe or a --set is wrong                exit 2
+├── InputError      an input cannot be found, listed or used      exit 1
+├── OutputError     OUT is in use, remote, or not one of ours     exit 1
+└── ModelError      a model cannot be loaded                      exit 1
+"""
+
+
+class CurateError(Exception):
+    """Base of all errors that are shown as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class RecipeError(CurateError):
+    """A recipe, or a --set, that cannot mean anything: says file, line and the nearest known name."""
+
+    exit_code = 2
+
+
+class InputError(CurateError):
+    """An input that cannot be found, listed or used at all (a broken shard is not an error: it is recorded)."""
+
+
+class OutputError(CurateError):
+    """An output folder that is in use by another run, or cannot be one."""
+
+
+class ModelError(CurateError):
+    """A model that cannot be loaded: says which package or file is missing."""

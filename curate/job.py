@@ -1,0 +1,272 @@
+"""The job: scan every shard, merge the corpus counts, judge every shard, pack every block, and say what was done.
+
+Every step is a task over shards with a commit mark, so a killed job goes on at the first shard without one; a finished
+one does nothing. The driver streams its shards and holds nothing of their content.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import xxhash
+
+import curate
+from curate import guard
+from curate.contracts import Needs, Report, Runner, Shard, Stage, TaskDied
+from curate.counts import Lookup, merge
+from curate.errors import OutputError
+from curate.isolate import confirm
+from curate.judge import Judge, journal_of, suspects_path
+from curate.pack import Block, Pack, sizes
+from curate.plan import Plan
+from curate.scan import Scan, base_key
+from curate.sources import shard_name
+from curate.store import Store, read_json, write_json
+from curate.thumbs import per_shard
+
+ATTEMPTS = 3
+"""How often a shard is tried before it is reported as failed (a confirmed culprit does not count)."""
+
+_CULPRITS = 1000  # images of one shard that may kill their decoder before the shard itself is given up
+
+T = TypeVar("T", Shard, Block)
+
+
+class Progress(Protocol):
+    """What a job tells while it runs; the terminal draws it, tests ignore it."""
+
+    def start(self, name: str, total: int) -> None:
+        """A step begins, with so many items to do."""
+
+    def advance(self, records: int) -> None:
+        """One item of the step is done."""
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """Progress that nobody watches."""
+
+    def start(self, name: str, total: int) -> None:
+        """Say nothing."""
+
+    def advance(self, records: int) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class Outcome:
+    """What a job did."""
+
+    out: Path
+    state: str = "done"  # done, or nothing to do
+    records: int = 0
+    kept: int = 0
+    failed: list[dict[str, str]] = field(default_factory=list)  # shards given up: shard, reason
+    gone: set[int] = field(default_factory=set)  # indexes of the failed shards
+    partial: list[dict[str, str]] = field(default_factory=list)  # shards with records lost after a break: shard, reason
+    seconds: dict[str, float] = field(default_factory=dict)  # core-seconds by activity
+
+
+@dataclass
+class Job:
+    """One run of a recipe over an input into OUT. The plan's stages must be resolved (evaluation sets signed)."""
+
+    plan: Plan
+    shards: Sequence[Shard]
+    store: Store
+    runner: Runner
+    progress: Progress = field(default_factory=Quiet)
+    memory: int = 1_000_000_000  # bytes for the merge of corpus counts
+    warnings: Sequence[str] = ()
+    max_failed_shards: int | None = None
+    _lookups: dict[str, Lookup] = field(default_factory=dict, init=False)
+
+    def run(self) -> Outcome:
+        """Do what is missing. Raises OutputError when another run holds OUT or too many shards failed."""
+        outcome = Outcome(self.store.out)
+        with self.store.locked():
+            key = self.key()
+            manifest = read_json(self.store.out / "manifest.json")
+            if manifest is not None and manifest.get("run") == key and not manifest["failed_shards"]:
+                outcome.state = "nothing to do"
+                outcome.records, outcome.kept, outcome.partial = manifest["records"], manifest["kept"], manifest["partial_shards"]
+                return outcome
+            self.store.clear_outputs(key)
+            self.store.sweep()
+            self._lookups = self._scan(outcome)
+            judged = self._judge(key, outcome)
+            marks = self._pack(key, judged, outcome)
+            self._conclude(key, judged, marks, outcome)
+        return outcome
+
+    def key(self) -> str:
+        """Return what names this run: recipe, facts, input and code; equal keys mean equal output."""
+        output = self.plan.recipe.resolved()["output"]
+        prints = xxhash.xxh3_128_hexdigest("\n".join(shard.fingerprint for shard in self.shards).encode())
+        described = json.dumps([curate.__version__, self.plan.decisive(), output, prints], sort_keys=True)
+        return xxhash.xxh3_64_hexdigest(described.encode())
+
+    def _scan(self, outcome: Outcome) -> dict[str, Lookup]:
+        base = base_key(self.plan)
+        task = Scan(self.store, base, self.plan.header, self.plan.text, self.plan.counts)
+        missing = [shard for shard in self.shards if not task.done(shard)]
+        self.progress.start("scan", len(missing))
+        for _ in self._tried(task, missing, outcome):
+            pass
+        if not self.plan.counts:
+            return {}
+        scanned = [(shard.index, shard.fingerprint) for shard in self.shards if task.done(shard)]
+        self.progress.start("merge corpus counts", 0)
+        return merge(self.store, self.plan.counts, scanned, self.memory)
+
+    def _judge(self, key: str, outcome: Outcome) -> list[Shard]:
+        task = Judge(self.store, self.plan, base_key(self.plan), key, self._lookups, per_shard(len(self.shards)))
+        scanned = [shard for shard in self.shards if shard.index not in outcome.gone]
+        missing = [shard for shard in scanned if self.store.mark(key, f"judge-{shard.index:06d}") is None]
+        self.progress.start("judge", len(missing))
+        for _ in self._tried(task, missing, outcome):
+            pass
+        return [shard for shard in scanned if shard.index not in outcome.gone]
+
+    def _pack(self, key: str, judged: list[Shard], outcome: Outcome) -> list[dict[str, Any]]:
+        size = self.plan.recipe.output.block_shards
+        blocks: dict[int, list[Shard]] = {}
+        for shard in judged:
+            blocks.setdefault(shard.index // size, []).append(shard)
+        task = Pack(self.store, self.plan, base_key(self.plan), key)
+        listed = [Block(index, tuple(shards)) for index, shards in sorted(blocks.items())]
+        missing = [block for block in listed if not task.done(block)]
+        self.progress.start("pack", len(missing))
+        for _ in self._tried(task, missing, outcome):
+            pass
+        marks = [self.store.mark(key, f"pack-{block.index:05d}") for block in listed]
+        return [mark for mark in marks if mark is not None]
+
+    def _tried(self, task: Callable[[T], Report], items: Iterable[T], outcome: Outcome) -> Iterator[Report]:
+        """Run a task over items, again for those whose worker died, and note the time and the failures."""
+        attempts: dict[int, int] = {}
+        waiting: list[T] = list(items)
+        while waiting:
+            again: list[T] = []
+            for answer in self.runner.map(task, waiting, Needs()):
+                if isinstance(answer, TaskDied):
+                    self._died(answer, attempts, again, outcome)
+                    continue
+                for name, seconds in answer.seconds.items():
+                    outcome.seconds[name] = outcome.seconds.get(name, 0.0) + seconds
+                self.progress.advance(answer.rows)
+                yield answer
+            waiting = again
+
+    def _died(self, death: TaskDied, attempts: dict[int, int], again: list[T], outcome: Outcome) -> None:
+        item: T = death.item
+        if isinstance(item, Shard) and self._blame(item):
+            again.append(item)
+            return
+        attempts[item.index] = attempts.get(item.index, 0) + 1
+        if attempts[item.index] < ATTEMPTS:
+            again.append(item)
+            return
+        shards = [item] if isinstance(item, Shard) else item.shards
+        outcome.failed += [{"shard": shard_name(shard), "reason": death.reason} for shard in shards]
+        outcome.gone |= {shard.index for shard in shards}
+        if self.max_failed_shards is not None and len(outcome.failed) > self.max_failed_shards:
+            raise OutputError(f"{len(outcome.failed)} shards failed, more than --max-failed-shards; the last: {death.reason}")
+
+    def _blame(self, shard: Shard) -> bool:
+        """Find the image that killed a worker, make sure of it in a process of its own, and record it."""
+        row = guard.culprit(journal_of(self.store, shard))
+        path = suspects_path(self.store, shard)
+        known = read_json(path) or {}
+        if row is None or str(row) in known or len(known) >= _CULPRITS:
+            return False
+        base = self.store.facts(base_key(self.plan), shard.fingerprint)
+        reason = confirm(base, shard, row, next(stage for stage in self.plan.stages() if stage.name == "decode"))
+        if reason is None:
+            return False
+        write_json(path, {**known, str(row): reason})
+        return True
+
+    def _conclude(self, key: str, judged: list[Shard], marks: list[dict[str, Any]], outcome: Outcome) -> None:
+        """Write sizes.json, then the manifest (its presence means done), then the report."""
+        from curate.report import write_report
+
+        verdicts = {shard.index: self.store.mark(key, f"judge-{shard.index:06d}") or {} for shard in judged}
+        names = {shard.index: shard_name(shard) for shard in judged}
+        outcome.partial = [{"shard": names[i], "reason": mark["error"]} for i, mark in verdicts.items() if mark.get("error")]
+        outcome.records = sum(mark["tally"]["records"] for mark in verdicts.values())
+        outcome.kept = sum(mark["tally"]["kept"] for mark in verdicts.values())
+        self._remove_leftovers(judged, marks)
+        write_json(self.store.out / "sizes.json", sizes(marks))
+        manifest = {**self._described(key), **self._attrition(verdicts, outcome)}
+        manifest["shards"] = {name: tar for mark in marks for name, tar in mark["tars"].items()}
+        manifest["decisions"] = {f"{index:06d}.parquet": mark["decisions"] for index, mark in verdicts.items()}
+        manifest["failed_shards"], manifest["partial_shards"] = outcome.failed, outcome.partial
+        write_json(self.store.out / "manifest.json", manifest)
+        self.progress.start("report", 0)
+        write_report(self.store.out)
+
+    def _described(self, key: str) -> dict[str, Any]:
+        recipe = self.plan.recipe
+        return {
+            "run": key,
+            "recipe": {**recipe.resolved(), "about": recipe.about, "source": recipe.source},
+            "recipe_hash": recipe.digest(),
+            "versions": versions(),
+            "stages": {stage.name: stage.version for stage in self.plan.stages()},
+            "input": {
+                "shards": len(self.shards),
+                "bytes": sum(shard.size for shard in self.shards),
+                "fingerprint": xxhash.xxh3_128_hexdigest("\n".join(shard.fingerprint for shard in self.shards).encode()),
+            },
+            "filters": [step.name for step in self.plan.steps],
+            "about": {step.name: step.rule.about for step in self.plan.steps},
+            "marks": {step.name: list(step.rule.marks()) for step in self.plan.steps},
+            "warnings": list(self.warnings),
+            "counts": {fact: {"folder": lookup.folder.name, "floor": lookup.floor} for fact, lookup in self._lookups.items()},
+        }
+
+    def _attrition(self, verdicts: dict[int, dict[str, Any]], outcome: Outcome) -> dict[str, Any]:
+        left, rows = outcome.records, []
+        for step in self.plan.steps:
+            dropped = sum(mark["tally"].get(f"dropped:{step.name}", 0) for mark in verdicts.values())
+            rows.append({"filter": step.name, "seen": left, "dropped": dropped, "left": left - dropped})
+            left -= dropped
+        return {"records": outcome.records, "kept": outcome.kept, "attrition": rows}
+
+    def _remove_leftovers(self, judged: list[Shard], marks: list[dict[str, Any]]) -> None:
+        """Remove tars and decisions that no mark names: of a shard that has failed since, or of a block cut otherwise."""
+        tars = {name for mark in marks for name in mark["tars"]}
+        names = {f"{shard.index:06d}.parquet" for shard in judged}
+        for folder, wanted in (("shards", tars), ("decisions", names), ("thumbs", names)):
+            for path in (self.store.out / folder).glob("*"):
+                if path.name not in wanted:
+                    path.unlink()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide bytes."""
+    found = {"curate": curate.__version__, "python": platform.python_version()}
+    for name in ("duckdb", "fasttext-numpy2", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def resolve(plan: Plan, cache: Path) -> tuple[Plan, list[str]]:
+    """Return the plan with evaluation sets and lists read, and warnings about files of theirs that could not be."""
+    resolved: dict[str, Stage] = {}
+    warnings: list[str] = []
+    for stage in plan.stages():
+        if hasattr(stage, "resolved"):
+            resolved[stage.name], found = stage.resolved(cache)
+            warnings += found
+    return plan.with_stages(resolved), warnings

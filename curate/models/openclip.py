@@ -1,0 +1,91 @@
+"""Any image tower of open_clip as an embedder: `open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from curate.errors import ModelError
+from curate.models.protocols import Floats, Pixels, in_blocks, unit
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """An open_clip model; the whole picture is squashed to the model's size: a crop would hide what differs."""
+
+    model: Any
+    name: str
+    dim: int
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: str
+
+    @classmethod
+    def load(cls, spec: str) -> OpenClip:
+        """Build and load the model. Raises ImportError naming a missing package, ModelError for a bad name or file."""
+        architecture, _, pretrained = spec.removeprefix("open_clip:").partition("/")
+        if not architecture or not pretrained:
+            raise ModelError(f"{spec}: write open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE")
+        import torch
+
+        open_clip = _open_clip()
+        torch.set_num_threads(1)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            model = open_clip.create_model(architecture, pretrained=pretrained, device=device)
+        except (RuntimeError, ValueError, OSError, KeyError) as error:
+            raise ModelError(f"{spec}: {error}") from error
+        settings = open_clip.get_model_preprocess_cfg(model.eval())
+        size = settings.get("size", 224)
+        side = size if isinstance(size, int) else size[0]
+        with torch.inference_mode():
+            dim = model.encode_image(torch.zeros(1, 3, side, side, device=device)).shape[1]
+        return cls(model, spec, int(dim), int(side), tuple(settings["mean"]), tuple(settings["std"]), device)
+
+    def embed(self, pixels: Pixels) -> Floats:
+        """Return float32 [n, dim], each row of length 1, of RGB uint8 [n, 256, 256, 3]."""
+        return unit(in_blocks(pixels, self._block, self.dim))
+
+    def _block(self, pixels: Pixels) -> Floats:
+        import torch
+        from PIL import Image
+
+        size = (self.side, self.side)
+        resized = [Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC) for picture in pixels]
+        scaled = np.stack([np.asarray(picture, np.float32) for picture in resized]) / 255
+        normal = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        with torch.inference_mode():
+            inputs = torch.from_numpy(np.ascontiguousarray(normal.transpose(0, 3, 1, 2))).to(self.device)
+            vectors: Floats = self.model.encode_image(inputs).float().cpu().numpy()
+        return vectors
+
+
+def _open_clip() -> Any:
+    """Import open_clip, also where torchvision's compiled part does not fit the installed torch.
+
+    Such a torchvision fails while it describes operators that its compiled part would have declared; with the two that
+    it needs declared here, its Python part, all that open_clip uses, imports.
+    """
+    import torch
+
+    try:
+        import open_clip
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)
+        for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "open_clip", "timm")]:
+            del sys.modules[name]
+        import open_clip
+    return open_clip
+
+
+_KEPT: list[Any] = []  # a library's operators vanish with it

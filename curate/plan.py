@@ -1,0 +1,153 @@
+"""From a recipe to what must be computed, in which order: corpus counts, stages just before the first filter that reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+
+from curate.contracts import CorpusCount, Filter, Stage
+from curate.errors import RecipeError
+from curate.facts import FACTS
+from curate.recipe import Recipe
+from curate.stages.decode import DecodeStage
+from curate.stages.header import HeaderStage
+from curate.stages.language import LanguageStage
+from curate.stages.text import TextStage
+
+EAGER = ("record", "header", "text")
+"""Providers whose facts every record gets while its shard is scanned: they cost less than knowing whether it is alive."""
+
+COST = {
+    "text": 4e-6,
+    "header": 1.5e-4,
+    "counts": 4e-6,
+    "language": 1e-5,
+    "blocklist": 1e-6,
+    "eval_distance": 1e-6,
+    "decode": 2e-3,
+    "eval_similarity": 1.2e-2,
+    "nsfw": 2e-2,
+}
+"""Core-seconds a record, measured on one core of a server: orders of magnitude for `plan`, never used by `run`."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One filter and the stages that run, on the rows alive by then, before it."""
+
+    name: str
+    rule: Filter
+    stages: tuple[Stage, ...]
+    lazy: bool  # reads at least one fact that is only computed for rows alive
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe needs."""
+
+    recipe: Recipe
+    header: HeaderStage
+    text: TextStage
+    counts: tuple[CorpusCount, ...]
+    steps: tuple[Step, ...]
+    last: tuple[Stage, ...]  # facts that the output carries and no filter reads: for kept records only
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the lazy stages in the order in which they run."""
+        for step in self.steps:
+            yield from step.stages
+        yield from self.last
+
+    def with_stages(self, resolved: dict[str, Stage]) -> Plan:
+        """Return the plan with stages replaced by name (evaluation sets found and signed)."""
+        steps = []
+        for step in self.steps:
+            stages = tuple(resolved.get(stage.name, stage) for stage in step.stages)
+            steps.append(dataclasses.replace(step, stages=stages))
+        return dataclasses.replace(self, steps=tuple(steps))
+
+    def without_counts(self) -> Plan:
+        """Return the plan without corpus counts and the filters that read them (a dry run with no earlier run)."""
+        steps = tuple(step for step in self.steps if not set(step.rule.reads()) & {count.fact for count in self.counts})
+        rules = {step.name: step.rule for step in steps}
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, filters=rules), counts=(), steps=steps)
+
+    def decisive(self) -> dict[str, Any]:
+        """Return everything that decides verdicts, as JSON values."""
+        return {
+            "recipe": {**self.recipe.resolved(), "output": None, "name": None},
+            "stages": [provider_key(self.header), provider_key(self.text), *map(provider_key, self.stages())],
+        }
+
+    def warnings(self) -> list[str]:
+        """Return what a person should know before the run: dear filters before free ones, sets that were not given."""
+        found = []
+        for position, step in enumerate(self.steps):
+            later = [other.name for other in self.steps[position + 1 :] if not other.lazy]
+            dear = sum(COST.get(stage.name, 0) for stage in step.stages)
+            if dear >= 1e-3 and later:
+                cost = f"about {dear * 1e3:.0f} ms a record"
+                found.append(f"{step.name} costs {cost} and stands before {', '.join(later)}, which cost nothing")
+        overlap = self.recipe.filters.get("eval_overlap")
+        if overlap is not None and not overlap.reads():
+            found.append(
+                "NO EVALUATION SETS WERE GIVEN: nothing was checked against leaks. Give --set eval_overlap.sets=FOLDER[,TAR...]"
+            )
+        return found
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Derive the plan of a recipe. Raises RecipeError when a filter reads a fact that nothing provides."""
+    providers = [rule.provider() for rule in recipe.filters.values()]
+    counts = tuple(provider for provider in providers if isinstance(provider, CorpusCount))
+    stages = [provider for provider in providers if provider is not None and not isinstance(provider, CorpusCount)]
+    pixels = any("pixels" in stage.reads for stage in stages)
+    limit = getattr(recipe.filters["unreadable"], "max_decoded_bytes")  # noqa: B009 - a field of that filter
+    decode = DecodeStage(view="rgb" if pixels else "grey", max_bytes=limit)
+    available: list[Stage] = [decode, LanguageStage(), *stages]
+    done: set[str] = set()
+    steps = []
+    for name, rule in recipe.filters.items():
+        counted = {count.fact for count in counts}
+        wanted = [fact for fact in rule.reads() if FACTS[fact].provider not in EAGER and fact not in counted]
+        steps.append(Step(name, rule, tuple(_closure(name, wanted, available, done)), bool(wanted)))
+    last = tuple(_closure("output", ["language"], available, done))
+    return Plan(recipe, HeaderStage(max_decoded_bytes=limit), TextStage(), counts, tuple(steps), last)
+
+
+def _closure(name: str, wanted: list[str], available: list[Stage], done: set[str]) -> list[Stage]:
+    """Return the stages that provide `wanted`, and what they read, in order of need, without those already `done`."""
+    found: list[Stage] = []
+    for fact in wanted:
+        column = "phash" if fact == "pixels" else fact
+        stage = next((stage for stage in available if column in stage.provides.names), None)
+        if stage is None:
+            raise RecipeError(f"{name} reads {fact}, which no filter of this recipe provides")
+        if stage.name in done:
+            continue
+        needed = [item for item in stage.reads if item == "pixels" or (item in FACTS and FACTS[item].provider not in EAGER)]
+        found += _closure(name, needed, available, done)
+        done.add(stage.name)
+        found.append(stage)
+    return found
+
+
+def identity(value: Any) -> Any:
+    """Return what of a stage decides its facts, as JSON values; fields marked `identity: False` do not."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept = [item for item in dataclasses.fields(value) if item.metadata.get("identity", True)]
+        return {item.name: identity(getattr(value, item.name)) for item in kept}
+    if isinstance(value, (list, tuple)):
+        return [identity(item) for item in value]
+    return value
+
+
+def provider_key(stage: Stage) -> str:
+    """Return NAME-HASH: the stage's name, version and parameters; facts are stored under it."""
+    described = json.dumps([stage.name, stage.version, identity(stage)], sort_keys=True)
+    return f"{stage.name}-{xxhash.xxh3_64_hexdigest(described.encode())}"

@@ -1,0 +1,243 @@
+"""Recipes: YAML with ordered filters and their parameters, checked at load, with file, line and the nearest known name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import filters
+from curate.contracts import Filter
+from curate.errors import RecipeError
+
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Output:
+    """How samples are packed. None of it changes which samples are kept."""
+
+    samples_per_shard: int = field(default=10_000, metadata={"doc": "samples a tar; the last tar of a block has fewer"})
+    block_shards: int = field(default=10, metadata={"doc": "consecutive input shards that are packed together"})
+    longest_side: int | None = field(default=None, metadata={"doc": "re-encode larger images to JPEG with this longest side"})
+    quality: int = field(default=92, metadata={"doc": "JPEG quality of what is re-encoded"})
+
+    def check(self) -> None:
+        """Raise ValueError for a value that no output can have."""
+        if self.samples_per_shard < 1 or self.block_shards < 1:
+            raise ValueError("samples_per_shard and block_shards must be at least 1")
+        if self.longest_side is not None and self.longest_side < 1:
+            raise ValueError("longest_side must be at least 1")
+        if not 1 <= self.quality <= 100:
+            raise ValueError("quality must be between 1 and 100")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as resolved: every filter with every parameter, in order."""
+
+    name: str
+    about: str
+    filters: dict[str, Filter]
+    output: Output
+    source: str
+
+    def resolved(self) -> dict[str, Any]:
+        """Return what decides the output, as plain JSON values."""
+        rules = {name: dataclasses.asdict(rule) for name, rule in self.filters.items()}
+        output = dataclasses.asdict(self.output)
+        return {"name": self.name, "order": list(self.filters), "filters": rules, "output": output}
+
+    def digest(self) -> str:
+        """Return sha256 of the resolved recipe, the same for every way to write it."""
+        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()
+
+
+def folder() -> Path:
+    """Return the folder of the recipes that come with curate: in the wheel, or beside the package in a checkout."""
+    packaged = Path(__file__).parent / "pipelines"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "pipelines"
+
+
+def names() -> list[str]:
+    """Return the names of the recipes that come with curate."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe by name or path and apply `FILTER.PARAM=VALUE` overrides. Raises RecipeError, in one line."""
+    path = folder() / f"{name_or_path}.yaml" if name_or_path in names() else Path(name_or_path)
+    if not path.is_file():
+        known = f"neither a file nor one of {', '.join(names())}{_near(name_or_path, names())}"
+        raise RecipeError(f"no recipe {name_or_path!r}: {known}")
+    if path.stat().st_size > _MAX_BYTES:
+        raise RecipeError(f"{path}: larger than 1 MiB, not a recipe")
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    return _Loader(str(path), path.stem, source).recipe(overrides)
+
+
+class _Loader:
+    """Turns YAML nodes, which know their lines, into filters."""
+
+    def __init__(self, path: str, name: str, source: str) -> None:
+        self.path, self.name, self.source = path, name, source
+
+    def recipe(self, overrides: Sequence[str]) -> Recipe:
+        top = self._mapping(self._parse(), "a recipe")
+        for key, (line, _) in top.items():
+            if key not in ("about", "filters", "output"):
+                raise self._error(line, f"unknown key {key!r}{_near(key, ['about', 'filters', 'output'])}")
+        if "filters" not in top:
+            raise self._error(1, "a recipe needs filters")
+        about = str(self._value(top["about"][1])) if "about" in top else ""
+        rules = {}
+        for key, (line, node) in self._mapping(top["filters"][1], "filters").items():
+            if key not in filters.names():
+                raise self._error(line, f"unknown filter {key!r}{_near(key, filters.names())}")
+            rules[key] = self._parameters(node, key)
+        output = self._parameters(top["output"][1], "output") if "output" in top else {}
+        self.override(rules, output, overrides)
+        built = {name: self.build(filters.load(name), name, values) for name, values in rules.items()}
+        return Recipe(self.name, about, always_on(built), self.build(Output, "output", output), self.source)
+
+    def _parse(self) -> yaml.Node:
+        try:
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(self.source, yaml.SafeLoader)):
+                raise self._error(1, "YAML aliases are not allowed")
+            node = yaml.compose(self.source, yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            raise self._error(mark.line + 1 if mark else 1, f"not YAML: {getattr(error, 'problem', error)}") from None
+        if node is None:
+            raise self._error(1, "the file is empty")
+        return node
+
+    def _mapping(self, node: yaml.Node, what: str) -> dict[str, tuple[int, yaml.Node]]:
+        if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise self._error(node.start_mark.line + 1, f"{what} must be a mapping of names to values")
+        found: dict[str, tuple[int, yaml.Node]] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in found:
+                raise self._error(line, f"{key.value!r} stands twice")
+            found[str(key.value)] = (line, value)
+        return found
+
+    def _parameters(self, node: yaml.Node, owner: str) -> dict[str, tuple[str, Any]]:
+        pairs = self._mapping(node, owner).items()
+        return {key: (f"{self.path}:{line}", self._value(value)) for key, (line, value) in pairs}
+
+    def _value(self, node: yaml.Node) -> Any:
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        except (yaml.YAMLError, ValueError) as error:
+            raise self._error(node.start_mark.line + 1, f"not a value: {error}") from None
+
+    def override(
+        self, rules: dict[str, dict[str, tuple[str, Any]]], output: dict[str, tuple[str, Any]], overrides: Sequence[str]
+    ) -> None:
+        """Apply --set: later ones win."""
+        for text in overrides:
+            owner, param, value = split_override(text)
+            if owner == "output":
+                output[param] = (f"--set {text}", value)
+            elif owner in rules:
+                rules[owner][param] = (f"--set {text}", value)
+            elif owner == "unreadable":
+                rules[owner] = {param: (f"--set {text}", value)}
+            else:
+                known = "is not in this recipe" if owner in filters.names() else "is not a filter"
+                raise RecipeError(f"--set {text}: {owner!r} {known}{_near(owner, rules)}")
+
+    def build(self, kind: type[Any], owner: str, values: dict[str, tuple[str, Any]]) -> Any:
+        known = {item.name: item for item in dataclasses.fields(kind)}
+        checked = {}
+        for name, (where, value) in values.items():
+            if name not in known:
+                raise RecipeError(f"{where}: {owner} has no parameter {name!r}{_near(name, known)}")
+            checked[name] = _typed(kind, name, value, f"{where}: {owner}.{name}")
+        built = kind(**checked)
+        try:
+            built.check()
+        except ValueError as error:
+            where = next(iter(values.values()))[0] if values else self.path
+            raise RecipeError(f"{where}: {owner}: {error}") from None
+        return built
+
+    def _error(self, line: int, message: str) -> RecipeError:
+        return RecipeError(f"{self.path}:{line}: {message}")
+
+
+def recorded(resolved: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, Filter]:
+    """Return the filters of a manifest's recipe, with overrides applied and checked as at load. Raises RecipeError."""
+    loader = _Loader("manifest.json", str(resolved["name"]), "")
+    rules = {name: {key: ("manifest.json", value) for key, value in resolved["filters"][name].items()} for name in resolved["order"]}
+    loader.override(rules, {}, overrides)
+    return {name: loader.build(filters.load(name), name, values) for name, values in rules.items()}
+
+
+def split_override(text: str) -> tuple[str, str, Any]:
+    """Split FILTER.PARAM=VALUE; the value is read as YAML. Raises RecipeError.
+
+    >>> split_override("min_side.larger_than=256")
+    ('min_side', 'larger_than', 256)
+    """
+    name, equals, value = text.partition("=")
+    owner, dot, param = name.partition(".")
+    if not (equals and dot and owner and param):
+        raise RecipeError(f"--set {text}: must be FILTER.PARAM=VALUE, like min_side.larger_than=256")
+    try:
+        return owner.strip(), param.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return owner.strip(), param.strip(), value
+
+
+def _typed(kind: type[Any], name: str, value: Any, where: str) -> Any:
+    """Return `value` as the parameter's type, strictly (no '3' for 3); a lone or comma-separated string is a list."""
+    import typing
+
+    from pydantic import TypeAdapter, ValidationError
+
+    annotation = typing.get_type_hints(kind)[name]
+    if typing.get_origin(annotation) is tuple:
+        value = value.split(",") if isinstance(value, str) else value
+        value = tuple(value) if isinstance(value, list) else value
+    try:
+        return TypeAdapter(annotation).validate_python(value, strict=True)
+    except ValidationError as error:
+        wanted = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        detail = error.errors()[0]["msg"]
+        raise RecipeError(f"{where} must be {wanted.replace('typing.', '')}, not {value!r} ({detail[0].lower()}{detail[1:]})") from None
+
+
+def always_on(rules: dict[str, Filter]) -> dict[str, Filter]:
+    """Return the filters with `unreadable` among them: before the first that reads what only a decoded image tells, else last."""
+    if "unreadable" in rules:
+        return rules
+    from filters.unreadable import Unreadable
+
+    ordered: dict[str, Filter] = {}
+    for name, rule in rules.items():
+        if "unreadable" not in ordered and name in ("eval_overlap", "blocklist", "nsfw"):
+            ordered["unreadable"] = Unreadable()
+        ordered[name] = rule
+    ordered.setdefault("unreadable", Unreadable())
+    return ordered
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,186 @@
+"""How many records each filter dropped, and where filters overlap: one scan of the decisions."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curate.contracts import Filter
+from curate.report.query import View, opened
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = {
+    "shard_index": "INTEGER",
+    "row": "BIGINT",
+    "text": "VARCHAR",
+    "dropped_by": "VARCHAR",
+    "failed": "VARCHAR[]",
+    "not_evaluated": "VARCHAR[]",
+    "format": "VARCHAR",
+    "language": "VARCHAR",
+    "width": "INTEGER",
+    "height": "INTEGER",
+}
+"""Columns of decisions that queries rely on."""
+
+BAR = 20
+
+
+@dataclass(frozen=True)
+class Attrition:
+    """One filter in recipe order; all counts are of decisions, that is of (record, text) rows.
+
+    `seen` came so far without being dropped, `dropped` fail here first, `left` go on; `share` is dropped / seen (0 for
+    none seen). `failed_anywhere` fail here whatever they fail before, of the `evaluated` for which this filter has evidence.
+    """
+
+    filter: str
+    about: str
+    seen: int
+    dropped: int
+    left: int
+    share: float
+    failed_anywhere: int
+    evaluated: int
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How many rows share one fate: what dropped them first, all that they fail, and what nobody evaluated."""
+
+    dropped_by: str | None
+    failed: frozenset[str]
+    not_evaluated: frozenset[str]
+    rows: int
+
+
+def decision_files(folder: Path) -> list[str]:
+    """List the decisions files of a folder, in order."""
+    return sorted(str(path) for path in folder.glob("*.parquet"))
+
+
+def combinations(view: View) -> list[Combination]:
+    """Count every combination of verdicts that occurs (a few hundred, however many rows there are)."""
+    found = view.rows(
+        "SELECT any_value(dropped_by), any_value(failed), any_value(not_evaluated), count(*)"
+        " FROM data GROUP BY hash(dropped_by, failed, not_evaluated)"  # lists as keys are three times as slow
+    )
+    return [Combination(by, frozenset(failed or ()), frozenset(missing or ()), rows) for by, failed, missing, rows in found]
+
+
+def attrition(decisions: str | os.PathLike[str], filters: list[str]) -> list[Attrition]:
+    """Return one line per filter, in the order given, from the decisions in a folder.
+
+    Rows dropped by something that is not in `filters` get lines of their own at the end, so that the last `left` is
+    what was kept. Raises OutputError when a file cannot be read.
+    """
+    with opened(decision_files(Path(decisions)), COLUMNS) as view:
+        return tally(combinations(view), filters)
+
+
+def tally(found: Sequence[Combination], filters: Sequence[str]) -> list[Attrition]:
+    """Turn counted combinations into one line per filter."""
+    dropped: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
+    for one in found:
+        if one.dropped_by is not None:
+            dropped[one.dropped_by] += one.rows
+        failed.update(dict.fromkeys(one.failed, one.rows))
+        missing.update(dict.fromkeys(one.not_evaluated, one.rows))
+    total = alive = sum(one.rows for one in found)
+    lines = []
+    for name in [*filters, *sorted(dropped.keys() - set(filters))]:
+        share = dropped[name] / alive if alive else 0.0
+        left = alive - dropped[name]
+        about = described(name)[0]
+        lines.append(Attrition(name, about, alive, dropped[name], left, share, failed[name], max(0, total - missing[name])))
+        alive = left
+    return lines
+
+
+def overlaps(found: Iterable[Combination], filters: Sequence[str]) -> list[list[int]]:
+    """Count the rows that fail both i and j (i itself on the diagonal): square, in the order of `filters`."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for one in found:
+        for first in one.failed:
+            for second in one.failed:
+                counts[first, second] += one.rows
+    return [[counts[first, second] for second in filters] for first in filters]
+
+
+def described(name: str) -> tuple[str, str]:
+    """Return what a filter is about ('image', 'text') and its docstring's first sentence; empty when it is unknown."""
+    if not name.isidentifier():
+        return "", ""
+    try:
+        module = importlib.import_module(f"filters.{name}")
+    except ModuleNotFoundError:
+        return "", ""
+    for _, item in inspect.getmembers(module, inspect.isclass):
+        if issubclass(item, Filter) and item.__module__ == module.__name__:
+            return str(getattr(item, "about", "")), _sentence(inspect.getdoc(item) or "")
+    return "", ""
+
+
+def _sentence(doc: str) -> str:
+    return " ".join(doc.split("\n\n")[0].split()).split(". ")[0].rstrip(".").replace("`", "")
+
+
+def attrition_table(rows: Sequence[Attrition]) -> Table:
+    """Lay out attrition for a terminal: first the input, last what was kept."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("filter", no_wrap=True)
+    table.add_column("about", style="dim")
+    for heading in ("dropped", "of seen", "fail here", "left", "of input"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=BAR)
+    total = rows[0].seen if rows else 0
+    kept = rows[-1].left if rows else 0
+    table.add_row("input", "", "", "", "", f"{total:,}", percent(total, total), bar(total, total))
+    for row in rows:
+        dropped = Text(f"{row.dropped:,}", style="red" if row.dropped else "dim")
+        fails = f"{row.failed_anywhere:,}" if row.evaluated else "not evaluated"
+        cells = (dropped, percent(row.dropped, row.seen), fails, f"{row.left:,}", percent(row.left, total))
+        table.add_row(Text(row.filter), row.about, *cells, bar(row.left, total))
+    table.add_section()
+    end = (f"{total - kept:,}", percent(total - kept, total), "", f"{kept:,}", percent(kept, total), bar(kept, total))
+    table.add_row("kept", "", *end, style="bold")
+    return table
+
+
+def percent(part: int, whole: int) -> str:
+    """Write a share so that neither a rare event nor a near-total one is rounded away; empty when there is no whole.
+
+    >>> percent(1, 3), percent(1, 10**6), percent(999_999, 10**6), percent(0, 5), percent(0, 0)
+    ('33.3%', '<0.1%', '>99.9%', '0.0%', '')
+    """
+    if not whole:
+        return ""
+    value = 100 * part / whole
+    if 0 < value < 0.05:
+        return "<0.1%"
+    if 99.95 <= value < 100:
+        return ">99.9%"
+    return f"{value:.1f}%"
+
+
+def bar(part: int, whole: int) -> str:
+    """Draw a share as a bar of at most BAR characters, in steps of an eighth of one.
+
+    >>> bar(1, 2), bar(0, 0)
+    ('██████████', '')
+    """
+    eighths = round(BAR * 8 * part / whole) if whole else 0
+    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]

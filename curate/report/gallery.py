@@ -1,0 +1,111 @@
+"""Pictures for the report: a bounded, repeatable choice of the thumbnails that the image pass kept."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from curate.report.query import View, opened, quoted
+
+EACH = 24
+PAIRS = 16
+BUDGET = 2_000_000  # bytes of all thumbnails, before base64
+LARGEST = 64 * 1024  # of one; a thumbnail of 160 px is never that large
+COLUMNS = {
+    "shard_index": "INTEGER",
+    "row": "BIGINT",
+    "category": "VARCHAR",
+    "thumb": "BLOB",
+    "key": "VARCHAR",
+    "text": "VARCHAR",
+    "reason": "VARCHAR",
+    "match": "VARCHAR",
+    "match_thumb": "BLOB",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One record shown. `image` and `match_image` are JPEGs in base64, or empty."""
+
+    key: str
+    text: str | None
+    reason: str
+    image: str
+    match: str = ""
+    match_image: str = ""
+    size: int = 0
+    match_size: int = 0
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures of one category ('kept', or what dropped them); `sampled` is how many there were to choose from."""
+
+    name: str
+    pictures: tuple[Picture, ...]
+    sampled: int
+
+
+def galleries(folder: Path, order: Sequence[str]) -> tuple[list[Gallery], list[Picture]]:
+    """Choose the pictures of each category, in `order` and then by name, and records that match an evaluation image.
+
+    Raises OutputError when a thumbnail file cannot be read.
+    """
+    files = sorted(str(path) for path in folder.glob("*.parquet"))
+    with opened(files, COLUMNS) as view:
+        counts = dict(view.rows("SELECT category, count(*) FROM data WHERE category IS NOT NULL GROUP BY category"))
+        found = _chosen(view, "category IS NOT NULL", "category", EACH)
+        leaked = _chosen(view, "category = 'eval_overlap' AND match IS NOT NULL", "true", PAIRS)
+    by_name: dict[str, list[Picture]] = {name: [] for name in order if name in counts}
+    for name in sorted(counts.keys() - by_name.keys()):
+        by_name[name] = []
+    for row in found:
+        by_name[row["category"]].append(replace(_picture(row), match="", match_image="", match_size=0))
+    pairs = [_picture(row) for row in leaked]
+    shown = _fitting(list(by_name.values()), pairs)
+    return [Gallery(name, tuple(by_name[name][:shown]), counts[name]) for name in by_name], pairs[:shown]
+
+
+def _chosen(view: View, where: str, group: str, limit: int) -> list[dict[str, Any]]:
+    """Fetch at most `limit` rows of each group, chosen by a hash of their place, which no engine or version changes."""
+    names = list(COLUMNS)
+    place = "md5(concat(shard_index, '/', row))"
+    rows = view.rows(
+        f"SELECT {', '.join(map(quoted, names))} FROM data WHERE {where}"
+        f" QUALIFY row_number() OVER (PARTITION BY {group} ORDER BY {place}, shard_index, row) <= {limit}"
+        f" ORDER BY {place}, shard_index, row"
+    )
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _picture(row: Mapping[str, Any]) -> Picture:
+    image, match_image = _jpeg(row["thumb"]), _jpeg(row["match_thumb"])
+    text = None if row["text"] is None else row["text"][:600]
+    return Picture(
+        key=(row["key"] or "")[:200],
+        text=text,
+        reason=(row["reason"] or "")[:200],
+        image=base64.b64encode(image).decode(),
+        match=(row["match"] or "")[:200],
+        match_image=base64.b64encode(match_image).decode(),
+        size=len(image),
+        match_size=len(match_image),
+    )
+
+
+def _jpeg(found: bytes | None) -> bytes:
+    """Return a thumbnail, or nothing where it is not a JPEG of a sane size."""
+    return found if found and found.startswith(b"\xff\xd8\xff") and len(found) <= LARGEST else b""
+
+
+def _fitting(shelves: Sequence[Sequence[Picture]], pairs: Sequence[Picture]) -> int:
+    """Return how many pictures of each shelf fit the budget of the page."""
+    for shown in (EACH, 20, 16, 12, 8, 6, 4, 2):
+        size = sum(one.size for shelf in shelves for one in shelf[:shown])
+        if size + sum(one.size + one.match_size for one in pairs[:shown]) <= BUDGET:
+            return shown
+    return 1

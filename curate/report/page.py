@@ -1,0 +1,191 @@
+"""OUT/report.html: one file that needs nothing else, the same bytes for the same OUT, and safe for hostile texts."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.errors import OutputError
+from curate.report import charts, gallery, histograms
+from curate.report.attrition import (
+    COLUMNS,
+    Attrition,
+    combinations,
+    decision_files,
+    described,
+    overlaps,
+    percent,
+    tally,
+)
+from curate.report.query import opened
+
+TEXT = 220
+LISTED = 50  # shards that are named one by one
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that the template shows, counted; `overlap` is square in the order of `attrition`."""
+
+    manifest: Mapping[str, Any]
+    attrition: list[Attrition]
+    about: dict[str, str]
+    records: int
+    kept: int
+    warnings: list[str]
+    overlap: list[list[int]]
+    evidence: list[histograms.Histogram]
+    facts: list[histograms.Histogram]
+    categories: list[histograms.Categories]
+    kept_texts: list[tuple[str, int]]
+    dropped_texts: list[tuple[str, int]]
+    galleries: list[gallery.Gallery]
+    pairs: list[gallery.Picture]
+
+
+def write_report(out: Path) -> Path:
+    """Write OUT/report.html from OUT/manifest.json, decisions and thumbs; return its path.
+
+    Raises OutputError when OUT is not the output of a run, or its files cannot be read.
+    """
+    manifest = _manifest(out)
+    path = out / "report.html"
+    write_page(path, "report.html.j2", {"page": _content(out, manifest)})
+    return path
+
+
+def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
+    """Render one of the templates of this folder into `path`, which appears whole or not at all."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(count=count, size=size, visible=visible, shorten=shorten, short=charts.short)
+    environment.globals.update(percent=percent, chart=charts)
+    html = environment.get_template(template).render(values)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(html.encode("utf-8", "replace"))
+    temporary.replace(path)
+
+
+def _manifest(out: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((out / "manifest.json").read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise OutputError(f"{out} has no manifest.json: it is not the output of a finished run") from error
+    except (ValueError, OSError) as error:
+        raise OutputError(f"cannot read {out / 'manifest.json'}: {error}") from error
+    if not isinstance(found, dict):
+        raise OutputError(f"{out / 'manifest.json'} is not a manifest")
+    return found
+
+
+def _content(out: Path, manifest: dict[str, Any]) -> Content:
+    filters = [str(name) for name in manifest.get("filters", [])]
+    with opened(decision_files(out / "decisions"), COLUMNS) as view:
+        found = combinations(view)
+        lines = tally(found, filters)
+        evidence = histograms.evidence_histograms(view, filters, manifest.get("marks") or {})
+        facts = histograms.fact_histograms(view)
+        categorical = ["format", "language", *histograms.text_columns(view, filters)]
+        values = histograms.categories(view, categorical)
+        kept_texts, dropped_texts = histograms.frequent_texts(view)
+    names = [line.filter for line in lines]
+    shelves, pairs = gallery.galleries(out / "thumbs", ["kept", *names])
+    records = sum(one.rows for one in found)
+    kept = sum(one.rows for one in found if one.dropped_by is None)
+    return Content(
+        manifest=_complete(manifest),
+        attrition=lines,
+        about={name: described(name)[1] for name in names},
+        records=records,
+        kept=kept,
+        warnings=[*map(str, manifest.get("warnings") or []), *_contradictions(manifest, records, kept)],
+        overlap=overlaps(found, names),
+        evidence=evidence,
+        facts=facts,
+        categories=values,
+        kept_texts=kept_texts,
+        dropped_texts=dropped_texts,
+        galleries=shelves,
+        pairs=pairs,
+    )
+
+
+def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in what a manifest may lack, so that the template need not ask."""
+    recipe = manifest.get("recipe") or {}
+    return {
+        "name": recipe.get("name") or "unnamed",
+        "source": recipe.get("source") or "",
+        "parameters": recipe.get("filters") or {},
+        "hash": manifest.get("recipe_hash") or "",
+        "versions": sorted((str(key), str(value)) for key, value in (manifest.get("versions") or {}).items()),
+        "input": manifest.get("input") or {},
+        "failed": _shards(manifest.get("failed_shards")),
+        "partial": _shards(manifest.get("partial_shards")),
+        "tars": len(manifest.get("shards") or {}),
+        "bytes": sum(int(tar.get("bytes") or 0) for tar in (manifest.get("shards") or {}).values()),
+        "listed": LISTED,
+    }
+
+
+def _shards(found: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:
+    return [(str(shard.get("shard", "")), str(shard.get("reason", ""))) for shard in found or []]
+
+
+def _contradictions(manifest: Mapping[str, Any], records: int, kept: int) -> list[str]:
+    """Say where the manifest and the decisions disagree: then one of them was changed or cut off."""
+    told = [("kept", manifest.get("kept"), kept), ("records", manifest.get("records"), records)]
+    return [
+        f"the manifest says {said:,} {what}, the decisions hold {found:,}"
+        for what, said, found in told
+        if isinstance(said, int) and said != found
+    ]
+
+
+def count(value: int) -> str:
+    """Write a whole number with thousands separators."""
+    return f"{value:,}"
+
+
+def size(value: int) -> str:
+    """Write a number of bytes.
+
+    >>> size(512), size(15_300_000)
+    ('512 B', '15.3 MB')
+    """
+    for unit, letter in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if value >= unit:
+            return f"{value / unit:.1f} {letter}"
+    return f"{value} B"
+
+
+def visible(text: object) -> str:
+    r"""Write characters that are not seen, or that change how others are (controls, bidi), as their code points.
+
+    >>> visible("a\x00b\u202ec\nd")
+    'a⟨0⟩b⟨202E⟩c d'
+    """
+    return "".join(" " if one in "\t\n\r" else f"⟨{ord(one):X}⟩" if _unseen(one) else one for one in str(text))
+
+
+def _unseen(one: str) -> bool:
+    # joiners are part of emoji and of Indic and Persian spelling
+    return unicodedata.category(one) in ("Cc", "Cf", "Cs", "Zl", "Zp") and one not in "\u200c\u200d"
+
+
+def shorten(text: object, limit: int = TEXT) -> str:
+    """Return `text` in visible characters, cut after `limit` of them.
+
+    >>> shorten("abcdef", 3), shorten("abc", 3)
+    ('abc…', 'abc')
+    """
+    whole = str(text)
+    shown = visible(whole[: limit + 1])
+    return shown if len(shown) <= limit and len(whole) <= limit else shown[:limit] + "…"

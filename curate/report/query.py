@@ -1,0 +1,85 @@
+"""Parquet files as one SQL view on DuckDB, within bounded memory and without the network.
+
+Every answer is the same on any number of threads: no approximate aggregate, no sum of floats, ties are broken.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from curate.errors import OutputError
+
+if TYPE_CHECKING:
+    import duckdb
+
+MEMORY_LIMIT = "1GB"
+SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+WHOLE = (*SIGNED, *("U" + name for name in SIGNED))
+"""DuckDB's names of the whole numbers."""
+FRACTIONS = ("FLOAT", "DOUBLE", "DECIMAL")
+"""DuckDB's names of the others."""
+
+
+def quoted(name: str) -> str:
+    """Return `name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class View:
+    """The rows of some parquet files, as the SQL view `data`; `types` holds DuckDB's type of each column found."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, types: dict[str, str]) -> None:
+        """Take a connection on which `data` exists."""
+        self._connection = connection
+        self.types = types
+
+    def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run one query and return all of its (few) rows."""
+        found: list[tuple[Any, ...]] = self._connection.execute(sql, list(parameters)).fetchall()
+        return found
+
+    def is_whole(self, name: str) -> bool:
+        """Say whether a column holds whole numbers."""
+        return self.types.get(name, "") in WHOLE
+
+    def is_number(self, name: str) -> bool:
+        """Say whether a column holds numbers."""
+        return self.is_whole(name) or self.types.get(name, "").startswith(FRACTIONS)
+
+
+@contextmanager
+def opened(files: Sequence[str], columns: Mapping[str, str]) -> Iterator[View]:
+    """Open parquet files (paths or globs, all of one schema; none is no rows) for SQL.
+
+    `columns` maps names to SQL types that queries may rely on: those that the files lack are null throughout.
+    Raises OutputError when a file cannot be read.
+    """
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="curate-") as spill, duckdb.connect() as connection:
+        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        connection.execute("SET temp_directory = $1", [spill])
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET autoinstall_known_extensions = false")
+        try:
+            yield View(connection, _create(connection, files, columns))
+        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            raise OutputError(f"cannot read the parquet files: {str(error).splitlines()[0]}") from error
+
+
+def _create(connection: duckdb.DuckDBPyConnection, files: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """Create the view `data` and return the types of the columns that the files have."""
+    types: dict[str, str] = {}
+    source, start = "(SELECT 1)", []
+    if files:
+        relation = connection.read_parquet(list(files))
+        types = dict(zip(relation.columns, map(str, relation.types), strict=True))
+        relation.create_view("files")
+        source, start = "files", ["*"]
+    missing = [f"NULL::{sql} AS {quoted(name)}" for name, sql in columns.items() if name not in types]
+    where = "" if files else " WHERE false"
+    connection.execute(f"CREATE VIEW data AS SELECT {', '.join(start + missing)} FROM {source}{where}")
+    return types

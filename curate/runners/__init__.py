@@ -1,0 +1,1 @@
+"""Runners move tasks over shards: `local` on this machine."""

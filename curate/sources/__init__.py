@@ -1,0 +1,181 @@
+"""Inputs: lists the shards of files, globs, folders and urls, and reads them as batches of RECORD_SCHEMA.
+
+`list_shards` runs once, `open_shard` in each task. Nothing here decodes an image.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+import pyarrow as pa
+import xxhash
+
+from curate.contracts import Batch, Shard
+from curate.errors import InputError
+from curate.sources.files import Entry, Folder, find, plain, staged, tree
+from curate.sources.records import ERRORS
+
+__all__ = ["ERRORS", "OpenShard", "images", "list_shards", "open_shard", "read", "shard_name"]
+
+KINDS = {
+    ".tar": "tar",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".parq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+
+class OpenShard(Protocol):
+    """A shard whose file is at hand for the time of a task."""
+
+    def read(self) -> Iterator[Batch]:
+        """Yield batches of at most ROW_GROUP rows or BATCH_BYTES. Raises ShardBreak after the last good row."""
+
+    def images(self, rows: pa.Table) -> Iterator[bytes | None]:
+        """Yield the image bytes of `rows` (columns row, offset, bytes; ascending by row), None where there are none."""
+
+
+@contextmanager
+def open_shard(shard: Shard) -> Iterator[OpenShard]:
+    """Open a shard; a remote file is copied to the local disk once, and removed at the end.
+
+    Raises ShardBreak when it cannot be read at all, OSError when it is not there.
+    """
+    if shard.kind == "folder":
+        from curate.sources.folder import FolderShard
+
+        yield FolderShard(shard)
+        return
+    with staged(shard.url) as path:
+        yield _opened(shard, path)
+
+
+def shard_name(shard: Shard) -> str:
+    """Return what a shard is called in decisions and reports: its file's name, and which part of it."""
+    name = shard.url.rstrip("/").rpartition("/")[2]
+    return name if shard.part is None else f"{name}[{shard.part[0]}:{shard.part[1]}]"
+
+
+def _opened(shard: Shard, path: str) -> OpenShard:
+    if shard.kind == "tar":
+        from curate.sources.tar import TarShard
+
+        return TarShard(shard, path)
+    from curate.sources.table import Csv, JsonLines, Parquet, TableShard, broken
+
+    folder = Folder(shard.url.rpartition("/")[0] or "/")
+    if shard.kind == "jsonl":
+        return JsonLines(shard, path, folder)
+    try:
+        reader = Parquet(path, shard.part) if shard.kind == "parquet" else Csv(path, tabs=path.lower().endswith(".tsv"))
+        return TableShard(shard, reader, folder)
+    except (pa.ArrowException, OSError) as error:
+        raise broken(shard.url, error) from None
+
+
+def read(shard: Shard) -> Iterator[Batch]:
+    """Yield the batches of a shard (see OpenShard.read)."""
+    with open_shard(shard) as opened:
+        yield from opened.read()
+
+
+def images(shard: Shard, rows: pa.Table) -> Iterator[bytes | None]:
+    """Yield the image bytes of `rows` of a shard (see OpenShard.images)."""
+    with open_shard(shard) as opened:
+        yield from opened.images(rows)
+
+
+def list_shards(inputs: Sequence[str], columns: Mapping[str, str]) -> list[Shard]:
+    """List the shards of files, globs, folders and fsspec urls, in order; a file that is named twice counts once.
+
+    `columns` names the columns of tables by role (image, text, url, key); what it leaves out is guessed. Raises
+    InputError when nothing matches, or when an input cannot be used.
+    """
+    if not inputs:
+        raise InputError("no input: name a tar, a table, or a folder of images")
+    shards: dict[tuple[str, tuple[int, int] | None], Shard] = {}
+    for url in (plain(name) for name in inputs):
+        try:
+            entries, is_folder = find(url)
+            found = _folder(url, columns) if is_folder else [s for entry in entries for s in _file(entry, columns)]
+        except OSError as error:
+            raise InputError(f"{url}: {error.strerror or error}") from None
+        for shard in found:
+            shards.setdefault((shard.url, shard.part), shard)
+    return [replace(shard, index=index) for index, shard in enumerate(shards.values())]
+
+
+def _shard(entry: Entry, kind: str, part: tuple[int, int] | None, columns: Mapping[str, str]) -> Shard:
+    used = tuple(sorted(columns.items()))
+    told = repr((entry.url, entry.size, entry.stamp, kind, part, used))
+    fingerprint = xxhash.xxh3_64_hexdigest(told.encode(errors="replace"))
+    return Shard(0, entry.url, kind, entry.size, fingerprint, part, used)
+
+
+def _kind(url: str) -> str | None:
+    return KINDS.get(posixpath.splitext(url)[1].lower())
+
+
+def _file(entry: Entry, columns: Mapping[str, str]) -> list[Shard]:
+    """List the shards of one file. Raises InputError when it is of no known kind or has no usable columns."""
+    if entry.url.lower().endswith(PACKED):
+        raise InputError(f"{entry.url}: compressed tars cannot be read at random; unpack it first (gunzip, zstd -d)")
+    kind = _kind(entry.url)
+    if kind is None:
+        raise InputError(f"{entry.url}: not a tar, parquet, csv or jsonl file")
+    if kind == "tar":
+        return [_shard(entry, kind, None, {})]
+    from curate.sources.files import is_local
+    from curate.sources.table import inspect
+
+    with staged(entry.url) as path:
+        used, parts = inspect(entry.url, path, kind, columns)
+    # a part of a remote file would mean to download all of it again
+    return [_shard(entry, kind, part, used) for part in (parts if is_local(entry.url) else [None])]
+
+
+def _folder(url: str, columns: Mapping[str, str]) -> list[Shard]:
+    """List the shards of a folder: its tars and tables, else its images. Raises InputError when there are none."""
+    from curate.sources.folder import LISTS, is_image
+
+    entries = tree(url)
+    base = url.rstrip("/")
+    if any(entry.url == base + "/manifest.json" for entry in entries):  # what a run wrote: its tars, not its records
+        entries = [entry for entry in entries if entry.url.startswith(base + "/shards/")] or entries
+    names = {entry.url for entry in entries}
+    has_images = any(is_image(entry.url) for entry in entries)
+    files = []
+    for entry in entries:
+        # img2dataset writes a table of metadata beside each tar
+        described = _kind(entry.url) == "parquet" and posixpath.splitext(entry.url)[0] + ".tar" in names
+        captions = has_images and posixpath.basename(entry.url) in LISTS
+        if not (described or captions) and (_kind(entry.url) or entry.url.lower().endswith(PACKED)):
+            files.append(entry)
+    if files:
+        return [shard for entry in files for shard in _file(entry, columns)]
+    if has_images:
+        return _image_folder(url, [entry for entry in entries if is_image(entry.url)], entries)
+    raise InputError(f"{url}: no tar, table or image in this folder")
+
+
+def _image_folder(url: str, found: Sequence[Entry], entries: Sequence[Entry]) -> list[Shard]:
+    """Cut the images of a folder into shards. A changed caption changes all fingerprints: captions are small."""
+    from curate.sources.folder import SHARD_IMAGES, is_image
+
+    captions = repr([entry for entry in entries if not is_image(entry.url)])
+    shards = []
+    for begin in range(0, len(found), SHARD_IMAGES):
+        part = found[begin : begin + SHARD_IMAGES]
+        stamp = xxhash.xxh3_64_hexdigest((repr(part) + captions).encode(errors="replace"))
+        whole = Entry(url, sum(entry.size for entry in part), stamp)
+        shards.append(_shard(whole, "folder", (begin, begin + len(part)), {}))
+    return shards

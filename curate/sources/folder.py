@@ -1,0 +1,106 @@
+"""A folder of images with captions: .txt or .json files of the same stem, or a captions.jsonl / metadata.jsonl."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
+
+from curate.contracts import Batch, Shard
+from curate.sources.files import Entry, Folder, staged, tree
+from curate.sources.records import IMAGE_TYPES, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
+from curate.sources.table import lines_of, parse_line
+
+SHARD_IMAGES = 10_000
+MAX_JSON = 1 << 20
+LISTS = ("captions.jsonl", "metadata.jsonl")
+_NAMES = ("file_name", "image", "path", "filename", "image_path")
+_CAPTIONS = ("caption", "captions", "text", "alt", "TEXT", "alt_text", "title")
+_URLS = ("url", "URL", "image_url")
+_UNSAFE = re.compile(UNSAFE_KEY)
+
+
+def is_image(url: str) -> bool:
+    """Say whether a file is an image by its name."""
+    return posixpath.splitext(url)[1][1:].lower() in IMAGE_TYPES
+
+
+@dataclass
+class FolderShard:
+    """Consecutive images of a folder, sorted by name; `shard.part` says which."""
+
+    shard: Shard
+
+    def read(self) -> Iterator[Batch]:
+        """Yield batches of RECORD_SCHEMA."""
+        yield from batches(islice(self._records(), self.shard.limit))
+
+    def images(self, rows: pa.Table) -> Iterator[bytes | None]:
+        """Yield the images of `rows` (column row)."""
+        images, _ = self._files()
+        folder = Folder(self.shard.url)
+        for row in rows.column("row").to_pylist():
+            yield folder.load(self._relative(images[row].url))[0] if 0 <= row < len(images) else None
+
+    def _files(self) -> tuple[list[Entry], dict[str, Entry]]:
+        """Return the images of this part, and all files of the folder by url."""
+        files = tree(self.shard.url)
+        images = [entry for entry in files if is_image(entry.url)]
+        return images[slice(*self.shard.part)] if self.shard.part else images, {entry.url: entry for entry in files}
+
+    def _relative(self, url: str) -> str:
+        return url[len(self.shard.url.rstrip("/")) + 1 :]
+
+    def _records(self) -> Iterator[Record]:
+        images, files = self._files()
+        folder = Folder(self.shard.url)
+        listed = self._listed({self._relative(image.url) for image in images}, files)
+        before = None
+        for image in images:
+            name = self._relative(image.url)
+            stem = posixpath.splitext(name)[0]
+            data, code = folder.load(name)
+            codes = [code] if code else []
+            text, url = self._caption(posixpath.splitext(image.url)[0], files, codes)
+            fields = listed.get(name, {})
+            text = first(fields, _CAPTIONS, codes) if text is None else text
+            codes += ["missing_text"] if text is None else []
+            key = stem.encode(errors="surrogateescape").decode(errors="replace")
+            codes += ["key_not_utf8"] if key != stem else []
+            codes += ["duplicate_key"] if stem == before else []
+            codes += ["unsafe_key"] if _UNSAFE.search(key) else []
+            before = stem
+            yield Record(key, url or first(fields, _URLS), text, join(codes), data)
+
+    def _caption(self, stem: str, files: dict[str, Entry], codes: list[str]) -> tuple[str | None, str | None]:
+        """Return the text and url of the sidecar files beside an image; a linked one is not followed."""
+        text, fields = None, {}
+        folder = Folder(self.shard.url)
+        if stem + ".txt" in files:
+            data, _ = folder.load(self._relative(stem + ".txt"))
+            text = None if data is None else decode(data[: MAX_TEXT * 4 + 4], codes)
+        if stem + ".json" in files:
+            data, _ = folder.load(self._relative(stem + ".json"))
+            found = parse_line(data if data is not None and len(data) <= MAX_JSON else None)
+            codes += ["bad_json"] if found is None else []
+            fields = found or {}
+        return first(fields, _CAPTIONS, codes) if text is None else text, first(fields, _URLS)
+
+    def _listed(self, names: set[str], files: dict[str, Entry]) -> dict[str, dict[str, object]]:
+        """Return what caption lists say of the images `names`, only of these: a list may be larger than memory."""
+        found: dict[str, dict[str, object]] = {}
+        for url in files:
+            if posixpath.basename(url) not in LISTS or files[url].link:
+                continue
+            below = posixpath.dirname(self._relative(url))
+            with staged(url) as path, open(path, "rb") as file:
+                for line in lines_of(file):
+                    fields = parse_line(line) or {}
+                    name = posixpath.normpath(posixpath.join(below, first(fields, _NAMES) or ""))
+                    if name in names:
+                        found.setdefault(name, fields)
+        return found

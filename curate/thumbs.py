@@ -1,0 +1,100 @@
+"""Small pictures for the report: of each category (kept, or the filter that dropped) the records with the smallest hashes."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from curate.plan import Plan
+from curate.sources import OpenShard
+from curate.stages.text import mix
+from curate.stages.thumbnails import thumbnail
+from curate.store import ParquetWriter
+
+SCHEMA = pa.schema(
+    [
+        ("shard_index", pa.int32()),
+        ("row", pa.int64()),
+        ("category", pa.string()),  # dropped_by, or 'kept'
+        ("thumb", pa.binary()),  # JPEG of at most 160 px; null when it does not decode
+        ("key", pa.string()),
+        ("text", pa.string()),
+        ("reason", pa.string()),  # the evidence, as text
+        ("match", pa.string()),  # the evaluation image that is nearest
+        ("match_thumb", pa.binary()),
+    ]
+)
+
+SIZE = 48
+"""Pictures of a category over the whole corpus, about; a shard contributes its share, at least 2."""
+
+_TEXT = 300  # characters of a text that the report shows
+
+
+def per_shard(shards: int) -> int:
+    """Return how many records of each category a shard samples."""
+    return min(24, max(2, SIZE // max(1, shards)))
+
+
+class Sampler:
+    """Keeps the k records of each category whose hash of (shard, row) is smallest: the same ones whatever the order."""
+
+    def __init__(self, plan: Plan, size: int) -> None:
+        self._size = size
+        self._sets = next((s.sets for s in plan.stages() if s.name in ("eval_similarity", "eval_distance")), ())  # type: ignore[attr-defined]
+        self._held: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+
+    def offer(self, table: pa.Table) -> None:
+        """Look at a batch of decisions."""
+        if not self._size or not table.num_rows:
+            return
+        rows = table["row"].to_numpy()
+        hashes = mix(rows.astype(np.uint64), table["shard_index"].to_numpy().astype(np.uint64))
+        categories = table["dropped_by"].fill_null("kept").combine_chunks().dictionary_encode()
+        codes = categories.indices.to_numpy()
+        for code, category in enumerate(categories.dictionary.to_pylist()):
+            where = np.flatnonzero(codes == code)
+            for place in where[np.argsort(hashes[where], kind="stable")[: self._size]].tolist():
+                self._hold(category, int(hashes[place]), table, place)
+
+    def _hold(self, category: str, rank: int, table: pa.Table, place: int) -> None:
+        held = self._held.setdefault(category, [])
+        if len(held) == self._size and -held[0][0] <= rank:
+            return
+        record = {name: table[name][place].as_py() for name in ("shard_index", "row", "key", "text")}
+        evidence = None if category == "kept" else table[category][place].as_py()
+        shown = f"{evidence:.4g}" if isinstance(evidence, float) else str(evidence)
+        record["category"], record["reason"] = category, None if evidence is None else shown
+        record["match"] = table["eval_match"][place].as_py() if "eval_match" in table.schema.names else None
+        record["text"] = record["text"][:_TEXT] if record["text"] else record["text"]
+        (heapq.heappushpop if len(held) == self._size else heapq.heappush)(held, (-rank, record))
+
+    def write(self, path: Path, locate: Callable[[npt.NDArray[np.int64]], pa.Table], opened: OpenShard) -> None:
+        """Write the sampled records with their pictures, by row."""
+        records = sorted((record for held in self._held.values() for _, record in held), key=lambda record: record["row"])
+        if records:
+            located = locate(np.array([record["row"] for record in records], np.int64))
+            for record, image in zip(records, opened.images(located), strict=True):
+                record["thumb"] = thumbnail(image) if image and "crash" not in str(record["reason"]) else None
+                record["match_thumb"] = self._match(record)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        writer = ParquetWriter(partial, SCHEMA)
+        writer.write(pa.Table.from_pylist(records, schema=SCHEMA))
+        writer.close()
+        os.replace(partial, path)
+
+    def _match(self, record: dict[str, Any]) -> bytes | None:
+        if record["category"] != "eval_overlap" or record["match"] is None:
+            return None
+        from curate.evalsets import match_thumbnail
+
+        found: bytes | None = match_thumbnail(self._sets, record["match"])
+        return found

