@@ -1,4 +1,4 @@
-"""The seams: what a filter, a stage, a corpus count, a source and a runner promise. Nothing here knows how they are met.
+"""The seams: what a filter, a stage, a corpus count and a runner promise (a source's is curate.sources.OpenShard). Nothing here knows how they are met.
 
 Inside a pass columns are added and rows are never removed by anyone but the engine: it hands a stage only the rows
 that are still alive and puts the answers back where they belong.
@@ -61,19 +61,6 @@ RECORD_SCHEMA = pa.schema(
         pa.field("offset", pa.int64()),  # where the image's bytes stand in the file, where the source can seek
     ]
 )
-
-
-class Source(Protocol):
-    """Reads one kind of input. Hostile bytes become records with an `error`, or end the shard with a `ShardBreak`."""
-
-    def shards(self, url: str, columns: dict[str, str]) -> list[Shard]:
-        """List the shards of one file or folder; indexes are given later. Raises InputError when it cannot be one."""
-
-    def read(self, shard: Shard) -> Iterator[Batch]:
-        """Yield batches of RECORD_SCHEMA of at most IMAGE_ROWS rows or 64 MB. Raises ShardBreak after the last good row."""
-
-    def images(self, shard: Shard, rows: pa.Table) -> Iterator[bytes | None]:
-        """Yield the image bytes of `rows` (columns row, offset, bytes; ascending) in order, reading nothing it need not."""
 
 
 class ShardBreak(Exception):

@@ -24,9 +24,11 @@ from curate.errors import OutputError
 from curate.isolate import confirm
 from curate.judge import Judge, journal_of, suspects_path
 from curate.pack import Block, Pack, sizes
-from curate.plan import Plan
+from curate.plan import Plan, provider_key
 from curate.scan import Scan, base_key
 from curate.sources import shard_name
+from curate.stages.blocklist import BlocklistStage
+from curate.stages.embed import EvalDistanceStage, EvalSimilarityStage
 from curate.store import Store, read_json, write_json
 from curate.thumbs import per_shard
 
@@ -204,33 +206,13 @@ class Job:
         outcome.kept = sum(mark["tally"]["kept"] for mark in verdicts.values())
         self._remove_leftovers(judged, marks)
         write_json(self.store.out / "sizes.json", sizes(marks))
-        manifest = {**self._described(key), **self._attrition(verdicts, outcome)}
+        manifest = {"run": key, **described(self.plan, self.shards, self._lookups, self.warnings), **self._attrition(verdicts, outcome)}
         manifest["shards"] = {name: tar for mark in marks for name, tar in mark["tars"].items()}
         manifest["decisions"] = {f"{index:06d}.parquet": mark["decisions"] for index, mark in verdicts.items()}
         manifest["failed_shards"], manifest["partial_shards"] = outcome.failed, outcome.partial
         write_json(self.store.out / "manifest.json", manifest)
         self.progress.start("report", 0)
         write_report(self.store.out)
-
-    def _described(self, key: str) -> dict[str, Any]:
-        recipe = self.plan.recipe
-        return {
-            "run": key,
-            "recipe": {**recipe.resolved(), "about": recipe.about, "source": recipe.source},
-            "recipe_hash": recipe.digest(),
-            "versions": versions(),
-            "stages": {stage.name: stage.version for stage in self.plan.stages()},
-            "input": {
-                "shards": len(self.shards),
-                "bytes": sum(shard.size for shard in self.shards),
-                "fingerprint": xxhash.xxh3_128_hexdigest("\n".join(shard.fingerprint for shard in self.shards).encode()),
-            },
-            "filters": [step.name for step in self.plan.steps],
-            "about": {step.name: step.rule.about for step in self.plan.steps},
-            "marks": {step.name: list(step.rule.marks()) for step in self.plan.steps},
-            "warnings": list(self.warnings),
-            "counts": {fact: {"folder": lookup.folder.name, "floor": lookup.floor} for fact, lookup in self._lookups.items()},
-        }
 
     def _attrition(self, verdicts: dict[int, dict[str, Any]], outcome: Outcome) -> dict[str, Any]:
         left, rows = outcome.records, []
@@ -250,6 +232,29 @@ class Job:
                     path.unlink()
 
 
+def described(
+    plan: Plan, shards: Sequence[Shard], lookups: dict[str, Lookup], warnings: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a manifest says of a run before anything is counted."""
+    prints = "\n".join(shard.fingerprint for shard in shards).encode()
+    return {
+        "recipe": {**plan.recipe.resolved(), "about": plan.recipe.about, "source": plan.recipe.source},
+        "recipe_hash": plan.recipe.digest(),
+        "versions": versions(),
+        "stages": {stage.name: provider_key(stage) for stage in plan.stages()},
+        "input": {
+            "shards": len(shards),
+            "bytes": sum(shard.size for shard in shards),
+            "fingerprint": xxhash.xxh3_128_hexdigest(prints),
+        },
+        "filters": [step.name for step in plan.steps],
+        "about": {step.name: step.rule.about for step in plan.steps},
+        "marks": {step.name: list(step.rule.marks()) for step in plan.steps},
+        "warnings": list(warnings),
+        "counts": {fact: {"folder": lookup.folder.name, "floor": lookup.floor} for fact, lookup in lookups.items()},
+    }
+
+
 def versions() -> dict[str, str]:
     """Return the versions that decide bytes."""
     found = {"curate": curate.__version__, "python": platform.python_version()}
@@ -266,7 +271,15 @@ def resolve(plan: Plan, cache: Path) -> tuple[Plan, list[str]]:
     resolved: dict[str, Stage] = {}
     warnings: list[str] = []
     for stage in plan.stages():
-        if hasattr(stage, "resolved"):
-            resolved[stage.name], found = stage.resolved(cache)
-            warnings += found
+        if isinstance(stage, EvalSimilarityStage | EvalDistanceStage):
+            signed = stage.resolved(cache)
+            resolved[stage.name] = signed
+            warnings += [f"evaluation set {ref.path}: {_unread(ref.unreadable)}" for ref in signed.sets if ref.unreadable]
+        elif isinstance(stage, BlocklistStage):
+            resolved[stage.name] = stage.resolved(cache)
     return plan.with_stages(resolved), warnings
+
+
+def _unread(names: Sequence[str]) -> str:
+    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{len(names)} images do not decode and are compared with nothing: {listed}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +71,10 @@ class Plan:
             steps.append(dataclasses.replace(step, stages=stages))
         return dataclasses.replace(self, steps=tuple(steps))
 
-    def without_counts(self) -> Plan:
-        """Return the plan without corpus counts and the filters that read them (a dry run with no earlier run)."""
-        steps = tuple(step for step in self.steps if not set(step.rule.reads()) & {count.fact for count in self.counts})
-        rules = {step.name: step.rule for step in steps}
-        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, filters=rules), counts=(), steps=steps)
+    def without(self, names: Collection[str]) -> Plan:
+        """Return the plan without some filters and the corpus counts that only they read (a dry run that lacks counts)."""
+        rules = {name: rule for name, rule in self.recipe.filters.items() if name not in names}
+        return plan(dataclasses.replace(self.recipe, filters=rules))
 
     def decisive(self) -> dict[str, Any]:
         """Return everything that decides verdicts, as JSON values."""
@@ -88,7 +87,7 @@ class Plan:
         """Return what a person should know before the run: dear filters before free ones, sets that were not given."""
         found = []
         for position, step in enumerate(self.steps):
-            later = [other.name for other in self.steps[position + 1 :] if not other.lazy]
+            later = [other.name for other in self.steps[position + 1 :] if not other.lazy and other.rule.reads()]
             dear = sum(COST.get(stage.name, 0) for stage in step.stages)
             if dear >= 1e-3 and later:
                 cost = f"about {dear * 1e3:.0f} ms a record"

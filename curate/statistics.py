@@ -214,14 +214,15 @@ def render(statistics: Statistics) -> RenderableType:
 def _tables(statistics: Statistics) -> Iterator[Table]:
     """Yield the tables of the terminal, one under the other."""
     from curate.report.attrition import percent
+    from curate.report.charts import short
 
     shares = [(what, f"{n:,}", "" if whole is None else percent(n, whole)) for what, n, whole in overview(statistics)]
     yield _table("dataset", ["", "records", "share"], shares)
     for title, values, whole in kinds(statistics):
         yield _table(title, ["", "records", "share"], [(value, f"{n:,}", percent(n, whole)) for value, n in values])
-    lines = [(one.name, *map(number, one.values), one.unit) for one in statistics.quantiles if one.values]
+    lines = [(one.name, *map(short, one.values)) for one in statistics.quantiles if one.values]
     if lines:
-        yield _table("quantiles", ["", *HEADINGS, "unit"], lines)
+        yield _table("quantiles", ["", *HEADINGS], lines)
     repetitions = (("repeated texts", statistics.repeated_texts), ("repeated images", statistics.repeated_images))
     for title, repeated in repetitions:
         if repeated:
@@ -240,7 +241,7 @@ def _table(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) 
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), title_style="bold")
     for i, heading in enumerate(headings):
-        side = "left" if i == 0 or heading == "unit" else "right"
+        side = "right" if i else "left"
         table.add_column(heading, justify=side, no_wrap=True, overflow="ellipsis", header_style="dim")  # type: ignore[arg-type]
     for line in lines:
         table.add_row(*(Text(shorten(cell, 80)) for cell in line))

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from curate.plan import Plan
 from curate.sources import OpenShard
+from curate.stages.embed import EvalDistanceStage, EvalSimilarityStage
 from curate.stages.text import mix
 from curate.stages.thumbnails import thumbnail
 from curate.store import ParquetWriter
@@ -49,7 +50,8 @@ class Sampler:
 
     def __init__(self, plan: Plan, size: int) -> None:
         self._size = size
-        self._sets = next((s.sets for s in plan.stages() if s.name in ("eval_similarity", "eval_distance")), ())  # type: ignore[attr-defined]
+        searched = [s.sets for s in plan.stages() if isinstance(s, EvalSimilarityStage | EvalDistanceStage)]
+        self._sets = searched[0] if searched else ()
         self._held: dict[str, list[tuple[int, dict[str, Any]]]] = {}
 
     def offer(self, table: pa.Table) -> None:
@@ -94,7 +96,12 @@ class Sampler:
     def _match(self, record: dict[str, Any]) -> bytes | None:
         if record["category"] != "eval_overlap" or record["match"] is None:
             return None
-        from curate.evalsets import match_thumbnail
+        from curate.evalsets import thumbnail as evaluation_thumbnail
 
-        found: bytes | None = match_thumbnail(self._sets, record["match"])
-        return found
+        found = record["match"]
+        for ref in self._sets:
+            if found.startswith(f"{ref.name}/"):
+                picture = evaluation_thumbnail(ref, found[len(ref.name) + 1 :])
+                if picture is not None:
+                    return picture
+        return None

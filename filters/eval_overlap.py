@@ -29,7 +29,7 @@ class EvalOverlap(Filter):
     sets: tuple[str, ...] = setting((), "folders or tars of evaluation images")
     method: Literal["embedding", "hash"] = setting("embedding", "cosine of embeddings, or perceptual hash")
     embedder: str = setting("efficientnet-lite0", "spec of the image embedding")
-    similarity: float = threshold(0.9, "embedding: this cosine or more is a near-duplicate")
+    similarity: float = threshold(0.89, "embedding: this cosine or more is a near-duplicate")
     radius: int = threshold(10, "hash: this many bits or fewer is a near-duplicate")
 
     def reads(self) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ DECISIONS = pa.schema(
         *EVIDENCE.items(),
     ]
 )
-RECIPE = "# ALIGN (Jia et al., 2021)\nfilters:\n  image_reuse: {max_texts: 1000}\n  min_side: {more_than: 200}\n"
+RECIPE = "# ALIGN (Jia et al., 2021)\nfilters:\n  image_reuse: {max_texts: 1000}\n  min_side: {larger_than: 200}\n"
 SUBJECTS = [
     "a red bicycle against a wall",
     "two dogs on the beach at dusk",
@@ -162,7 +162,7 @@ def make_out(out: Path, rows: list[dict[str, object]], schema: pa.Schema = DECIS
         table = pa.Table.from_pylist([row for row in rows if row["shard_index"] == shard], schema=schema)
         pq.write_table(table, out / "decisions" / f"{shard:06d}.parquet")
     thumbs = []
-    for row in rows[:: max(1, len(rows) // 240)]:
+    for row in rows[:: max(1, len(rows) // 120)]:
         by = row["dropped_by"]
         thumbs.append(
             {
@@ -189,7 +189,7 @@ def make_out(out: Path, rows: list[dict[str, object]], schema: pa.Schema = DECIS
     kept = sum(row["dropped_by"] is None for row in rows)
     parameters = {
         "image_reuse": {"max_texts": 1000, "identity": "url"},
-        "min_side": {"more_than": 200},
+        "min_side": {"larger_than": 200},
         "aspect_ratio": {"below": 3.0},
     }
     manifest = {
@@ -219,6 +219,11 @@ def rows() -> list[dict[str, object]]:
 @pytest.fixture(scope="module")
 def out(rows: list[dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_out(tmp_path_factory.mktemp("report") / "o[u]t*'1", rows)
+
+
+@pytest.fixture(scope="module")
+def html(out: Path) -> str:
+    return html_of(out)
 
 
 class Page(HTMLParser):
@@ -282,8 +287,8 @@ def test_terminal_table_shows_input_first_and_kept_last(out: Path) -> None:
     assert len(lines) == len(FILTERS) + 3
 
 
-def test_page_shows_the_numbers_of_the_decisions(out: Path, rows: list[dict[str, object]]) -> None:
-    page = Page(html_of(out))
+def test_page_shows_the_numbers_of_the_decisions(html: str, rows: list[dict[str, object]]) -> None:
+    page = Page(html)
     cells = [[cell.strip() for cell in line] for line in page.cells]
     by_name = {line[0].split()[0]: line for line in cells if line and line[0]}
     for name, _, dropped, left, failed, _ in expected(rows):
@@ -300,27 +305,26 @@ def test_page_shows_the_numbers_of_the_decisions(out: Path, rows: list[dict[str,
     assert "part-3.tar" in page.text and "cut off at byte" in page.text
 
 
-def test_bars_of_a_histogram_sum_to_the_records(out: Path, rows: list[dict[str, object]]) -> None:
-    figure = next(part for part in html_of(out).split("<figure>") if "<b>caption_words</b>" in part)
+def test_bars_of_a_histogram_sum_to_the_records(html: str, rows: list[dict[str, object]]) -> None:
+    figure = next(part for part in html.split("<figure>") if "<b>caption_words</b>" in part)
     fails = sum("caption_words" in row["failed"] for row in rows)
     assert f"{fails} fail" in figure and "400 with a value" in figure
     labels = re.findall(r'class="at"[^>]*>([^<]+)<', figure)
     assert labels == ["3", "20"]
 
 
-def test_page_needs_nothing_from_outside(out: Path) -> None:
-    page = Page(html_of(out))
+def test_page_needs_nothing_from_outside(html: str) -> None:
+    page = Page(html)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"}
     for _, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
         assert (attributes.get("src") or "data:").startswith("data:image/jpeg;base64,") or "src" not in attributes
         assert "href" not in attributes
-    assert len(html_of(out)) < 3_000_000
+    assert len(html) < 3_000_000
 
 
-def test_same_output_same_bytes(out: Path) -> None:
-    first = write_report(out).read_bytes()
-    assert write_report(out).read_bytes() == first
+def test_same_output_same_bytes(out: Path, html: str) -> None:
+    assert write_report(out).read_bytes() == html.encode()
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
 
 
@@ -343,8 +347,7 @@ def test_hostile_texts_stay_texts(rows: list[dict[str, object]], tmp_path: Path)
     assert "<script>alert(1)</script>" in page.text and "⟨202E⟩" in page.text and "{{ 7*7 }}" in page.text
 
 
-def test_leaked_pairs_and_galleries_show_pictures(out: Path, rows: list[dict[str, object]]) -> None:
-    html = html_of(out)
+def test_leaked_pairs_and_galleries_show_pictures(html: str, rows: list[dict[str, object]]) -> None:
     leaked = html.split("Leaked evaluation images</h2>")[1].split("<h2>")[0]
     assert leaked.count("<img") == 2 * leaked.count("<figure>") > 0
     assert "flickr/" in leaked
@@ -423,7 +426,7 @@ def test_every_value_has_a_bin_and_a_place(values: list[float], whole: bool, log
     low, high = min(values), max(values)
     bins = charts.log_bins(low, high, whole=whole) if log else charts.linear_bins(low, high, whole=whole)
     assert list(bins.edges) == sorted(set(bins.edges))
-    assert bins.low < bins.edges[0] and bins.edges[-1] >= high * (1 - 1e-9 if high > 0 else 1 + 1e-9)
+    assert bins.low < bins.edges[0] and bins.edges[-1] >= high - 1e-8 * (1e-3 + abs(high) + abs(low))
     assert len(bins.edges) <= 130
     counts = [("kept", [1] * len(bins.edges)), ("fails", [0] * len(bins.edges))]
     chart = charts.draw(bins, counts, marks)

@@ -107,9 +107,7 @@ def test_members_equal_what_tarfile_wrote(files, format):
     if format == "ustar":  # its names are bounded
         files = [(name, data) for name, data in files if len(name.encode()) < 100]
     raw = io.BytesIO(tar_bytes(files, FORMATS[format]))
-    got = [
-        (member.name.decode(), raw.getvalue()[member.offset : member.offset + member.size]) for member in members(raw)
-    ]
+    got = [(member.name.decode(), raw.getvalue()[member.offset : member.offset + member.size]) for member in members(raw)]
     assert got == files
 
 
@@ -197,9 +195,7 @@ def patched(raw, at, field, value):
     return bytes(raw)
 
 
-@pytest.mark.parametrize(
-    "size", [b"77777777777\0", b"\x80" + b"\x7f" * 11, b"\xff" * 12, b"-0000000012\0", b"zzzzzzzzzzz\0"]
-)
+@pytest.mark.parametrize("size", [b"77777777777\0", b"\x80" + b"\x7f" * 11, b"\xff" * 12, b"-0000000012\0", b"zzzzzzzzzzz\0"])
 def test_absurd_sizes_break_the_shard(tmp_path, size):
     raw = patched(tar_bytes(pairs(2)), 3072, 124, size)
     rows, broken = tar_rows(tmp_path, raw)
@@ -218,6 +214,22 @@ def test_breaks_say_where(tmp_path):
     assert rows == [] and broken == "not a tar, at byte 0"
     rows, broken = tar_rows(tmp_path, raw[:3072] + bytes(512) + raw[3584:])
     assert len(rows) <= 1 and "after the end mark" in broken
+
+
+@pytest.mark.parametrize("place", [0, 60, 124, 345, 511])
+def test_one_wrong_byte_in_a_header_is_noticed(tmp_path, place):
+    raw = bytearray(tar_bytes(pairs(2)))
+    raw[3072 + place] ^= 1
+    rows, broken = tar_rows(tmp_path, bytes(raw))
+    assert len(rows) == 1 and broken == "wrong header checksum at byte 3072"
+
+
+def test_checksums_of_signed_bytes_as_old_tars_wrote_them(tmp_path):
+    raw = bytearray(tar_bytes([("\u00e9.jpg", b"image")]))
+    raw[148:156] = b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(byte - 256 * (byte > 127) for byte in raw[:512])
+    rows, broken = tar_rows(tmp_path, bytes(raw))
+    assert broken is None and rows[0]["key"] == "\u00e9"
 
 
 def test_tars_that_are_empty_or_without_end(tmp_path):
@@ -293,9 +305,7 @@ def test_long_texts_are_cut(tmp_path, letter):
 def test_links_folders_and_devices_are_skipped(tmp_path):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for number, kind in enumerate(
-            [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
-        ):
+        for number, kind in enumerate([tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]):
             info = tarfile.TarInfo(f"{number}.jpg")
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
@@ -362,6 +372,14 @@ def test_parquet_text_that_is_not_text(tmp_path):
     assert one(tmp_path / "t.parquet")[1][0]["text"] == "first"
 
 
+def test_long_texts_of_tables_are_cut(tmp_path):
+    texts = ["\u00e9" * (MAX_TEXT + 1), "\u00e9" * MAX_TEXT, None]
+    pq.write_table(pa.table({"image": [b"i"] * 3, "text": texts}), tmp_path / "t.parquet")
+    _, rows = one(tmp_path / "t.parquet")
+    assert [row["error"] for row in rows] == ["text_too_long", None, "missing_text"]
+    assert [row["text"] for row in rows] == ["\u00e9" * MAX_TEXT] * 2 + [None]
+
+
 def test_parquet_as_hf_datasets_write_it(tmp_path):
     (tmp_path / "p.jpg").write_bytes(b"from path")
     cells = [
@@ -400,7 +418,7 @@ def test_parquet_is_cut_by_row_groups(tmp_path):
 
 
 def test_large_images_in_parquet_come_in_small_batches(tmp_path):
-    data = [os.urandom(10 << 20) for _ in range(8)]
+    data = [bytes([i]) * (10 << 20) for i in range(8)]
     pq.write_table(pa.table({"image": data, "text": ["t"] * 8}), tmp_path / "t.parquet")
     shard, rows = one(tmp_path / "t.parquet")
     assert [row["image"] for row in rows] == data
@@ -504,6 +522,22 @@ def test_a_corrupt_parquet_breaks_after_its_good_rows(tmp_path):
     assert len(rows) == 3000 and "t.parquet" in broken
     path.write_bytes(raw[:-9])
     assert rows_of(list_shards([str(path)], {})[0])[0] == []
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=3))
+def test_damaged_parquet_only_breaks_the_shard(tmp_path_factory, changes):
+    path = tmp_path_factory.getbasetemp() / "damaged.parquet"
+    pq.write_table(pa.table({"image": [b"%d" % i for i in range(99)], "text": ["t"] * 99}), path, row_group_size=33)
+    raw = bytearray(path.read_bytes())
+    for place, value in changes:
+        raw[place % len(raw)] = value
+    path.write_bytes(raw)
+    try:
+        for shard in list_shards([str(path)], {}):
+            rows_of(shard)
+    except InputError as error:
+        assert "\n" not in str(error)
 
 
 # Folders
@@ -615,9 +649,9 @@ def test_inputs_that_are_not_there(tmp_path):
 
 
 def test_a_missing_backend_names_the_extra():
-    if "s3fs" in {name.partition(".")[0] for name in __import__("sys").modules} or __import__(
-        "importlib.util"
-    ).util.find_spec("s3fs"):
+    if "s3fs" in {name.partition(".")[0] for name in __import__("sys").modules} or __import__("importlib.util").util.find_spec(
+        "s3fs"
+    ):
         pytest.skip("s3fs is installed")
     with pytest.raises(InputError, match=r'pip install "curate\[s3\]"'):
         list_shards(["s3://bucket/a.tar"], {})

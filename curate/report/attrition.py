@@ -132,7 +132,7 @@ def described(name: str) -> tuple[str, str]:
 
 
 def _sentence(doc: str) -> str:
-    return " ".join(doc.split("\n\n")[0].split()).split(". ")[0].rstrip(".").replace("`", "")
+    return " ".join(doc.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
 
 
 def attrition_table(rows: Sequence[Attrition]) -> Table:

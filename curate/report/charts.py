@@ -73,10 +73,11 @@ def nice(step: float) -> float:
 
 
 def linear_bins(low: float, high: float, *, whole: bool, anchor: float = 0.0) -> Bins:
-    """Cut [low, high] into at most about BINS bins of a round width, one edge at `anchor` (a threshold)."""
-    step = nice(max((high - low) / BINS, abs(high) * 1e-9, 1e-9))
+    """Cut [low, high] into about BINS bins of a round width at most, one edge at `anchor` (a threshold)."""
+    size = max(abs(low), abs(high))
+    step = nice(max((high - low) / BINS, size * 1e-9, 1e-9))
     if whole:
-        step = 1.0 if high - low < UNITS else float(max(1, math.ceil(step)))
+        step = 1.0 if high - low < UNITS and size < EXACT * 1e-6 else float(max(1, math.ceil(step)))
     anchor = math.fmod(anchor, step)
     steps = (low - anchor) / step
     start = anchor + (math.ceil(steps) - 1 if whole else math.floor(steps + 1e-9)) * step
@@ -85,7 +86,7 @@ def linear_bins(low: float, high: float, *, whole: bool, anchor: float = 0.0) ->
 
 
 def log_bins(low: float, high: float, *, whole: bool, anchor: float = 1.0) -> Bins:
-    """Cut positive values up to `high` into bins of equal ratio, an edge at `anchor`; whole numbers get a bin of their own for zero."""
+    """Cut positive values up to `high` into bins of equal ratio, one edge at `anchor`; a whole zero has its own bin."""
     floor = max(low, 1.0) if whole else max(low, high * 10.0**-DECADES, 10.0**-30)
     first, last = math.log10(floor), math.log10(max(high, floor * 10))
     per_decade = min(12, max(3, round(BINS / (last - first))))
@@ -192,11 +193,8 @@ def x_ticks(bins: Bins, low: float, high: float) -> list[tuple[float, str]]:
         values = [factor * 10.0**power for power, factor in factors]
     else:
         values = [10.0**power for power in powers[:: math.ceil(len(powers) / 6)]]
-    return zero + [
-        (math.log10(value), short(value))
-        for value in values
-        if low <= math.log10(value) <= high and (value >= 1 or not bins.whole)
-    ]
+    shown = [value for value in values if low <= math.log10(value) <= high and (value >= 1 or not bins.whole)]
+    return zero + [(math.log10(value), short(value)) for value in shown]
 
 
 def short(value: float) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curate.errors import OutputError
 from curate.report import charts, gallery, histograms
@@ -23,6 +25,9 @@ from curate.report.attrition import (
     tally,
 )
 from curate.report.query import opened
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEXT = 220
 LISTED = 50  # shards that are named one by one
@@ -61,16 +66,21 @@ def write_report(out: Path) -> Path:
 
 def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
     """Render one of the templates of this folder into `path`, which appears whole or not at all."""
+    html = _environment().get_template(template).render(values)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(html.encode("utf-8", "replace"))
+    temporary.replace(path)
+
+
+@functools.cache
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(count=count, size=size, visible=visible, shorten=shorten, short=charts.short)
     environment.globals.update(percent=percent, chart=charts)
-    html = environment.get_template(template).render(values)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(html.encode("utf-8", "replace"))
-    temporary.replace(path)
+    return environment
 
 
 def _manifest(out: Path) -> dict[str, Any]:
@@ -102,7 +112,7 @@ def _content(out: Path, manifest: dict[str, Any]) -> Content:
     return Content(
         manifest=_complete(manifest),
         attrition=lines,
-        about={name: described(name)[1] for name in names},
+        about={name: _sentence(name, manifest) for name in names},
         records=records,
         kept=kept,
         warnings=[*map(str, manifest.get("warnings") or []), *_contradictions(manifest, records, kept)],
@@ -115,6 +125,12 @@ def _content(out: Path, manifest: dict[str, Any]) -> Content:
         galleries=shelves,
         pairs=pairs,
     )
+
+
+def _sentence(name: str, manifest: Mapping[str, Any]) -> str:
+    """Say what a filter drops, with the values of the parameters that its docstring names in backticks."""
+    values = ((manifest.get("recipe") or {}).get("filters") or {}).get(name) or {}
+    return re.sub(r"`(\w+)`", lambda found: str(values.get(found[1], found[1])), described(name)[1])
 
 
 def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:

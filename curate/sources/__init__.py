@@ -70,7 +70,7 @@ def _opened(shard: Shard, path: str) -> OpenShard:
         from curate.sources.tar import TarShard
 
         return TarShard(shard, path)
-    from curate.sources.table import Csv, JsonLines, Parquet, TableShard, broken
+    from curate.sources.table import DAMAGE, Csv, JsonLines, Parquet, TableShard, broken
 
     folder = Folder(shard.url.rpartition("/")[0] or "/")
     if shard.kind == "jsonl":
@@ -78,7 +78,7 @@ def _opened(shard: Shard, path: str) -> OpenShard:
     try:
         reader = Parquet(path, shard.part) if shard.kind == "parquet" else Csv(path, tabs=path.lower().endswith(".tsv"))
         return TableShard(shard, reader, folder)
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGE as error:
         raise broken(shard.url, error) from None
 
 

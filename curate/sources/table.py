@@ -26,6 +26,9 @@ from curate.sources.columns import Code, clean_text, has_urls, is_base64, is_bin
 from curate.sources.files import Folder
 from curate.sources.records import BATCH_BYTES, MAX_IMAGE, UNSAFE_KEY, Record, as_text, batches, join
 
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises for a damaged file; the last for names and messages with bytes of the file in them."""
+
 SHARD_ROWS = 250_000
 SHARD_BYTES = 2 << 30
 CSV_BLOCK = 16 << 20  # also the longest row
@@ -82,18 +85,16 @@ class Parquet:
             rows = self.file.metadata.row_group(group).num_rows
             if wanted is None or np.searchsorted(wanted, start) < np.searchsorted(wanted, start + rows):
                 at = start
-                size = self._batch_rows(group, columns)
+                size = self._batch_rows(group)
                 for batch in self.file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
                     yield at, batch
                     at += batch.num_rows
             start += rows
 
-    def _batch_rows(self, group: int, columns: list[str]) -> int:
+    def _batch_rows(self, group: int) -> int:
+        # only the row group's own size is asked for: pyarrow 26 aborts the process on damaged metadata of a column
         about = self.file.metadata.row_group(group)
-        chunks = [about.column(i) for i in range(about.num_columns)]
-        read = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
-        size = sum(chunk.total_uncompressed_size for chunk in read) // max(about.num_rows, 1)
-        fits = BATCH_BYTES // max(size, 1)
+        fits = BATCH_BYTES // max(about.total_byte_size // max(about.num_rows, 1), 1)
         # a dictionary hides how large its repeated values are once decoded
         return int(min(ROW_GROUP, max(fits, 1 if fits < IMAGE_ROWS else IMAGE_ROWS)))
 
@@ -206,7 +207,7 @@ class TableShard:
     def _chunks(self, columns: list[str], wanted: np.ndarray | None) -> Iterator[Chunk]:
         try:
             yield from self.reader.chunks(columns, wanted)
-        except (pa.ArrowException, OSError) as error:
+        except DAMAGE as error:
             raise broken(self.shard.url, error) from None
 
     def _stem(self) -> str:
@@ -423,7 +424,7 @@ def inspect(url: str, path: str, kind: str, wanted: Mapping[str, str]) -> tuple[
         columns = resolve(url, reader.names(), wanted)
         name = columns["image"]
         sample = next(reader.chunks([name], None), None)
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{url}: {error.strerror}") from None
         return dict(wanted), [None]

@@ -93,6 +93,7 @@ _JPEG_COMPLAINTS = (
     ("table", "bad_structure"),
     ("structure", "bad_structure"),
     ("SOF", "bad_structure"),
+    ("SOS", "bad_structure"),
 )
 _PILLOW_COMPLAINTS = (
     ("truncated", "truncated"),
@@ -221,7 +222,9 @@ def _diagnose(data: bytes, message: str) -> tuple[str, bytes | None]:
     """Return the name of what libjpeg complains of, and the data without that fault where it can be mended."""
     name = _named(message, _JPEG_COMPLAINTS)
     if name == "missing_eoi":
-        return name, None if data.endswith(b"\xff\xd9") else data + b"\xff\xd9"
+        if data.endswith(b"\xff\xd9"):  # swallowed by a segment that is cut off
+            return "truncated", None
+        return name, data + b"\xff\xd9"
     if name == "header_junk":
         clean = _rebuilt(data, without=())
         if clean != data and not message.endswith(("0xd9", *(f"0xd{n}" for n in range(8)))):

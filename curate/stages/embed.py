@@ -23,8 +23,14 @@ from curate.facts import schema
 if TYPE_CHECKING:
     from curate.models.protocols import Floats, Pixels
 
-DEFAULT_THRESHOLD = 0.9
-"""Cosine of efficientnet-lite0 signatures from which an image counts as a near-duplicate."""
+DEFAULT_THRESHOLD = 0.89
+"""Cosine of efficientnet-lite0 signatures from which an image counts as a near-duplicate.
+
+Measured: all of the 145 copies in a 6,000-pair pool are found (lowest 0.903); of copies of the 61 ImageNet photos with
+sides of 240 pixels or more 100% after JPEG q30, half size, grey, flip, 98% after brightness 1.25 and small text, 97% of
+90% crops, 67% with a border. Of unrelated photos 0.11% are dropped against 3,076 images, none against 76; at 0.88 0.19%,
+at 0.85 0.52%. What is dropped wrongly is mostly the same scene taken twice.
+"""
 
 PIXELS_SHAPE = (256, 256, 3)
 _BLOCK = 8192  # signatures that are compared at once: 40 MB of float32

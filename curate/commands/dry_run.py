@@ -1,0 +1,73 @@
+"""curate dry-run."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import click
+
+from curate import plan as planning
+from curate import recipe as recipes
+from curate.commands import common
+from curate.commands.options import DryRun
+from curate.contracts import CorpusCount
+from curate.dryrun import DryRun as Found
+from curate.dryrun import Estimate, as_json, dry_run, earlier_counts
+from curate.job import resolve
+from curate.report import write_report
+from curate.report.attrition import attrition_table
+
+
+def dry_run_command(given: DryRun) -> None:
+    """Try a recipe on one shard and print what it would mean."""
+    plan = planning.plan(recipes.load(given.recipe, given.overrides))
+    lookups, unserved = {}, [name for name, rule in plan.recipe.filters.items() if isinstance(rule.provider(), CorpusCount)]
+    if given.counts is not None:
+        lookups, unserved = earlier_counts(given.counts, plan)
+    plan = plan.without(unserved)
+    shards = common.shards_of([given.shard], given.columns)
+    if len(shards) > 1:
+        click.echo(f"curate: {given.shard} is {len(shards)} shards; the first is tried", err=True)
+    plan, warnings = resolve(plan, common.cache())
+    for warning in [*plan.warnings(), *warnings]:
+        click.secho(f"curate: {warning}", err=True, fg="yellow")
+    for item in dry_run(plan, dataclasses.replace(shards[0], limit=given.samples), lookups, given.pairs):
+        if isinstance(item, Path):
+            if given.html is not None:
+                given.html.write_bytes(write_report(item).read_bytes())
+            continue
+        found = dataclasses.replace(item, not_estimated=unserved)
+        if given.as_json:
+            common.print_json(as_json(found, given.pairs))
+        else:
+            _print(found, given)
+
+
+def _print(found: Found, given: DryRun) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(attrition_table(found.attrition))
+    table = Table(box=None, padding=(0, 2))
+    for title in ("stage", "records", "seconds", "records/s a core", "share"):
+        table.add_column(title, justify="left" if title == "stage" else "right")
+    total = sum(found.seconds.values()) or 1.0
+    for name, seconds in sorted(found.seconds.items(), key=lambda item: -item[1]):
+        rows = found.rows.get(name) or found.records
+        mark = "  <- bottleneck" if name == found.bottleneck() else ""
+        table.add_row(name, f"{rows:,}", f"{seconds:.3f}", f"{rows / max(seconds, 1e-9):,.0f}", f"{seconds / total:.0%}{mark}")
+    console.print(table)
+    for name in found.not_estimated:
+        click.echo(f"{name}: not estimated, it needs corpus counts (--counts OUT of an earlier run)")
+    click.echo(f"{found.records:,} records tried, {found.kept:,} kept. For {given.pairs:,.0f} pairs:")
+    click.echo(f"  kept pairs   {_range(found.kept_pairs)}")
+    click.echo(f"  core-hours   {_range(found.core_hours)}  on cores like this one, storage and network as here")
+    if given.html is not None:
+        click.echo(f"gallery: {given.html}")
+
+
+def _range(estimate: Estimate) -> str:
+    return f"{estimate.value:,.0f}  (95%: {estimate.low:,.0f} to {estimate.high:,.0f})"
