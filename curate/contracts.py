@@ -1,4 +1,6 @@
-"""The seams: what a filter, a stage, a corpus count and a runner promise (a source's is curate.sources.OpenShard). Nothing here knows how they are met.
+"""The seams: what a filter, a stage, a corpus count and a runner promise. Nothing here knows how they are met.
+
+A source's promise stands in curate.sources (OpenShard).
 
 Inside a pass columns are added and rows are never removed by anyone but the engine: it hands a stage only the rows
 that are still alive and puts the answers back where they belong.

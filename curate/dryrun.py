@@ -1,4 +1,4 @@
-"""A dry run: the real tasks on the first records of one shard, in a folder that is gone afterwards, and what it means at scale."""
+"""A dry run: the real tasks on the first records of one shard, in a folder that is gone afterwards."""
 
 from __future__ import annotations
 
@@ -145,7 +145,8 @@ def as_json(found: DryRun, pairs: float) -> dict[str, Any]:
         "kept": found.kept,
         "attrition": [{"filter": line.filter, "seen": line.seen, "dropped": line.dropped} for line in found.attrition],
         "stages": {
-            name: {"seconds": round(value, 4), "records": found.rows.get(name, found.records)} for name, value in found.seconds.items()
+            name: {"seconds": round(value, 4), "records": found.rows.get(name) or found.records}
+            for name, value in found.seconds.items()
         },
         "bottleneck": found.bottleneck(),
         "pairs": pairs,

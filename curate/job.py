@@ -206,7 +206,8 @@ class Job:
         outcome.kept = sum(mark["tally"]["kept"] for mark in verdicts.values())
         self._remove_leftovers(judged, marks)
         write_json(self.store.out / "sizes.json", sizes(marks))
-        manifest = {"run": key, **described(self.plan, self.shards, self._lookups, self.warnings), **self._attrition(verdicts, outcome)}
+        about = described(self.plan, self.shards, self._lookups, self.warnings)
+        manifest = {"run": key, **about, **self._attrition(verdicts, outcome)}
         manifest["shards"] = {name: tar for mark in marks for name, tar in mark["tars"].items()}
         manifest["decisions"] = {f"{index:06d}.parquet": mark["decisions"] for index, mark in verdicts.items()}
         manifest["failed_shards"], manifest["partial_shards"] = outcome.failed, outcome.partial
@@ -232,9 +233,7 @@ class Job:
                     path.unlink()
 
 
-def described(
-    plan: Plan, shards: Sequence[Shard], lookups: dict[str, Lookup], warnings: Sequence[str]
-) -> dict[str, Any]:
+def described(plan: Plan, shards: Sequence[Shard], lookups: dict[str, Lookup], warnings: Sequence[str]) -> dict[str, Any]:
     """Return what a manifest says of a run before anything is counted."""
     prints = "\n".join(shard.fingerprint for shard in shards).encode()
     return {

@@ -13,6 +13,7 @@ from curate import recipe as recipes
 from curate.commands import common
 from curate.commands.options import DryRun
 from curate.contracts import CorpusCount
+from curate.counts import Lookup
 from curate.dryrun import DryRun as Found
 from curate.dryrun import Estimate, as_json, dry_run, earlier_counts
 from curate.job import resolve
@@ -23,7 +24,8 @@ from curate.report.attrition import attrition_table
 def dry_run_command(given: DryRun) -> None:
     """Try a recipe on one shard and print what it would mean."""
     plan = planning.plan(recipes.load(given.recipe, given.overrides))
-    lookups, unserved = {}, [name for name, rule in plan.recipe.filters.items() if isinstance(rule.provider(), CorpusCount)]
+    lookups: dict[str, Lookup] = {}
+    unserved = [name for name, rule in plan.recipe.filters.items() if isinstance(rule.provider(), CorpusCount)]
     if given.counts is not None:
         lookups, unserved = earlier_counts(given.counts, plan)
     plan = plan.without(unserved)

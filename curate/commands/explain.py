@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from curate.commands import common
-from curate.commands.options import Why, WhatIf
+from curate.commands.options import WhatIf, Why
 from curate.errors import InputError
 
 _SHOWN = 20
+_HIDDEN = ("failed", "not_evaluated", "dropped_by", "key", "shard", "row", "shard_index", "text_no", "source")
 
 
 def find(out: Path, key: str) -> list[dict[str, Any]]:
@@ -58,7 +59,7 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
     verdict = "kept" if record["dropped_by"] is None else f"dropped by {record['dropped_by']}"
     console.print(Text(f"{record['key']} ({record['shard']}, row {record['row']}): {verdict}", style="bold"))
     facts = Table(box=None, show_header=False, padding=(0, 2))
-    hidden = {*manifest["filters"], "failed", "not_evaluated", "dropped_by", "key", "shard", "row", "shard_index", "text_no", "source"}
+    hidden = {*manifest["filters"], *_HIDDEN}
     for name, value in _plain(record).items():
         if name not in hidden and value is not None:
             facts.add_row(name, Text(str(value)))
@@ -69,9 +70,11 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
     for name in manifest["filters"]:
         state = "fails" if name in record["failed"] else "not evaluated" if name in record["not_evaluated"] else "passes"
         first = "fails first" if name == record["dropped_by"] else state
-        parameters = ", ".join(f"{key} {value}" for key, value in manifest["recipe"]["filters"][name].items() if value not in (None, [], ""))
+        given = manifest["recipe"]["filters"][name].items()
+        parameters = ", ".join(f"{key} {value}" for key, value in given if value not in (None, [], ""))
         evidence = "" if record[name] is None else str(record[name])
-        table.add_row(name, Text(evidence), Text(first, style="red" if state == "fails" else "dim" if "not" in state else ""), Text(parameters))
+        style = "red" if state == "fails" else "dim" if state == "not evaluated" else ""
+        table.add_row(name, Text(evidence), Text(first, style=style), Text(parameters))
     console.print(table)
     console.print()
 
@@ -97,7 +100,8 @@ def what_if_command(given: WhatIf) -> None:
     left = answer.records
     for line in answer.filters:
         left -= line.dropped
-        table.add_row(line.filter, f"{line.dropped:,}", f"{before[line.filter]:,}", f"{left:,}", f"{line.unknown:,}" if line.unknown else "")
+        unknown = f"{line.unknown:,}" if line.unknown else ""
+        table.add_row(line.filter, f"{line.dropped:,}", f"{before[line.filter]:,}", f"{left:,}", unknown)
     Console(width=None if sys.stdout.isatty() else 110).print(table)
     if answer.at_least == answer.kept:
         click.echo(f"{answer.kept:,} of {answer.records:,} records would be kept ({answer.kept - answer.was:+,})")

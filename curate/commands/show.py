@@ -18,7 +18,7 @@ from curate import facts, recipe
 from curate import plan as planning
 from curate.commands import common
 from curate.commands.options import Calibrate, List, Plan, Report, Stats
-from curate.contracts import Needs, Shard, ShardBreak, TaskDied
+from curate.contracts import CorpusCount, Needs, Shard, ShardBreak, TaskDied
 from curate.runners.local import LocalRunner
 from curate.scan import base_facts
 from curate.sources import open_shard, shard_name
@@ -54,7 +54,8 @@ def plan_command(given: Plan) -> None:
         rows += [("judge", f"alive before {step.name}", stage.name, _cost(stage.name)) for stage in step.stages]
         rows.append(("judge", "every record" if not step.lazy else "records alive", f"filter {step.name}", ""))
     rows += [("judge", "kept records", stage.name, _cost(stage.name)) for stage in plan.last]
-    rows.append(("pack", f"blocks of {plan.recipe.output.block_shards} shards", f"tars of {plan.recipe.output.samples_per_shard}", ""))
+    output = plan.recipe.output
+    rows.append(("pack", f"blocks of {output.block_shards} shards", f"tars of {output.samples_per_shard} samples", ""))
     if given.as_json:
         passes = [dict(zip(("pass", "rows", "what", "cost"), row, strict=True)) for row in rows]
         sizes = {"shards": len(shards), "bytes": sum(shard.size for shard in shards)}
@@ -67,7 +68,7 @@ def plan_command(given: Plan) -> None:
         click.secho(f"warning: {warning}", fg="yellow")
 
 
-def _floor(count: Any) -> str:  # noqa: ANN401 - a CorpusCount
+def _floor(count: CorpusCount) -> str:
     return f"the vocabulary's {count.vocabulary:,} upward" if count.vocabulary else f"{count.record_from} upward"
 
 
@@ -177,7 +178,8 @@ def recipes_command(given: List) -> None:
     """List the recipes that come with curate."""
     found = [recipe.load(name) for name in recipe.names()]
     if given.as_json:
-        common.print_json([{**one.resolved(), "about": one.about, "path": str(recipe.folder() / f"{one.name}.yaml")} for one in found])
+        paths = [{"about": one.about, "path": str(recipe.folder() / f"{one.name}.yaml")} for one in found]
+        common.print_json([{**one.resolved(), **path} for one, path in zip(found, paths, strict=True)])
         return
     for one in found:
         click.secho(one.name, bold=True)

@@ -20,5 +20,6 @@ def verify_command(given: Report) -> int:
     else:
         for line in wrong:
             click.echo(line)
-        click.echo(f"{len(wrong)} things are wrong" if wrong else f"all well: {len(manifest['shards'])} tars, {manifest['kept']:,} samples")
+        good = f"all well: {len(manifest['shards'])} tars, {manifest['kept']:,} samples"
+        click.echo(f"{len(wrong)} things are wrong" if wrong else good)
     return 1 if wrong else 0

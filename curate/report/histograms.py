@@ -34,11 +34,13 @@ LABELS = {
     "caption_frequency": "different images under the text",
     "common_ngrams": "corpus count of the rarest n-gram",
     "caption_words": "words",
-    "eval_overlap": "cosine similarity to the nearest evaluation image",
+    "eval_overlap": "nearest evaluation image: cosine (method hash: bits apart)",
     "blocklist": "bits from the nearest listed hash",
     "nsfw": "probability",
 }
 
+
+_LARGEST_SIDE = 65_535  # pixels; what JPEG can hold
 
 @dataclass(frozen=True)
 class Histogram:
@@ -151,6 +153,8 @@ def _bins(column: _Column, low: float, high: float, *, skew: bool) -> Bins:
     """Choose bins over the values and, where they are not far off, the thresholds too, so that their lines are seen."""
     near = [mark for mark in column.marks if low - (high - low) <= mark <= high + (high - low)] or column.marks
     low, high = min(low, *near, low), max(high, *near, high)
+    if column.name in ("width", "height", "min_side"):  # headers of bombs claim anything: the last bin takes them
+        high = max(low, min(high, _LARGEST_SIDE))
     anchor = column.marks[0] if column.marks else 0.0
     if skew:
         return log_bins(max(low, 0.0), high, whole=column.whole, anchor=anchor)

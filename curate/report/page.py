@@ -139,7 +139,7 @@ def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": recipe.get("name") or "unnamed",
         "source": recipe.get("source") or "",
-        "parameters": recipe.get("filters") or {},
+        "parameters": {name: _given(values) for name, values in (recipe.get("filters") or {}).items()},
         "hash": manifest.get("recipe_hash") or "",
         "versions": sorted((str(key), str(value)) for key, value in (manifest.get("versions") or {}).items()),
         "input": manifest.get("input") or {},
@@ -149,6 +149,12 @@ def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "bytes": sum(int(tar.get("bytes") or 0) for tar in (manifest.get("shards") or {}).values()),
         "listed": LISTED,
     }
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return a filter's parameters as text, without those that are not set."""
+    shown = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()}
+    return {name: str(value) for name, value in shown.items() if value not in (None, "")}
 
 
 def _shards(found: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:

@@ -45,4 +45,5 @@ class LanguageStage:
         languages = [label[0].removeprefix("__label__") if ok else None for ok, label in zip(known, labels, strict=True)]
         # the quantised softmax can exceed 1 by rounding
         values = [min(1.0, float(np.float32(score[0]))) if ok else None for ok, score in zip(known, scores, strict=True)]
-        return add_columns(batch, {"language": pa.array(languages, pa.string()), "language_score": pa.array(values, pa.float32())})
+        columns = {"language": pa.array(languages, pa.string()), "language_score": pa.array(values, pa.float32())}
+        return add_columns(batch, columns)
