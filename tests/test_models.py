@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -148,3 +149,21 @@ def test_nsfw_agrees_with_its_package() -> None:
     reference = [Classifier().score(Image.fromarray(pixels)) for pixels in PICTURES[:3]]
     np.testing.assert_allclose(scores[1:], reference, atol=1e-5)
     np.testing.assert_array_equal(classifier.scores(PICTURES[1:3]), scores[2:])
+
+
+@needs("open_clip", "torch")
+@pytest.mark.filterwarnings("ignore")
+def test_an_open_clip_model_of_a_local_file_embeds_alike_in_any_batch(tmp_path: Path) -> None:
+    import torch
+
+    from curate.models.openclip import _open_clip
+
+    weights = tmp_path / "weights.pt"
+    torch.manual_seed(0)
+    torch.save(_open_clip().create_model("ViT-S-32").state_dict(), weights)
+    embedder = load_embedder(f"open_clip:ViT-S-32/{weights}")
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 256, 256, 3), dtype=np.uint8)
+    vectors = embedder.embed(pixels)
+    assert vectors.shape == (3, embedder.dim)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert np.array_equal(embedder.embed(pixels[::-1])[::-1], vectors)

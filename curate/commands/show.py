@@ -145,7 +145,7 @@ def calibrate_command(given: Calibrate) -> None:
     if given.as_json:
         common.print_json(dataclasses.asdict(found))
         return
-    _table(("edit", "found", "lowest cosine"), table(found))
+    _table(("what", "share", ""), table(found))
     click.echo(f"use: --set eval_overlap.similarity={found.threshold:.4g} --set eval_overlap.embedder={given.embedder}")
 
 
