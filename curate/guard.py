@@ -18,16 +18,20 @@ ROW_SECONDS = 30.0
 """A single image that takes longer to decode than this is recorded as `timeout`."""
 
 _journal: mmap.mmap | None = None
+_seconds = ROW_SECONDS
 
 
 @contextmanager
-def journal(path: Path) -> Iterator[None]:
-    """Keep the journal of the current task in `path`, an 8-byte file; gone when the task ends alive."""
-    global _journal
+def journal(path: Path, seconds: float = ROW_SECONDS) -> Iterator[None]:
+    """Keep the journal of the current task in `path`, an 8-byte file; gone when the task ends alive.
+
+    A row that takes longer than `seconds` ends the process by SIGALRM.
+    """
+    global _journal, _seconds
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack("<q", -1))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 8) as view:
-        _journal = view
+        _journal, _seconds = view, seconds
         try:
             yield
         finally:
@@ -37,12 +41,12 @@ def journal(path: Path) -> Iterator[None]:
 
 @contextmanager
 def row(number: int) -> Iterator[None]:
-    """Note that `number` is being decoded; the process dies by SIGALRM after ROW_SECONDS."""
+    """Note that `number` is being decoded; the process dies by SIGALRM when its time is over."""
     if _journal is None:  # outside a task (a test, a calibration): nobody would read it
         yield
         return
     _journal[:] = struct.pack("<q", number)
-    signal.setitimer(signal.ITIMER_REAL, ROW_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, _seconds)
     try:
         yield
     finally:

@@ -3,33 +3,78 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import resource
+import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate import guard
 from curate.contracts import Shard, Stage
-from curate.guard import ROW_SECONDS
 from curate.sources import open_shard
+from curate.stages.thumbnails import thumbnail
+
+MEMORY = 4 << 30
+"""Bytes of address space that the process of a suspect may take on top of what it starts with."""
+
+_START_SECONDS = 120.0  # to start a process, open its shard and find the row: on a busy machine, and with a remote shard
 
 
-def confirm(base: Path | None, shard: Shard, row: int, decode: Stage) -> str | None:
-    """Return `decoder_crash` or `timeout` when decoding the row alone ends so too, else None."""
-    if base is None:
-        return None
-    process = multiprocessing.get_context("spawn").Process(target=_decode, args=(base, shard, row, decode))
+@dataclass(frozen=True)
+class Suspect:
+    """A row that was being decoded when its worker died, and how to decode it again."""
+
+    base: Path  # the shard's base facts
+    shard: Shard
+    row: int
+    decode: Stage
+    seconds: float = guard.ROW_SECONDS
+
+
+def confirm(suspect: Suspect, journal: Path) -> str | None:
+    """Return `decoder_crash` or `timeout` when decoding the row alone, within limits, ends so too, else None.
+
+    `journal` is a file for the child's notes: only a death while it was inside the decoder counts against the row.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=_decode, args=(suspect, journal))
     process.start()
-    process.join(ROW_SECONDS)
-    if process.is_alive():
+    process.join(_START_SECONDS + 2 * suspect.seconds)
+    hung = process.is_alive()
+    if hung:
         process.kill()
         process.join()
-        return "timeout"
-    return "decoder_crash" if process.exitcode else None
+    blamed = guard.culprit(journal) == suspect.row
+    journal.unlink(missing_ok=True)
+    if not blamed or not process.exitcode:
+        return None
+    return "timeout" if hung or process.exitcode == -signal.SIGALRM else "decoder_crash"
 
 
-def _decode(base: Path, shard: Shard, row: int, decode: Stage) -> None:
-    facts = pq.read_table(base, filters=[("row", "==", row)])
-    with open_shard(shard) as opened:
+def _decode(suspect: Suspect, journal: Path) -> None:
+    facts = pq.read_table(suspect.base, filters=[("row", "==", suspect.row)])
+    with open_shard(suspect.shard) as opened:
         images = list(opened.images(facts.select(["row", "offset", "bytes"])))
     batch = facts.append_column("image", pa.array(images, pa.binary())).combine_chunks().to_batches()[0]
-    decode(batch)
+    _limit()
+    with guard.journal(journal, suspect.seconds):
+        try:
+            suspect.decode(batch)
+            with guard.row(suspect.row):
+                thumbnail(images[0] or b"")
+        except MemoryError:
+            with guard.row(suspect.row):
+                os._exit(1)
+
+
+def _limit() -> None:
+    """Bound the memory of this process; where the system has no such number it stays as it is."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return
+    limit = pages * resource.getpagesize() + MEMORY
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -14,19 +14,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import pyarrow as pa
 import xxhash
 
 import curate
 from curate import guard
-from curate.contracts import Needs, Report, Runner, Shard, Stage, TaskDied
+from curate.contracts import Needs, Report, Runner, Shard, ShardBreak, Stage, TaskDied
 from curate.counts import Lookup, merge
 from curate.errors import OutputError
-from curate.isolate import confirm
-from curate.judge import Judge, journal_of, suspects_path
+from curate.isolate import Suspect, confirm
+from curate.judge import Judge, counts_of, journal_of, suspects_path
 from curate.pack import Block, Pack, sizes
 from curate.plan import Plan, provider_key
 from curate.scan import Scan, base_key
-from curate.sources import shard_name
+from curate.sources import open_shard, shard_name
 from curate.stages.blocklist import BlocklistStage
 from curate.stages.embed import EvalDistanceStage, EvalSimilarityStage
 from curate.store import Store, read_json, write_json
@@ -36,6 +37,8 @@ ATTEMPTS = 3
 """How often a shard is tried before it is reported as failed (a confirmed culprit does not count)."""
 
 _CULPRITS = 1000  # images of one shard that may kill their decoder before the shard itself is given up
+
+_NOWHERE = pa.table({"row": pa.array([], pa.int64()), "offset": pa.array([], pa.int64()), "bytes": pa.array([], pa.int64())})
 
 T = TypeVar("T", Shard, Block)
 
@@ -87,6 +90,7 @@ class Job:
     memory: int = 1_000_000_000  # bytes for the merge of corpus counts
     warnings: Sequence[str] = ()
     max_failed_shards: int | None = None
+    row_seconds: float = guard.ROW_SECONDS
     _lookups: dict[str, Lookup] = field(default_factory=dict, init=False)
 
     def run(self) -> Outcome:
@@ -95,24 +99,38 @@ class Job:
         with self.store.locked():
             key = self.key()
             manifest = read_json(self.store.out / "manifest.json")
-            if manifest is not None and manifest.get("run") == key and not manifest["failed_shards"]:
-                outcome.state = "nothing to do"
-                outcome.records, outcome.kept, outcome.partial = manifest["records"], manifest["kept"], manifest["partial_shards"]
+            if manifest is not None and manifest.get("run") == self._packed_as(key) and not manifest["failed_shards"]:
+                self._already(manifest, outcome)
                 return outcome
             self.store.clear_outputs(key)
             self.store.sweep()
             self._lookups = self._scan(outcome)
             judged = self._judge(key, outcome)
             marks = self._pack(key, judged, outcome)
+            judged = [shard for shard in judged if shard.index not in outcome.gone]
             self._conclude(key, judged, marks, outcome)
+            self.store.sweep()
         return outcome
 
     def key(self) -> str:
-        """Return what names this run: recipe, facts, input and code; equal keys mean equal output."""
-        output = self.plan.recipe.resolved()["output"]
+        """Return what names the verdicts of this run: recipe, facts, input and code; how they are packed has no part in it."""
         prints = xxhash.xxh3_128_hexdigest("\n".join(shard.fingerprint for shard in self.shards).encode())
-        described = json.dumps([curate.__version__, self.plan.decisive(), output, prints], sort_keys=True)
+        described = json.dumps([curate.__version__, self.plan.decisive(), prints], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(described.encode())
+
+    def _packed_as(self, key: str) -> str:
+        output = json.dumps(self.plan.recipe.resolved()["output"], sort_keys=True)
+        return f"{key}-{xxhash.xxh3_64_hexdigest(output.encode())}"
+
+    def _already(self, manifest: dict[str, Any], outcome: Outcome) -> None:
+        """Say what a finished run had done; a kill may have come between its manifest and its report."""
+        from curate.report import write_report
+
+        outcome.state = "nothing to do"
+        outcome.records, outcome.kept, outcome.partial = manifest["records"], manifest["kept"], manifest["partial_shards"]
+        if not (self.store.out / "report.html").exists():
+            self.store.sweep()
+            write_report(self.store.out)
 
     def _scan(self, outcome: Outcome) -> dict[str, Lookup]:
         base = base_key(self.plan)
@@ -128,13 +146,20 @@ class Job:
         return merge(self.store, self.plan.counts, scanned, self.memory)
 
     def _judge(self, key: str, outcome: Outcome) -> list[Shard]:
-        task = Judge(self.store, self.plan, base_key(self.plan), key, self._lookups, per_shard(len(self.shards)))
+        base, samples = base_key(self.plan), per_shard(len(self.shards))
+        task = Judge(self.store, self.plan, base, key, self._lookups, samples, self.row_seconds)
         scanned = [shard for shard in self.shards if shard.index not in outcome.gone]
-        missing = [shard for shard in scanned if self.store.mark(key, f"judge-{shard.index:06d}") is None]
+        missing = [shard for shard in scanned if not self._is_judged(key, shard)]
         self.progress.start("judge", len(missing))
         for _ in self._tried(task, missing, outcome):
             pass
         return [shard for shard in scanned if shard.index not in outcome.gone]
+
+    def _is_judged(self, key: str, shard: Shard) -> bool:
+        """Return whether the verdicts stand, made with these corpus counts: a shard that failed before may be in them now."""
+        mark = self.store.mark(key, f"judge-{shard.index:06d}")
+        there = (self.store.out / "decisions" / f"{shard.index:06d}.parquet").is_file()
+        return mark is not None and there and bool(mark["counts"] == counts_of(self._lookups))
 
     def _pack(self, key: str, judged: list[Shard], outcome: Outcome) -> list[dict[str, Any]]:
         size = self.plan.recipe.output.block_shards
@@ -147,7 +172,7 @@ class Job:
         self.progress.start("pack", len(missing))
         for _ in self._tried(task, missing, outcome):
             pass
-        marks = [self.store.mark(key, f"pack-{block.index:05d}") for block in listed]
+        marks = [self.store.mark(key, f"pack-{block.index:05d}") for block in listed if task.done(_without(block, outcome.gone))]
         return [mark for mark in marks if mark is not None]
 
     def _tried(self, task: Callable[[T], Report], items: Iterable[T], outcome: Outcome) -> Iterator[Report]:
@@ -166,8 +191,8 @@ class Job:
                 yield answer
             waiting = again
 
-    def _died(self, death: TaskDied, attempts: dict[int, int], again: list[T], outcome: Outcome) -> None:
-        item: T = death.item
+    def _died(self, death: TaskDied, attempts: dict[int, int], again: list[Any], outcome: Outcome) -> None:
+        item: Shard | Block = death.item
         if isinstance(item, Shard) and self._blame(item):
             again.append(item)
             return
@@ -175,9 +200,12 @@ class Job:
         if attempts[item.index] < ATTEMPTS:
             again.append(item)
             return
-        shards = [item] if isinstance(item, Shard) else item.shards
+        shards = [item] if isinstance(item, Shard) else _lost(item)
         outcome.failed += [{"shard": shard_name(shard), "reason": death.reason} for shard in shards]
         outcome.gone |= {shard.index for shard in shards}
+        if isinstance(item, Block) and (rest := _without(item, outcome.gone)).shards:
+            attempts[item.index] = 0
+            again.append(rest)
         if self.max_failed_shards is not None and len(outcome.failed) > self.max_failed_shards:
             raise OutputError(f"{len(outcome.failed)} shards failed, more than --max-failed-shards; the last: {death.reason}")
 
@@ -189,7 +217,11 @@ class Job:
         if row is None or str(row) in known or len(known) >= _CULPRITS:
             return False
         base = self.store.facts(base_key(self.plan), shard.fingerprint)
-        reason = confirm(base, shard, row, next(stage for stage in self.plan.stages() if stage.name == "decode"))
+        if base is None:
+            return False
+        decode = next(stage for stage in self.plan.stages() if stage.name == "decode")
+        suspect = Suspect(base, shard, row, decode, self.row_seconds)
+        reason = confirm(suspect, self.store.out / "work" / f"suspect-{shard.index}.row")
         if reason is None:
             return False
         write_json(path, {**known, str(row): reason})
@@ -207,8 +239,9 @@ class Job:
         self._remove_leftovers(judged, marks)
         write_json(self.store.out / "sizes.json", sizes(marks))
         about = described(self.plan, self.shards, self._lookups, self.warnings)
-        manifest = {"run": key, **about, **self._attrition(verdicts, outcome)}
+        manifest = {"run": self._packed_as(key), **about, **self._attrition(verdicts, outcome)}
         manifest["shards"] = {name: tar for mark in marks for name, tar in mark["tars"].items()}
+        manifest["index"] = {name: digest for mark in marks for name, digest in mark["index"].items()}
         manifest["decisions"] = {f"{index:06d}.parquet": mark["decisions"] for index, mark in verdicts.items()}
         manifest["failed_shards"], manifest["partial_shards"] = outcome.failed, outcome.partial
         write_json(self.store.out / "manifest.json", manifest)
@@ -227,10 +260,27 @@ class Job:
         """Remove tars and decisions that no mark names: of a shard that has failed since, or of a block cut otherwise."""
         tars = {name for mark in marks for name in mark["tars"]}
         names = {f"{shard.index:06d}.parquet" for shard in judged}
-        for folder, wanted in (("shards", tars), ("decisions", names), ("thumbs", names)):
+        blocks = {name for mark in marks for name in mark["index"]}
+        for folder, wanted in (("shards", tars), ("index", blocks), ("decisions", names), ("thumbs", names)):
             for path in (self.store.out / folder).glob("*"):
                 if path.name not in wanted:
                     path.unlink()
+
+
+def _without(block: Block, gone: set[int]) -> Block:
+    return Block(block.index, tuple(shard for shard in block.shards if shard.index not in gone))
+
+
+def _lost(block: Block) -> list[Shard]:
+    """Return the shards of a block that cannot be opened any more; all of them when it is not that."""
+    found = []
+    for shard in block.shards:
+        try:
+            with open_shard(shard) as opened:
+                list(opened.images(_NOWHERE))
+        except (OSError, ShardBreak):
+            found.append(shard)
+    return found or list(block.shards)
 
 
 def described(plan: Plan, shards: Sequence[Shard], lookups: dict[str, Lookup], warnings: Sequence[str]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Judge:
     run: str
     lookups: dict[str, Lookup]
     samples: int = 0  # thumbnails of each category
+    row_seconds: float = guard.ROW_SECONDS
 
     def __call__(self, shard: Shard) -> Report:
         """Judge one scanned shard."""
@@ -55,8 +56,9 @@ class Judge:
         writer = ParquetWriter(partial, decisions.schema(self.plan))
         sampler = Sampler(self.plan, self.samples)
         tally: dict[str, int] = {"records": 0, "kept": 0}
-        with open_shard(shard) as opened, guard.journal(journal_of(self.store, shard)):
+        with open_shard(shard) as opened, guard.journal(journal_of(self.store, shard), self.row_seconds):
             walk = _Walk(self, shard, opened, activities)
+            sampler.skipped = walk.culprits
             for facts in pq.ParquetFile(base).iter_batches(ROW_GROUP):
                 table = walk.judge(facts)
                 with activities.doing("write"):
@@ -72,9 +74,14 @@ class Judge:
             digest = file_sha256(partial)
             os.replace(partial, path)
         note = self.store.mark_of_facts(self.base, shard.fingerprint) or {}
-        done = {"decisions": digest, "tally": tally, "error": note.get("error"), "fingerprint": shard.fingerprint}
+        done = {"decisions": digest, "tally": tally, "error": note.get("error"), "counts": counts_of(self.lookups)}
         self.store.commit(self.run, f"judge-{shard.index:06d}", done)
         return Report(shard.index, tally["records"], activities.seconds, {**activities.rows, **tally}, note.get("error"))
+
+
+def counts_of(lookups: dict[str, Lookup]) -> list[str]:
+    """Return what names the corpus counts that verdicts were made with: other shards in them, another name."""
+    return sorted(lookup.folder.name for lookup in lookups.values())
 
 
 def journal_of(store: Store, shard: Shard) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -10,10 +11,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from curate.activity import Activities
 from curate.contracts import ROW_GROUP, Report, Shard
@@ -58,7 +61,15 @@ class Pack:
     def done(self, block: Block) -> bool:
         """Return whether this block is packed from exactly these shards."""
         mark = self.store.mark(self.run, f"pack-{block.index:05d}")
-        return mark is not None and mark["fingerprints"] == [shard.fingerprint for shard in block.shards]
+        return mark is not None and mark["made_from"] == self._made_from(block)
+
+    def _made_from(self, block: Block) -> str:
+        """Return what decides the bytes of a block: its shards, their verdicts, and how samples are packed."""
+        marks = [self.store.mark(self.run, f"judge-{shard.index:06d}") or {} for shard in block.shards]
+        found = zip(block.shards, marks, strict=True)
+        shards = [[shard.index, shard.fingerprint, mark.get("decisions")] for shard, mark in found]
+        described = json.dumps([shards, dataclasses.asdict(self.plan.recipe.output)], sort_keys=True)
+        return xxhash.xxh3_64_hexdigest(described.encode())
 
     def __call__(self, block: Block) -> Report:
         """Pack one block."""
@@ -67,8 +78,8 @@ class Pack:
         index = folder / "index" / f"{block.index:05d}.parquet"
         partial = index.with_name(f".{index.name}.{uuid.uuid4().hex[:8]}")
         writer = ParquetWriter(partial, INDEX_SCHEMA)
-        tars = _Tars(folder / "shards", block.index, self.plan.recipe.output.samples_per_shard)
-        with activities.doing("pack"):
+        size = self.plan.recipe.output.samples_per_shard
+        with activities.doing("pack"), _Tars(folder / "shards", block.index, size) as tars:
             for shard in block.shards:
                 for samples in self._samples(shard):
                     writer.write(pa.Table.from_pylist([tars.add(sample) for sample in samples], schema=INDEX_SCHEMA))
@@ -76,13 +87,13 @@ class Pack:
             writer.close()
             digest = file_sha256(partial)
             os.replace(partial, index)
-        prints = [shard.fingerprint for shard in block.shards]
-        self.store.commit(self.run, f"pack-{block.index:05d}", {"fingerprints": prints, "tars": tars.written, "index": digest})
+        done = {"made_from": self._made_from(block), "tars": tars.written, "index": {index.name: digest}}
+        self.store.commit(self.run, f"pack-{block.index:05d}", done)
         samples_written = sum(tar["samples"] for tar in tars.written.values())
         return Report(block.index, samples_written, activities.seconds, {"pack": samples_written})
 
-    def _samples(self, shard: Shard) -> Iterator[list[Sample]]:
-        """Yield the kept records of a shard, a row group at a time."""
+    def _samples(self, shard: Shard) -> Iterator[Iterator[Sample]]:
+        """Yield the kept records of a shard, a row group at a time, one image of it in memory."""
         base = self.store.facts(self.base, shard.fingerprint)
         verdicts = pq.ParquetFile(self.store.out / "decisions" / f"{shard.index:06d}.parquet")
         places = pq.ParquetFile(base).iter_batches(ROW_GROUP, columns=["row", "offset", "bytes"])
@@ -92,10 +103,12 @@ class Pack:
                 images = opened.images(pa.Table.from_batches([place.filter(kept)]))
                 records = verdict.filter(kept).to_pylist()
                 evidence = [step.name for step in self.plan.steps]
-                yield_from = zip(records, images, strict=True)
-                yield [self._sample(record, image, evidence) for record, image in yield_from if image is not None]
+                yield (self._sample(record, image, evidence) for record, image in zip(records, images, strict=True))
 
-    def _sample(self, record: dict[str, Any], image: bytes, evidence: list[str]) -> Sample:
+    def _sample(self, record: dict[str, Any], image: bytes | None, evidence: list[str]) -> Sample:
+        digest = None if image is None else hashlib.sha256(image).hexdigest()
+        if image is None or digest != record["sha256"]:
+            raise RuntimeError(f"{record['shard']} has changed since it was scanned: row {record['row']} is another image now")
         output = self.plan.recipe.output
         longest = max(record["width"], record["height"])
         again = record["format"] not in EXTENSIONS or (output.longest_side is not None and longest > output.longest_side)
@@ -115,7 +128,9 @@ class Pack:
         }
         text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         caption = (record["text"] or "").encode("utf-8", "replace")
-        return Sample(record["sample_key"], record["key"], extension, body, {"json": text, "txt": caption})
+        if made is not None:
+            digest = hashlib.sha256(made).hexdigest()
+        return Sample(record["sample_key"], record["key"], extension, body, digest, {"json": text, "txt": caption})
 
 
 @dataclass(frozen=True)
@@ -126,6 +141,7 @@ class Sample:
     original_key: str
     extension: str
     image: bytes
+    sha256: str | None  # of `image`
     sidecars: dict[str, bytes]
 
 
@@ -147,6 +163,14 @@ class _Tars:
         self.written: dict[str, dict[str, Any]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
+    def __enter__(self) -> _Tars:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is not None:  # only an error leaves a tar open
+            self._file.close()
+            self._partial.unlink()
+
     def add(self, sample: Sample) -> dict[str, Any]:
         """Write one sample and return its row of the index."""
         if self._file is None:
@@ -165,7 +189,7 @@ class _Tars:
             "shard": self._name(),
             "offset": offset,
             "size": len(sample.image),
-            "sha256": hashlib.sha256(sample.image).hexdigest(),
+            "sha256": sample.sha256,
         }
         if self._samples == self._size:
             self.close()

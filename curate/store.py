@@ -126,7 +126,10 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold OUT for this process; the lock is gone with it, however it ends. Raises OutputError when another holds it."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise OutputError(f"{self.out} is not a folder; choose an empty or new one") from None
         if any(self.out.iterdir()) and not (self.out / ".lock").exists():
             raise OutputError(f"{self.out} is not empty and not an output of curate; choose an empty or new folder")
         with (self.out / ".lock").open("a+") as file:
@@ -157,11 +160,16 @@ class Store:
     def sweep(self) -> None:
         """Remove attempts that a kill left without a mark. Only the holder of the lock may."""
         for folder in (self.out / "facts").glob("*"):
-            named = {mark["file"] for path in folder.glob("*.json") if (mark := read_json(path))}
+            named = {mark.get("file") for path in folder.glob("*.json") if (mark := read_json(path))}
             for path in folder.iterdir():
-                if path.name not in named and not path.name.endswith(".json"):
+                if path.name not in named and (path.name.startswith(".") or not path.name.endswith(".json")):
                     path.unlink()
-        for name in OUTPUTS:
-            for path in (self.out / name).glob(".*"):
+        for name in (*OUTPUTS, "marks/*", "counts/*"):
+            for path in self.out.glob(f"{name}/.*"):
                 path.unlink()
+        for folder in (self.out / "counts").glob("*"):
+            if not (folder / "counts.json").exists():
+                shutil.rmtree(folder)
+        for path in self.out.glob(".*.*"):  # a manifest or a report that was being written; the lock has no second dot
+            path.unlink()
         shutil.rmtree(self.out / "work", ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curate import guard
 from curate.plan import Plan
 from curate.sources import OpenShard
 from curate.stages.embed import EvalDistanceStage, EvalSimilarityStage
@@ -53,6 +54,7 @@ class Sampler:
         searched = [s.sets for s in plan.stages() if isinstance(s, EvalSimilarityStage | EvalDistanceStage)]
         self._sets = searched[0] if searched else ()
         self._held: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        self.skipped: Collection[int] = ()  # rows that killed a worker once
 
     def offer(self, table: pa.Table) -> None:
         """Look at a batch of decisions."""
@@ -85,13 +87,20 @@ class Sampler:
         if records:
             located = locate(np.array([record["row"] for record in records], np.int64))
             for record, image in zip(records, opened.images(located), strict=True):
-                record["thumb"] = thumbnail(image) if image and "crash" not in str(record["reason"]) else None
+                record["thumb"] = self._picture(record["row"], image)
                 record["match_thumb"] = self._match(record)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         writer = ParquetWriter(partial, SCHEMA)
         writer.write(pa.Table.from_pylist(records, schema=SCHEMA))
         writer.close()
         os.replace(partial, path)
+
+    def _picture(self, row: int, image: bytes | None) -> bytes | None:
+        """Return the thumbnail; a record that an early filter dropped meets its decoder here for the first time."""
+        if not image or row in self.skipped:
+            return None
+        with guard.row(row):
+            return thumbnail(image)
 
     def _match(self, record: dict[str, Any]) -> bytes | None:
         if record["category"] != "eval_overlap" or record["match"] is None:

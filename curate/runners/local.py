@@ -66,10 +66,24 @@ def _answer(future: Future[Any], item: Any) -> Any:
 
 def _prepare() -> None:
     """Set up a worker: one thread for each library, and interrupts are the driver's to handle."""
+    import multiprocessing
     import signal
+    import threading
 
     import pyarrow as pa
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+
+
+def _end_with(sentinel: int) -> None:
+    """End this worker as soon as its driver is gone, however it went: the lock on OUT went with it."""
+    import signal
+    from multiprocessing.connection import wait as wait_for
+
+    wait_for([sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)

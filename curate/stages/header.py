@@ -313,14 +313,18 @@ class HeaderStage(Stage):
 
     def __call__(self, batch: Batch) -> Batch:
         """Return `batch` with the seven facts appended; bad images are reasons in `header`."""
-        columns: dict[str, list[object]] = {name: [] for name in self.provides.names}
-        for image in batch.column("image"):
-            data = image.as_py()  # one at a time: the copy of a whole batch costs more than hashing it
-            header = read_header(data, self.max_decoded_bytes)
-            columns["bytes"].append(None if data is None else len(data))
-            columns["sha256"].append(None if data is None else hashlib.sha256(data).hexdigest())
-            columns["header"].append(header.reason)
-            for name in ("format", "width", "height", "animated"):
-                columns[name].append(getattr(header, name))
-        arrays = [pa.array(columns[field.name], type=field.type) for field in self.provides]
+        images = batch.column("image")
+        if images.null_count == len(images):  # a table of texts
+            arrays = [pa.nulls(len(images), field.type) for field in self.provides]
+            arrays[self.provides.get_field_index("header")] = pa.repeat("missing", len(images))
+        else:
+            columns = list(zip(*(self._facts(image.as_py()) for image in images), strict=True))
+            arrays = [pa.array(values, field.type) for values, field in zip(columns, self.provides, strict=True)]
         return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=pa.schema([*batch.schema, *self.provides]))
+
+    def _facts(self, data: bytes | None) -> tuple[object, ...]:
+        """Return the facts of one image; one at a time, as the copy of a whole batch costs more than hashing it."""
+        reason, form, width, height, animated, _ = read_header(data, self.max_decoded_bytes)
+        if data is None:
+            return None, None, reason, form, width, height, animated
+        return len(data), hashlib.sha256(data).hexdigest(), reason, form, width, height, animated

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from curate.contracts import Batch, Needs
 from curate.facts import schema
 
 Keys = npt.NDArray[np.uint64]
+
+# ASCII white space that split() would change: any but a single space between two words
+_LOOSE_SPACE = r"[\x09-\x0d\x1c-\x1f]|^ |  | $"
 
 _BIGRAM = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
 
@@ -39,13 +42,31 @@ def normalise(text: str) -> str:
 
 def normalised(texts: pa.Array) -> pa.Array:
     """Return the normal form of each text (string array; null stays null)."""
-    return pa.array([None if text is None else normalise(text) for text in texts.to_pylist()], pa.string())
+    lower = pc.ascii_lower(texts)  # all that most texts need
+    others = pc.or_(pc.invert(pc.string_is_ascii(texts)), pc.match_substring_regex(texts, _LOOSE_SPACE))
+    rest = others.fill_null(False).to_numpy(zero_copy_only=False)  # noqa: FBT003 - Arrow's signature
+    if not rest.any():
+        return lower
+    rest = pa.array(rest)
+    done = pa.array([normalise(text) for text in _objects(texts.filter(rest))], pa.string())
+    return pc.replace_with_mask(lower, rest, done)
+
+
+def _objects(values: pa.Array) -> list[Any]:
+    """Return Arrow values as Python's: 5 times faster than to_pylist for strings."""
+    found: list[Any] = values.to_numpy(zero_copy_only=False).tolist()
+    return found
 
 
 def hash_strings(values: pa.Array) -> Keys:
     """Return xxh3-64 of each string's UTF-8 bytes, as uint64; 0 for null."""
-    digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((0 if v is None else digest(v) for v in values.cast(pa.binary()).to_pylist()), np.uint64, len(values))
+    data = _objects(values.drop_null().cast(pa.binary()))
+    hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, data), np.uint64, len(data))
+    if len(hashes) == len(values):
+        return hashes
+    keys = np.zeros(len(values), np.uint64)
+    keys[values.is_valid().to_numpy(zero_copy_only=False)] = hashes
+    return keys
 
 
 @dataclass(frozen=True)

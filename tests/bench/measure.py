@@ -1,0 +1,141 @@
+"""What the benchmarks share: the answer they give, the data they run on, and runs of a recipe in this process."""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from curate import plan as planning
+from curate import recipe as recipes
+from curate.contracts import Runner
+from curate.job import Job, Outcome, resolve
+from curate.plan import Plan
+from curate.sources import list_shards
+from curate.store import Store
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "tests" / "data" / "demo"
+SHARED = ROOT.parent / "shared"
+CORES = len(os.sched_getaffinity(0))
+WORKERS = min(2, CORES)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number beside its target; `more` holds what explains it."""
+
+    name: str
+    value: float
+    unit: str
+    target: str
+    holds: bool
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """Return the figure as JSON values."""
+        return {**asdict(self), "value": float(f"{self.value:.4g}"), "cores": CORES}
+
+
+def at_least(name: str, value: float, unit: str, bound: float, more: dict[str, Any] | None = None) -> Figure:
+    """Return a figure that must reach a bound."""
+    return Figure(name, value, unit, f">= {bound:g}", value >= bound, more or {})
+
+
+def at_most(name: str, value: float, unit: str, bound: float, more: dict[str, Any] | None = None) -> Figure:
+    """Return a figure that must not pass a bound."""
+    return Figure(name, value, unit, f"<= {bound:g}", value <= bound, more or {})
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return how long one call takes, in seconds of wall clock."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median."""
+    return float(statistics.median(values))
+
+
+def rounded(values: Sequence[float]) -> list[float]:
+    """Return values as they are printed."""
+    return [round(value, 3) for value in values]
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give an empty folder, with the signatures of evaluation sets in it too; gone afterwards."""
+    before = os.environ.get("CURATE_CACHE")
+    with TemporaryDirectory(prefix="curate-bench-") as name:
+        os.environ["CURATE_CACHE"] = str(Path(name) / "cache")
+        try:
+            yield Path(name)
+        finally:
+            del os.environ["CURATE_CACHE"]
+            if before is not None:
+                os.environ["CURATE_CACHE"] = before
+
+
+def photos() -> list[bytes]:
+    """Return some JPEGs: of ImageNet's sample, or the demo's where ../shared is absent."""
+    folder = SHARED / "data" / "imagenet_sample"
+    if folder.is_dir():
+        return [path.read_bytes() for path in sorted(folder.glob("*.JPEG"))]
+    found = [path.read_bytes() for path in sorted((DEMO / "eval").glob("*.jpg"))]
+    for path in sorted((DEMO / "pairs").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            members = [tar.extractfile(member) for member in tar if member.name.endswith(".jpg")]
+            found += [file.read() for file in members if file is not None]
+    return [data for data in found if decodes(data)]
+
+
+def decodes(data: bytes) -> bool:
+    """Return whether a JPEG decodes without a warning."""
+    from curate.stages.decode import grey_scale_decode
+
+    try:
+        grey_scale_decode(data)
+    except ValueError:
+        return False
+    return True
+
+
+def write_tar(path: Path, pairs: Sequence[tuple[str, bytes, str]]) -> Path:
+    """Write (key, JPEG, text) as a WebDataset tar."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, image, text in pairs:
+            for name, body in ((f"{key}.jpg", image), (f"{key}.txt", text.encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(body)
+                tar.addfile(info, io.BytesIO(body))
+    return path
+
+
+def plan_of(text: str, folder: Path, overrides: Sequence[str] = ()) -> Plan:
+    """Return the plan of a recipe given as YAML, its evaluation sets signed."""
+    file = folder / "recipe.yaml"
+    file.write_text(text, encoding="utf-8")
+    plan, _ = resolve(planning.plan(recipes.load(str(file), overrides)), Path(os.environ["CURATE_CACHE"]))
+    return plan
+
+
+def job_of(plan: Plan, inputs: Sequence[Path], out: Path, runner: Runner) -> Job:
+    """Return the job of a plan over inputs into `out`."""
+    return Job(plan, list_shards([str(path) for path in inputs], {}), Store(out), runner)
+
+
+def share(outcome: Outcome) -> dict[str, float]:
+    """Return the core-seconds of a job's workers by activity, the largest first."""
+    ordered = sorted(outcome.seconds.items(), key=lambda item: -item[1])
+    return {name: round(value, 3) for name, value in ordered}

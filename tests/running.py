@@ -1,0 +1,205 @@
+"""What the tests of whole runs share: small tars, a run in this process or as the command, and what a run wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from curate import plan as planning
+from curate import recipe as recipes
+from curate.contracts import Needs, Runner, Stage, TaskDied
+from curate.job import Job, Outcome, Progress, Quiet, resolve
+from curate.sources import list_shards
+from curate.store import Store
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+RECIPE = """
+filters:
+  image_reuse: {max_texts: 30, record_from: 2}
+  caption_frequency: {max_images: 10, record_from: 2}
+  common_ngrams: {min_count: 1}
+  caption_words: {min_words: 3, max_words: 20}
+  min_side: {larger_than: 200}
+  aspect_ratio: {below: 3.0}
+  duplicate_pair:
+  unreadable:
+  eval_overlap: {method: hash}
+output: {samples_per_shard: 25, block_shards: 2}
+"""
+"""The demo's recipe without models: the evaluation sets are compared by perceptual hash."""
+
+KEEP_ALL = """
+filters:
+  unreadable:
+output: {samples_per_shard: 4, block_shards: 2}
+"""
+
+
+def jpeg(seed: int, size: tuple[int, int] = (256, 240), comment: bytes = b"") -> bytes:
+    """Return a JPEG that no other seed gives."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=85, comment=comment)
+    return file.getvalue()
+
+
+def picture(seed: int, form: str, size: tuple[int, int] = (256, 240)) -> bytes:
+    """Return an image of any format that Pillow writes."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(seed, size))).save(file, form)
+    return file.getvalue()
+
+
+def make_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    """Write a tar of (name, bytes), in order, with a fixed time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, body in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            tar.addfile(info, io.BytesIO(body))
+    return path
+
+
+def pairs(seeds: Iterable[int], comments: Mapping[int, bytes] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Yield the members of plain pairs, one a seed."""
+    for seed in seeds:
+        yield f"{seed:05d}.jpg", jpeg(seed, comment=(comments or {}).get(seed, b""))
+        yield f"{seed:05d}.txt", f"a picture of thing number {seed}".encode()
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """The simplest runner: this process, one item after the other."""
+
+    def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
+        for item in items:
+            try:
+                yield task(item)
+            except Exception as error:  # noqa: BLE001 - a runner reports whatever a task raises
+                yield TaskDied(item, f"{type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A recipe's text, its inputs and overrides; `stages` replaces stages of the plan by name."""
+
+    recipe: str
+    inputs: Sequence[Path]
+    overrides: tuple[str, ...] = ()
+    stages: Callable[[planning.Plan], dict[str, Stage]] = lambda plan: {}
+    samples_per_shard: int | None = None
+    row_seconds: float = 30.0
+    max_failed_shards: int | None = None
+
+
+def run_job(setup: Setup, out: Path, runner: Runner | None = None, progress: Progress | None = None) -> Outcome:
+    """Run a job in this process (or with `runner`) into `out`."""
+    file = out.parent / "recipe.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(setup.recipe)
+    recipe = recipes.load(str(file), setup.overrides)
+    if setup.samples_per_shard:
+        recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=setup.samples_per_shard))
+    plan, _ = resolve(planning.plan(recipe), Path(os.environ["CURATE_CACHE"]))
+    plan = plan.with_stages(setup.stages(plan))
+    shards = list_shards([str(path) for path in setup.inputs], {})
+    job = Job(plan, shards, Store(out), runner or InProcess(), progress or Quiet())
+    job.row_seconds, job.max_failed_shards = setup.row_seconds, setup.max_failed_shards
+    return job.run()
+
+
+def command(*arguments: object) -> list[str]:
+    """Return the command line of `curate` in this environment."""
+    return [str(Path(sys.executable).with_name("curate")), *map(str, arguments)]
+
+
+def curate(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Start the command in a process group of its own."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command(*arguments), stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def wait_for(process: subprocess.Popen[str], out: Path, pattern: str, count: int = 1) -> bool:
+    """Wait until `count` files of OUT match; False when the process ended before."""
+    deadline = time.monotonic() + 120
+    while len(list(out.glob(pattern))) < count:
+        try:
+            process.wait(timeout=0.002)
+        except subprocess.TimeoutExpired:
+            assert time.monotonic() < deadline, f"no {pattern} in two minutes"
+        else:
+            return False
+    return True
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Wait for the command and return what it wrote to standard error."""
+    _, told = process.communicate(timeout=300)
+    return told
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill the command and all of its workers, as a machine that goes down would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def written(out: Path) -> dict[str, str]:
+    """Return the sha256 of every file that must be the same whatever happened."""
+    names = [out / "sizes.json", out / "manifest.json"]
+    for folder in ("shards", "index", "decisions", "thumbs"):
+        names += (out / folder).glob("*")
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(names)}
+
+
+def stamps(folder: Path, pattern: str = "**/*") -> dict[str, tuple[int, int]]:
+    """Return inode and modification time of every file but the lock."""
+    found = [path for path in folder.glob(pattern) if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+
+def leftovers(out: Path) -> list[str]:
+    """Return what a finished run must not leave: hidden files but the lock, work/, facts that no mark names."""
+    found = [path for path in out.rglob(".*") if path.name != ".lock"]
+    found += out.glob("work")
+    named = {json.loads(mark.read_text()).get("file") for mark in out.glob("facts/*/*.json")}
+    found += [path for path in out.glob("facts/*/*.parquet") if path.name not in named]
+    return sorted(str(path.relative_to(out)) for path in found)
+
+
+def decisions(out: Path) -> list[dict[str, Any]]:
+    """Return all decisions, in order."""
+    files = sorted((out / "decisions").glob("*.parquet"))
+    rows: list[dict[str, Any]] = pa.concat_tables([pq.read_table(file) for file in files]).to_pylist()
+    return rows
+
+
+def manifest(out: Path) -> dict[str, Any]:
+    """Return the manifest."""
+    found: dict[str, Any] = json.loads((out / "manifest.json").read_text())
+    return found

@@ -1,0 +1,303 @@
+"""What trainers get: tars that webdataset and open_clip read, original bytes, true sums; and verify, which finds every change."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import re
+import shutil
+import sys
+import tarfile
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from curate.pack import member_header
+from tests import running
+from tests.running import KEEP_ALL, Setup, curate, jpeg, make_tar, manifest, picture, run_job
+
+NAME = re.compile(r"[0-9]{15}\.(jpg|png|webp|json|txt)")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the images of the input by their key."""
+    return {f"{form.lower()}{seed}": picture(seed, form, (420, 260)) for seed in range(3) for form in FORMATS}
+
+
+def inputs(folder: Path, given: dict[str, bytes]) -> list[Path]:
+    """Write three tars that hold `given`."""
+    files = []
+    for number in range(3):
+        members = []
+        for key, image in given.items():
+            if key.endswith(str(number)):
+                members += [(f"{key}.jpg", image), (f"{key}.txt", f"größe: a photo of {key}".encode())]
+                members.append((f"{key}.json", json.dumps({"url": f"https://example.org/{key}"}).encode()))
+        files.append(make_tar(folder / f"{number}.tar", members))
+    return files
+
+
+@pytest.fixture(scope="module")
+def packed(given: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    run_job(Setup(KEEP_ALL, inputs(folder, given)), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture
+def out(packed: Path, tmp_path: Path) -> Path:
+    """Return a copy that a test may damage."""
+    return shutil.copytree(packed, tmp_path / "out")
+
+
+def samples(out: Path) -> dict[str, dict[str, Any]]:
+    """Read all tars with Python's tarfile: {original key: {extension: bytes, json: ..., shard: ...}}."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((out / "shards").glob("*.tar")):
+        inside: dict[str, dict[str, Any]] = {}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                assert NAME.fullmatch(member.name)
+                file = tar.extractfile(member)
+                assert file is not None
+                key, extension = member.name.split(".")
+                inside.setdefault(key, {"shard": path.name, "sample_key": key})[extension] = file.read()
+        for sample in inside.values():
+            sample["json"] = json.loads(sample["json"])
+            found[sample["json"]["key"]] = sample
+    return found
+
+
+def body(sample: dict[str, Any]) -> bytes:
+    """Return the image of a sample."""
+    found: bytes = next(sample[extension] for extension in ("jpg", "png", "webp") if extension in sample)
+    return found
+
+
+def test_original_bytes_pass_untouched_and_what_trainers_cannot_read_becomes_jpeg(given: dict[str, bytes], packed: Path) -> None:
+    found = samples(packed)
+    assert set(found) == set(given)
+    recorded = {row["key"]: row for row in running.decisions(packed)}
+    for key, sample in found.items():
+        original = hashlib.sha256(given[key]).hexdigest()
+        assert original == sample["json"]["sha256"] == recorded[key]["sha256"]
+        assert recorded[key]["sample_key"] == sample["sample_key"]
+        if key.startswith(("jpeg", "png", "webp")):
+            assert body(sample) == given[key]
+            assert "reencoded" not in sample["json"]
+        else:
+            assert sample["json"]["reencoded"] is True
+            with Image.open(io.BytesIO(sample["jpg"])) as image:
+                assert (image.format, image.size) == ("JPEG", (420, 260))
+
+
+def test_every_sample_says_where_it_comes_from(packed: Path) -> None:
+    for key, sample in samples(packed).items():
+        told = sample["json"]
+        assert sample["txt"].decode() == f"größe: a photo of {key}"
+        assert told["texts"] == [{"text_no": 0, "source": "web", "text": f"größe: a photo of {key}"}]
+        assert told["url"] == f"https://example.org/{key}"
+        assert (told["width"], told["height"]) == (420, 260)
+        assert set(told["evidence"]) == set(manifest(packed)["filters"])
+        assert {"language", "language_score", "phash", "format", "shard", "row"} <= set(told)
+
+
+def test_the_index_finds_every_image_and_sizes_are_true(packed: Path) -> None:
+    found = {sample["sample_key"]: sample for sample in samples(packed).values()}
+    rows = [row for path in sorted((packed / "index").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    assert {row["key"] for row in rows} == set(found)
+    for row in rows:
+        with (packed / "shards" / row["shard"]).open("rb") as file:
+            file.seek(row["offset"])
+            image = file.read(row["size"])
+        assert image == body(found[row["key"]])
+        assert hashlib.sha256(image).hexdigest() == row["sha256"]
+        assert found[row["key"]]["json"]["key"] == row["original_key"]
+    sizes = json.loads((packed / "sizes.json").read_text())
+    counted: dict[str, int] = {}
+    for sample in found.values():
+        counted[sample["shard"]] = counted.get(sample["shard"], 0) + 1
+    assert sizes == counted
+    assert set(sizes.values()) <= {4, len(found) % 4} | {12 % 4, 6 % 4}
+
+
+def test_tars_hold_the_wanted_number_and_the_last_of_a_block_fewer(packed: Path) -> None:
+    assert json.loads((packed / "sizes.json").read_text()) == {
+        **{f"00000-0000{n}.tar": 4 for n in range(3)},
+        "00001-00000.tar": 4,
+        "00001-00001.tar": 2,
+    }
+
+
+def test_manifest_sums_are_true(packed: Path) -> None:
+    told = manifest(packed)
+    for name, tar in told["shards"].items():
+        data = (packed / "shards" / name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (tar["bytes"], tar["sha256"])
+    for name, digest in told["decisions"].items():
+        assert hashlib.sha256((packed / "decisions" / name).read_bytes()).hexdigest() == digest
+
+
+def test_longest_side_shrinks_what_is_larger_and_nothing_else(tmp_path: Path) -> None:
+    small, large = jpeg(1, (200, 180)), jpeg(2, (900, 450))
+    tar = make_tar(tmp_path / "0.tar", [("a.jpg", small), ("a.txt", b"small"), ("b.jpg", large), ("b.txt", b"large")])
+    run_job(Setup(KEEP_ALL, [tar], ("output.longest_side=300",)), tmp_path / "out")
+    found = samples(tmp_path / "out")
+    assert found["a"]["jpg"] == small
+    with Image.open(io.BytesIO(found["b"]["jpg"])) as image:
+        assert image.size == (300, 150)
+    assert found["b"]["json"]["sha256"] == hashlib.sha256(large).hexdigest()
+    assert (found["b"]["json"]["reencoded"], found["b"]["json"]["width"]) == (True, 900)
+    assert curate("verify", tmp_path / "out").returncode == 0
+
+
+def test_a_reencoded_picture_stands_upright(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(jpeg(3, (600, 300)))).save(file, "JPEG", exif=exif)
+    tar = make_tar(tmp_path / "0.tar", [("a.jpg", file.getvalue()), ("a.txt", b"turned")])
+    run_job(Setup(KEEP_ALL, [tar], ("output.longest_side=200",)), tmp_path / "out")
+    with Image.open(io.BytesIO(samples(tmp_path / "out")["a"]["jpg"])) as image:
+        assert image.size == (100, 200)
+        assert not image.getexif()
+
+
+def test_a_block_that_keeps_nothing_writes_no_tar(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "0.tar", [("a.jpg", b"no picture"), ("a.txt", b"text")])
+    run_job(Setup(KEEP_ALL, [tar]), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "sizes.json").read_text()) == {}
+    assert list((tmp_path / "out" / "shards").iterdir()) == []
+    assert curate("verify", tmp_path / "out").returncode == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 8**11 - 1])
+def test_member_headers_are_what_tarfile_reads(size: int) -> None:
+    header = member_header("000000000000001.jpg", size)
+    info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
+    assert (len(header), info.name, info.size, info.mtime, info.type) == (512, "000000000000001.jpg", size, 0, tarfile.REGTYPE)
+
+
+# Trainers ------------------------------------------------------------------------------------------------------------
+
+
+def urls(out: Path) -> list[str]:
+    return [str(path) for path in sorted((out / "shards").glob("*.tar"))]
+
+
+leaky = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+"""webdataset leaves closing its files to the garbage collector."""
+
+
+@leaky
+def test_webdataset_reads_the_tars(given: dict[str, bytes], packed: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    dataset = webdataset.WebDataset(urls(packed), shardshuffle=False).decode("pil").to_tuple("jpg;png;webp", "txt", "json")
+    found = {told["key"]: (image.size, text) for image, text, told in dataset}
+    assert found == {key: ((420, 260), f"größe: a photo of {key}") for key in given}
+
+
+@leaky
+def test_open_clips_pipeline_reads_the_tars(given: dict[str, bytes], packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of open_clip_train.data.get_wds_dataset, for evaluation; sizes.json as its get_dataset_size reads it."""
+    if importlib.util.find_spec("open_clip") is None:  # importing it may need help, see below
+        pytest.skip("needs the models extra")
+    from curate.models import openclip
+
+    openclip._open_clip()  # imports it also where torchvision does not fit torch
+    if importlib.util.find_spec("pandas") is None:  # that module imports it for csv files, which are not used here
+        empty = ModuleType("pandas")
+        empty.__spec__ = ModuleSpec("pandas", None)
+        monkeypatch.setitem(sys.modules, "pandas", empty)
+    data = pytest.importorskip("open_clip_train.data")
+    webdataset = pytest.importorskip("webdataset")
+    pattern = str(packed / "shards" / "00000-{00000..00002}.tar")
+    steps = [
+        webdataset.SimpleShardList(pattern),
+        webdataset.split_by_worker,
+        webdataset.tarfile_to_samples(handler=data.log_and_continue),
+        webdataset.select(data.filter_no_caption_or_no_image),
+        webdataset.decode("pilrgb", handler=data.log_and_continue),
+        webdataset.rename(image="jpg;png;jpeg;webp", text="txt"),
+        webdataset.map_dict(image=lambda image: image.size, text=str),
+        webdataset.to_tuple("image", "text"),
+        webdataset.batched(5, partial=True),
+    ]
+    batches = list(webdataset.DataPipeline(*steps))
+    texts = [text for batch in batches for text in batch[1]]
+    assert sorted(texts) == sorted(f"größe: a photo of {key}" for key in given if key[-1] in "01")
+    shutil.copy(packed / "sizes.json", packed / "shards" / "sizes.json")
+    try:
+        assert data.get_dataset_size(pattern) == (12, 3)
+    finally:
+        (packed / "shards" / "sizes.json").unlink()
+
+
+# Verify --------------------------------------------------------------------------------------------------------------
+
+
+def refused(out: Path, *words: str) -> None:
+    """Check that verify fails and names what is wrong."""
+    done = curate("verify", out)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stdout
+
+
+def test_verify_passes_what_was_written(packed: Path) -> None:
+    done = curate("verify", packed)
+    assert (done.returncode, done.stdout) == (0, "all well: 5 tars, 18 samples\n")
+
+
+@pytest.mark.parametrize("place", [0, 700, -2000])
+def test_verify_finds_one_flipped_bit(place: int, out: Path) -> None:
+    path = out / "shards" / "00000-00001.tar"
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+    refused(out, "00000-00001.tar: sha256 differs")
+
+
+def test_verify_finds_a_cut_off_tar(out: Path) -> None:
+    path = out / "shards" / "00000-00002.tar"
+    path.write_bytes(path.read_bytes()[:3000])
+    refused(out, "00000-00002.tar: has 3000 bytes", "the bytes at its place are not its image")
+
+
+@pytest.mark.parametrize("name", ["decisions/000001.parquet", "shards/00001-00000.tar", "index/00001.parquet", "sizes.json"])
+def test_verify_finds_a_missing_file(name: str, out: Path) -> None:
+    (out / name).unlink()
+    refused(out, {"index/00001.parquet": "00001-00000.tar"}.get(name, name.removeprefix("shards/")))
+
+
+def test_verify_finds_a_damaged_index(out: Path) -> None:
+    path = out / "index" / "00000.parquet"
+    path.write_bytes(path.read_bytes()[:-40])
+    refused(out, "index/00000.parquet")
+
+
+def test_verify_finds_swapped_images(out: Path) -> None:
+    path = out / "index" / "00000.parquet"
+    first, second = pq.read_table(path).slice(0, 2).to_pylist()
+    tar = out / "shards" / first["shard"]
+    data = bytearray(tar.read_bytes())
+    size = min(first["size"], second["size"])
+    one, two = slice(first["offset"], first["offset"] + size), slice(second["offset"], second["offset"] + size)
+    data[one], data[two] = data[two], data[one]
+    tar.write_bytes(bytes(data))
+    refused(out, tar.name, f"{first['key']}: the bytes at its place are not its image", f"{second['key']}: the bytes")
+
+
+def test_verify_finds_a_tar_that_does_not_belong(out: Path) -> None:
+    shutil.copy(out / "shards" / "00000-00000.tar", out / "shards" / "00000-00009.tar")
+    refused(out, "00000-00009.tar: is not in the manifest")
