@@ -115,7 +115,10 @@ def _distinct(left: npt.NDArray[Any], right: npt.NDArray[Any], *, first: bool) -
 
 @dataclass(frozen=True)
 class Lookup:
-    """Merged counts in a folder: keys.u64 sorted, values.i64, and what they are exact from."""
+    """Merged counts in a folder: keys.u64 sorted, values.i64, and what they are exact from.
+
+    `floor` 1 says that every count is known: what is not found counts exactly 1 (an n-gram of the corpus cannot count less).
+    """
 
     folder: Path
     floor: int
@@ -126,10 +129,16 @@ class Lookup:
             return np.zeros(len(keys), np.int64)
         stored = np.memmap(self.folder / "keys.u64", np.uint64, "r")
         values = np.memmap(self.folder / "values.i64", np.int64, "r")
-        wanted, back = np.unique(keys, return_inverse=True)
+        order = np.argsort(keys)
+        ordered = keys[order]
+        new = np.ones(len(keys), np.bool_)
+        np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+        wanted = ordered[new]
         where = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
-        found = np.where(stored[where] == wanted, values[where], 0)
-        return found[back]
+        answers = np.where(stored[where] == wanted, values[where], 0)
+        found = np.empty(len(keys), np.int64)
+        found[order] = np.repeat(answers, np.diff(np.flatnonzero(new), append=len(keys)))
+        return found
 
 
 def lookup_fact(count: CorpusCount, lookup: Lookup, batch: Batch, words: Tokens, shard: int) -> pa.Array:
@@ -156,21 +165,24 @@ def lookup_fact(count: CorpusCount, lookup: Lookup, batch: Batch, words: Tokens,
 
 
 def _rarest(lookup: Lookup, words: Tokens) -> pa.Array:
-    """Return the smallest count of any unigram or bigram of each text: below the floor 0, or 1 where that is certain."""
+    """Return the smallest count of any unigram or bigram of each text: below the floor 0, or 1 where that is certain.
+
+    No word is rarer than a bigram that it stands in, so words are looked up only where they stand alone.
+    """
     texts = len(words.starts) - 1
     if not len(words.words):
         return pa.nulls(texts, pa.int64())
-    below = 1 if lookup.floor <= 2 else 0  # every n-gram of the corpus counts at least 1, so below 2 is exactly 1
     bigrams, inside = words.bigrams()
-    counts = lookup.values(np.concatenate([words.words, bigrams]))
-    counts[counts == 0] = below
-    smallest = counts[: len(words.words)]
-    pairs = np.where(inside, counts[len(words.words) :], np.iinfo(np.int64).max)
-    smallest[:-1] = np.minimum(smallest[:-1], pairs)
-    filled = words.starts[:-1] < words.starts[1:]
+    lengths = np.diff(words.starts)
+    alone = words.starts[:-1][lengths == 1]
+    counts = lookup.values(np.concatenate([bigrams[inside], words.words[alone]]))
+    counts[counts == 0] = 1 if lookup.floor == 1 else 0
+    smallest = np.full(len(words.words), np.iinfo(np.int64).max)
+    smallest[:-1][inside] = counts[: len(counts) - len(alone)]
+    smallest[alone] = counts[len(counts) - len(alone) :]
     rarest = np.zeros(texts, np.int64)
-    rarest[filled] = np.minimum.reduceat(smallest, words.starts[:-1][filled])
-    return pa.array(rarest, pa.int64(), mask=~filled)
+    rarest[lengths > 0] = np.minimum.reduceat(smallest, words.starts[:-1][lengths > 0])
+    return pa.array(rarest, pa.int64(), mask=lengths == 0)
 
 
 def merge(store: Store, counts: Sequence[CorpusCount], shards: Sequence[tuple[int, str]], memory: int) -> dict[str, Lookup]:
@@ -233,10 +245,14 @@ class _Merge:
         """Merge one count into `folder`."""
         floor = count.record_from
         if count.kind == "ngrams":
-            self._once("grams", f"select key, sum(n)::bigint as n from {self._partials(count)} group by key")
+            least = 1 if count.vocabulary is not None else floor
+            source = f"from {self._partials(count)} group by key having sum(n) >= {least}"
+            self._once("grams", f"select key, sum(n)::bigint as n {source}")
             if count.vocabulary is not None:
-                floor = max(2, self._least_count(count.vocabulary))
-            query = f"select key, n as value from grams where n >= {floor} order by key"
+                floor = self._least_count(count.vocabulary)
+            elif floor == 2:
+                floor = 1
+            query = f"select key, n as value from grams where n >= {max(2, floor)} order by key"
         elif count.kind in ("first_pair", "first_image"):
             query = self._first(count)
         else:
@@ -251,7 +267,7 @@ class _Merge:
     def _partials(self, count: CorpusCount) -> str:
         paths = [self._store.facts(partial_name(count), fingerprint) for _, fingerprint in self._shards]
         listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths if path is not None)
-        return f"read_parquet([{listed}], filename = true)"
+        return f"read_parquet([{listed}], filename = {str(count.kind in ('first_pair', 'first_image')).lower()})"
 
     def _once(self, table: str, query: str) -> None:
         if table not in self._made:

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from curate.facts import FACTS
 
+_LONGEST = 10_000
+
 Json = dict[str, Any] | list[Any] | str | int | float | bool | None
 
 
@@ -29,6 +31,8 @@ def columns_of(expression: str) -> tuple[str, ...]:
     >>> columns_of("width > 200 and language = 'en'")
     ('language', 'width')
     """
+    if not expression.strip() or len(expression) > _LONGEST:
+        raise ValueError("the expression is empty" if not expression.strip() else f"longer than {_LONGEST} characters")
     statement = f"select ({expression}) from facts"
     parsed = json.loads(_connection().execute("select json_serialize_sql(?)", [statement]).fetchall()[0][0])
     if parsed.get("error"):

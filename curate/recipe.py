@@ -117,7 +117,8 @@ class _Loader:
             node = yaml.compose(self.source, yaml.SafeLoader)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            raise self._error(mark.line + 1 if mark else 1, f"not YAML: {getattr(error, 'problem', error)}") from None
+            problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+            raise self._error(mark.line + 1 if mark else 1, f"not YAML: {problem}") from None
         if node is None:
             raise self._error(1, "the file is empty")
         return node
@@ -142,7 +143,7 @@ class _Loader:
     def _value(self, node: yaml.Node) -> Any:
         loader = yaml.SafeLoader("")
         try:
-            return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+            return loader.construct_object(node, deep=True)
         except (yaml.YAMLError, ValueError) as error:
             raise self._error(node.start_mark.line + 1, f"not a value: {error}") from None
 
@@ -173,7 +174,8 @@ class _Loader:
         try:
             built.check()
         except ValueError as error:
-            where = next(iter(values.values()))[0] if values else self.path
+            places = [place for place, _ in values.values()] or [self.path]
+            where = next((place for place in places if place.startswith("--set")), places[0])
             raise RecipeError(f"{where}: {owner}: {error}") from None
         return built
 
@@ -184,7 +186,9 @@ class _Loader:
 def recorded(resolved: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, Filter]:
     """Return the filters of a manifest's recipe, with overrides applied and checked as at load. Raises RecipeError."""
     loader = _Loader("manifest.json", str(resolved["name"]), "")
-    rules = {name: {key: ("manifest.json", value) for key, value in resolved["filters"][name].items()} for name in resolved["order"]}
+    rules: dict[str, dict[str, tuple[str, Any]]] = {}
+    for name in resolved["order"]:
+        rules[name] = {key: ("manifest.json", value) for key, value in resolved["filters"][name].items()}
     loader.override(rules, {}, overrides)
     return {name: loader.build(filters.load(name), name, values) for name, values in rules.items()}
 
@@ -218,9 +222,9 @@ def _typed(kind: type[Any], name: str, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
-        wanted = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        wanted = (annotation.__name__ if isinstance(annotation, type) else str(annotation)).replace("typing.", "")
         detail = error.errors()[0]["msg"]
-        raise RecipeError(f"{where} must be {wanted.replace('typing.', '')}, not {value!r} ({detail[0].lower()}{detail[1:]})") from None
+        raise RecipeError(f"{where} must be {wanted}, not {value!r} ({detail[0].lower()}{detail[1:]})") from None
 
 
 def always_on(rules: dict[str, Filter]) -> dict[str, Filter]:

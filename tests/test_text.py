@@ -1,0 +1,66 @@
+"""The normal form and the words of texts equal their plain definitions, however they are batched."""
+
+from __future__ import annotations
+
+import unicodedata
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curate.stages.language import LanguageStage
+from curate.stages.text import TextStage, mix, normalise, normalised, tokens
+
+TEXTS = st.lists(st.one_of(st.none(), st.text(max_size=40), st.text("aÅ \t\n\u00a0\u3000ﬁẞ\0", max_size=12)), max_size=12)
+
+
+@given(st.text())
+def test_the_normal_form_is_stable_and_as_documented(text: str) -> None:
+    normal = normalise(text)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    assert normal == " ".join(folded.split())
+    assert normal == normal.strip()
+    assert "  " not in normal
+
+
+def test_ascii_takes_a_shorter_way_to_the_same_form() -> None:
+    every = "".join(map(chr, range(128)))
+    assert normalise(every) == " ".join(unicodedata.normalize("NFKC", every).casefold().split())
+
+
+@given(TEXTS)
+def test_words_and_characters_are_counted(texts: list[str | None]) -> None:
+    batch = TextStage()(pa.record_batch({"text": pa.array(texts, pa.string())}))
+    assert batch["words"].to_pylist() == [None if t is None else len(normalise(t).split()) for t in texts]
+    assert batch["characters"].to_pylist() == [None if t is None else len(normalise(t)) for t in texts]
+
+
+@given(TEXTS)
+def test_tokens_are_the_hashes_of_the_words(texts: list[str | None]) -> None:
+    found = tokens(normalised(pa.array(texts, pa.string())))
+    words = [normalise(text or "").split(" ") if normalise(text or "") else [] for text in texts]
+    assert np.diff(found.starts).tolist() == [len(one) for one in words]
+    assert found.words.tolist() == [xxhash.xxh3_64_intdigest(word.encode()) for one in words for word in one]
+    keys, inside = found.bigrams()
+    expected = [
+        int(mix(*(np.array([xxhash.xxh3_64_intdigest(word.encode())], np.uint64) for word in pair))[0])
+        for one in words
+        for pair in pairwise(one)
+    ]
+    assert keys[inside].tolist() == expected
+
+
+def test_mixing_knows_order_and_does_not_collide() -> None:
+    left, right = np.random.default_rng(0).integers(0, 2**63, (2, 100_000)).astype(np.uint64)
+    assert len(np.unique(np.concatenate([mix(left, right), mix(right, left)]))) == 200_000
+
+
+def test_languages_are_told_and_nothing_is_not_a_language() -> None:
+    texts = ["the dog runs over the green grass", None, "", "der Hund läuft\nüber die Wiese", "le chien\0court dans le jardin"]
+    found = LanguageStage()(pa.record_batch({"text": pa.array(texts, pa.string())}))
+    assert found["language"].to_pylist() == ["en", None, None, "de", "fr"]
+    scores = found["language_score"].to_pylist()
+    assert all(score is None or 0 <= score <= 1 for score in scores)
