@@ -22,7 +22,7 @@ from curate.contracts import Batch, CorpusCount
 from curate.stages.text import Keys, Tokens, mix
 from curate.store import ParquetWriter, Store, write_json
 
-VERSION = 1
+VERSION = 2
 _ROW_BITS = 40  # a place in the corpus is one int64: shard number above, row below
 _RUN = 4_000_000  # keys held by a builder before they are reduced and written: bounds its memory
 
@@ -60,7 +60,7 @@ class Partial:
         kinds = {"ngrams": ("key", "n"), "first_pair": ("key", "row"), "first_image": ("key", "row")}
         self._names = kinds.get(count.kind, ("image", "text"))
         second = pa.uint64() if self._names[1] == "text" else pa.int64()
-        self._writer = ParquetWriter(path, pa.schema([(self._names[0], pa.uint64()), (self._names[1], second)]))
+        self._writer = ParquetWriter(path, pa.schema([(self._names[0], pa.uint64()), (self._names[1], second)]), "lz4")
         self._held: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
         self._size = 0
 

@@ -378,7 +378,10 @@ class _Verdict:
     def settle(self, step: Step, where: Mask, evidence: pa.Array) -> None:
         """Judge the rows of `where` by evidence of exactly these."""
         evidence = _one(evidence).cast(step.rule.evidence)
-        self._evidence[step.name] = pc.replace_with_mask(self._evidence[step.name], pa.array(where), evidence)
+        every = len(evidence) == self.rows
+        self._evidence[step.name] = (
+            evidence if every else pc.replace_with_mask(self._evidence[step.name], pa.array(where), evidence)
+        )
         self._evaluated[step.name] |= where
         self._failed[step.name][where] = ~_one(step.rule.keep(evidence)).to_numpy(zero_copy_only=False)
 
@@ -397,18 +400,18 @@ class _Verdict:
 
     def table(self, shard: Shard, columns: dict[str, pa.Array], schema: pa.Schema) -> pa.Table:
         """Return the decisions."""
-        names = np.array([*self._failed, None], object)
+        names = pa.array([*self._failed, None], pa.string())
         failed = np.stack([*self._failed.values(), np.ones(self.rows, np.bool_)], axis=1)
-        first = names[failed.argmax(axis=1)]
-        rows = columns["row"].to_pylist()
-        keys = [decisions.sample_key(shard.index, row) if name is None else None for row, name in zip(rows, first, strict=True)]
+        first = failed.argmax(axis=1)
+        kept = first == len(self._failed)
+        keys = [decisions.sample_key(shard.index, row) for row in columns["row"].to_numpy()[kept].tolist()]
         values: dict[str, Any] = {
-            "shard": pa.array([shard_name(shard)] * self.rows, pa.string()),
+            "shard": pa.repeat(shard_name(shard), self.rows),
             "shard_index": pa.array(np.full(self.rows, shard.index, np.int32)),
-            "sample_key": pa.array(keys, pa.string()),
+            "sample_key": _spread(kept, [pa.array(keys, pa.string())], pa.string()),
             "text_no": pa.array(np.zeros(self.rows, np.int16)),
-            "source": pa.array(["web"] * self.rows, pa.string()),
-            "dropped_by": pa.array(first, pa.string()),
+            "source": pa.repeat("web", self.rows),
+            "dropped_by": names.take(pa.array(first)),
             "failed": decisions.name_lists({name: pa.array(mask) for name, mask in self._failed.items()}),
             "not_evaluated": decisions.name_lists({name: pa.array(~mask) for name, mask in self._evaluated.items()}),
             **{name: columns[name] for name in ("row", "key", "url", "text", "error")},

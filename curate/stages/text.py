@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,8 @@ Keys = npt.NDArray[np.uint64]
 # ASCII white space that split() would change: any but a single space between two words
 _LOOSE_SPACE = r"[\x09-\x0d\x1c-\x1f]|^ |  | $"
 
+_PIECE = 1 << 20  # bytes of texts that are hashed at once
+_BASE = 0x9FB21C651E98DF25  # odd, so that it has an inverse
 _BIGRAM = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
 
 
@@ -97,12 +100,54 @@ def mix(left: Keys, right: Keys) -> Keys:
 
 
 def tokens(normal: pa.Array) -> Tokens:
-    """Split normal forms at spaces and hash each different word of the batch once. Null and empty texts have no words."""
-    split = pc.split_pattern(pc.if_else(pc.equal(normal, ""), None, normal), " ")
-    words = split.flatten().dictionary_encode()
-    lengths = pc.fill_null(pc.list_value_length(split), 0).to_numpy()
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Tokens(starts, hash_strings(words.dictionary)[words.indices.to_numpy()] if len(words) else np.empty(0, np.uint64))
+    """Split normal forms at spaces and hash each word. Null and empty texts have no words."""
+    filled = normal.fill_null("")
+    offsets = np.frombuffer(filled.buffers()[1] or b"", np.int32)[filled.offset :][: len(filled) + 1].astype(np.int64)
+    if len(offsets) < 2 or offsets[0] == offsets[-1]:
+        return Tokens(np.zeros(len(filled) + 1, np.int64), np.empty(0, np.uint64))
+    data = np.frombuffer(filled.buffers()[2], np.uint8)
+    hashes, starts, first = [], [np.zeros(1, np.int64)], 0
+    while first < len(filled):  # in pieces: a byte takes 24 while it is hashed
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _PIECE, side="right")) - 1)
+        bounds = offsets[first : last + 1]
+        words, ends = _hash_words(data[bounds[0] : bounds[-1]], bounds - bounds[0])
+        starts.append(ends + starts[-1][-1])
+        hashes.append(words)
+        first = last
+    return Tokens(np.concatenate(starts), np.concatenate(hashes))
+
+
+def _hash_words(data: npt.NDArray[np.uint8], bounds: npt.NDArray[np.int64]) -> tuple[Keys, npt.NDArray[np.int64]]:
+    """Hash the words of texts that lie one behind the other in `data`; also return how many words there are by each text's end.
+
+    A word's hash is the sum over its bytes of table[byte] * base**position, which differences of one running sum give.
+    """
+    powers, inverses = _powers(1 << max(16, int(len(data)).bit_length()))
+    sums = np.zeros(len(data) + 1, np.uint64)
+    np.cumsum(_table()[data] * powers[: len(data)], out=sums[1:])
+    spaces = np.flatnonzero(data == ord(" "))
+    filled = bounds[:-1] < bounds[1:]
+    starts = np.sort(np.concatenate([bounds[:-1][filled], spaces + 1]))
+    ends = np.sort(np.concatenate([bounds[1:][filled], spaces]))
+    hashes = (sums[ends] - sums[starts]) * inverses[starts]
+    before = np.searchsorted(spaces, bounds[1:]) + np.cumsum(filled)
+    return mix(hashes, (ends - starts).astype(np.uint64)), before
+
+
+@lru_cache(maxsize=2)
+def _powers(size: int) -> tuple[Keys, Keys]:
+    """Return base**0, base**1, ... modulo 2**64, and what each must be multiplied by to become 1."""
+    both = []
+    for base in (_BASE, pow(_BASE, -1, 1 << 64)):
+        steps = np.full(size, base, np.uint64)
+        steps[0] = 1
+        both.append(np.cumprod(steps, dtype=np.uint64))
+    return both[0], both[1]
+
+
+@lru_cache(maxsize=1)
+def _table() -> Keys:
+    return mix(np.arange(256, dtype=np.uint64), np.full(256, 0xD6E8FEB86659FD93, np.uint64))
 
 
 @dataclass(frozen=True)
