@@ -19,7 +19,7 @@ import pyarrow as pa
 import xxhash
 
 from curate.contracts import Batch, CorpusCount
-from curate.stages.text import Keys, Tokens, mix
+from curate.stages.text import Keys, TextStage, Tokens, mix
 from curate.store import ParquetWriter, Store, write_json
 
 VERSION = 2
@@ -49,7 +49,7 @@ def pair_key(batch: Batch | pa.Table, count: CorpusCount) -> pa.Array:
 def partial_name(count: CorpusCount) -> str:
     """Return what the partial counts of a corpus count are stored under: thresholds and floors have no part in it."""
     kind = {"texts_per_image": "pairs", "images_per_text": "pairs"}.get(count.kind, count.kind)
-    return f"partial_{kind}-{'any' if kind == 'ngrams' else count.identity}-v{VERSION}"
+    return f"partial_{kind}-{'any' if kind == 'ngrams' else count.identity}-v{VERSION}.{TextStage.version}"
 
 
 class Partial:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -50,8 +50,10 @@ class Reader(Protocol):
     def names(self) -> list[str]:
         """Return the names of the columns."""
 
-    def chunks(self, columns: list[str], wanted: np.ndarray | None) -> Iterator[Chunk]:
-        """Yield rows with `columns`; chunks without any of the `wanted` rows (ascending numbers) may be left out."""
+    seeks: ClassVar[bool]  # whether it can begin elsewhere than at the start
+
+    def chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
+        """Yield rows with `columns` to the end; chunks before the one that holds row `first` may be left out."""
 
     def bad(self) -> int:
         """Return how many rows had to be skipped; known after `chunks` has ended."""
@@ -63,6 +65,7 @@ class Parquet:
 
     path: str
     part: tuple[int, int] | None = None
+    seeks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         import pyarrow.parquet as pq
@@ -78,12 +81,12 @@ class Parquet:
         """Return 0: parquet has no bad rows."""
         return 0
 
-    def chunks(self, columns: list[str], wanted: np.ndarray | None) -> Iterator[Chunk]:
-        """Yield batches of row groups, sized by the metadata so that they are about BATCH_BYTES."""
+    def chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
+        """Yield batches of row groups, sized by the metadata so that they are about BATCH_BYTES; from the group of `first`."""
         start = 0
         for group in range(*(self.part or (0, self.file.metadata.num_row_groups))):
             rows = self.file.metadata.row_group(group).num_rows
-            if wanted is None or np.searchsorted(wanted, start) < np.searchsorted(wanted, start + rows):
+            if first < start + rows:
                 at = start
                 size = self._batch_rows(group)
                 for batch in self.file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
@@ -105,6 +108,7 @@ class Csv:
 
     path: str
     tabs: bool = False
+    seeks: ClassVar[bool] = False
     skipped: int = 0
 
     def names(self) -> list[str]:
@@ -120,14 +124,11 @@ class Csv:
         """Return how many rows have another number of columns than the header."""
         return self.skipped
 
-    def chunks(self, columns: list[str], wanted: np.ndarray | None) -> Iterator[Chunk]:
-        """Yield blocks of the file, up to the last wanted row."""
+    def chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
+        """Yield blocks of the file, always from its start."""
         at = 0
-        last = None if wanted is None else (int(wanted[-1]) if len(wanted) else -1)
         raw = self._raw_names()
         for block in self._open([raw.get(name, name) for name in columns]):
-            if last is not None and at > last:
-                return
             for begin in range(0, block.num_rows, ROW_GROUP):
                 part = block.slice(begin, ROW_GROUP)
                 yield at + begin, pa.RecordBatch.from_arrays([_from_latin(c) for c in part.columns], columns)
@@ -171,6 +172,8 @@ class TableShard:
     folder: Folder
 
     def __post_init__(self) -> None:
+        self._ahead: Iterator[Chunk] | None = None
+        self._held: tuple[int, pa.RecordBatch | None] = (0, None)
         self.columns = dict(self.shard.columns)
         if "image" not in self.columns or "text" not in self.columns:
             try:
@@ -182,7 +185,7 @@ class TableShard:
         """Yield batches of RECORD_SCHEMA. Raises ShardBreak after the last good row when the table is damaged."""
         limit = self.shard.limit
         end = 0
-        for start, chunk in self._chunks(sorted(set(self.columns.values())), None):
+        for start, chunk in self._chunks(sorted(set(self.columns.values())), 0):
             if limit is not None and start >= limit:
                 return
             chunk = chunk if limit is None else chunk.slice(0, limit - start)
@@ -194,19 +197,28 @@ class TableShard:
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the images of `rows` (column row, ascending), reading only the image column, and only where needed."""
         name = self.columns["image"]
-        wanted = rows.column("row").to_numpy()
-        done = 0
-        for start, chunk in self._chunks([name], wanted):
-            upto = int(np.searchsorted(wanted, start + chunk.num_rows))
-            column = chunk.column(0)
-            for row in wanted[done:upto]:
-                yield _load_cell(column, int(row) - start, name, self.folder)[0]
-            done = max(done, upto)
-        yield from (None for _ in range(len(wanted) - done))
+        for row in rows.column("row").to_pylist():
+            start, chunk = self._chunk_of(name, row)
+            yield None if chunk is None else _load_cell(chunk.column(0), row - start, name, self.folder)[0]
 
-    def _chunks(self, columns: list[str], wanted: np.ndarray | None) -> Iterator[Chunk]:
+    def _chunk_of(self, name: str, row: int) -> tuple[int, pa.RecordBatch | None]:
+        """Return the part of the image column that holds `row`, and its first row; asked in ascending order, it is read once."""
+        start, chunk = self._held
+        end = start + (chunk.num_rows if chunk is not None else 0)
+        if self._ahead is None or row < start or (self.reader.seeks and row >= end + ROW_GROUP):
+            self._ahead, end = self._chunks([name], row), 0
+        while row >= end or chunk is None:
+            found = next(self._ahead, None)
+            if found is None:
+                self._ahead, self._held = None, (0, None)
+                return self._held
+            self._held = start, chunk = found
+            end = start + chunk.num_rows
+        return self._held
+
+    def _chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
         try:
-            yield from self.reader.chunks(columns, wanted)
+            yield from self.reader.chunks(columns, first)
         except DAMAGE as error:
             raise broken(self.shard.url, error) from None
 
@@ -349,6 +361,7 @@ class JsonLines:
 
     def __post_init__(self) -> None:
         self.columns = dict(self.shard.columns)
+        self._ahead, self._next = self._lines(), 0  # asked in ascending order, the file is read once
 
     def read(self) -> Iterator[Batch]:
         """Yield batches of RECORD_SCHEMA."""
@@ -357,9 +370,11 @@ class JsonLines:
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the images of `rows` (column row, ascending)."""
-        lines = self._lines()
         for wanted in rows.column("row").to_pylist():
-            line = next((line for row, line in lines if row == wanted), None)
+            if wanted < self._next:
+                self._ahead, self._next = self._lines(), 0
+            line = next((line for row, line in self._ahead if row == wanted), None)
+            self._next = wanted + 1
             yield None if line is None else self._image(parse_line(line))[0]
 
     def _lines(self) -> Iterator[tuple[int, bytes | None]]:
@@ -423,7 +438,7 @@ def inspect(url: str, path: str, kind: str, wanted: Mapping[str, str]) -> tuple[
         reader: Parquet | Csv = Parquet(path) if kind == "parquet" else Csv(path, tabs=path.lower().endswith(".tsv"))
         columns = resolve(url, reader.names(), wanted)
         name = columns["image"]
-        sample = next(reader.chunks([name], None), None)
+        sample = next(reader.chunks([name], 0), None)
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{url}: {error.strerror}") from None

@@ -122,7 +122,7 @@ def _hash_words(data: npt.NDArray[np.uint8], bounds: npt.NDArray[np.int64]) -> t
 
     A word's hash is the sum over its bytes of table[byte] * base**position, which differences of one running sum give.
     """
-    powers, inverses = _powers(1 << max(16, int(len(data)).bit_length()))
+    powers, inverses = _powers(1 << max(16, len(data).bit_length()))
     sums = np.zeros(len(data) + 1, np.uint64)
     np.cumsum(_table()[data] * powers[: len(data)], out=sums[1:])
     spaces = np.flatnonzero(data == ord(" "))

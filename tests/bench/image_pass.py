@@ -12,7 +12,19 @@ from curate.runners.local import LocalRunner
 from curate.scan import Scan, base_key
 from curate.sources.tar import members
 from curate.stages.decode import grey_scale_decode
-from tests.bench.measure import WORKERS, Figure, at_least, job_of, median, photos, plan_of, rounded, scratch, seconds_of, write_tar
+from tests.bench.measure import (
+    WORKERS,
+    Figure,
+    at_least,
+    job_of,
+    median,
+    photos,
+    plan_of,
+    rounded,
+    scratch,
+    seconds_of,
+    write_tar,
+)
 
 RECORDS = 5000
 SHARDS = 20
