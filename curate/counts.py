@@ -229,7 +229,7 @@ class _Merge:
 
         self._work = self._store.out / "work" / "merge"
         self._work.mkdir(parents=True, exist_ok=True)
-        self._con = duckdb.connect(str(self._work / "merge.duckdb"))
+        self._con = duckdb.connect()  # in memory, spilling to temp_directory: a file would be written in any case
         self._con.execute(f"set memory_limit='{self._memory // 1_000_000}MB'")
         self._con.execute("set temp_directory=?", [str(self._work)])
         self._con.execute("set preserve_insertion_order=false")

@@ -15,11 +15,12 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from curate.activity import Activities
-from curate.contracts import ROW_GROUP, Report, Shard
+from curate.contracts import Report, Shard
 from curate.judge import file_sha256
 from curate.plan import Plan
 from curate.sources import open_shard
@@ -94,15 +95,16 @@ class Pack:
 
     def _samples(self, shard: Shard) -> Iterator[Iterator[Sample]]:
         """Yield the kept records of a shard, a row group at a time, one image of it in memory."""
-        base = self.store.facts(self.base, shard.fingerprint)
         verdicts = pq.ParquetFile(self.store.out / "decisions" / f"{shard.index:06d}.parquet")
-        places = pq.ParquetFile(base).iter_batches(ROW_GROUP, columns=["row", "offset", "bytes"])
+        places = pq.ParquetFile(self.store.facts(self.base, shard.fingerprint))
+        evidence = [step.name for step in self.plan.steps]
         with open_shard(shard) as opened:
-            for verdict, place in zip(verdicts.iter_batches(ROW_GROUP), places, strict=True):
-                kept = verdict["dropped_by"].is_null()
-                images = opened.images(pa.Table.from_batches([place.filter(kept)]))
-                records = verdict.filter(kept).to_pylist()
-                evidence = [step.name for step in self.plan.steps]
+            for group in range(verdicts.num_row_groups):
+                kept = verdicts.read_row_group(group, columns=["dropped_by"])["dropped_by"].is_null()
+                if not pc.any(kept).as_py():
+                    continue
+                images = opened.images(places.read_row_group(group, columns=["row", "offset", "bytes"]).filter(kept))
+                records = verdicts.read_row_group(group).filter(kept).to_pylist()
                 yield (self._sample(record, image, evidence) for record, image in zip(records, images, strict=True))
 
     def _sample(self, record: dict[str, Any], image: bytes | None, evidence: list[str]) -> Sample:

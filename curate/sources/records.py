@@ -16,8 +16,8 @@ MAX_TEXT = 65_536
 MAX_IMAGE = 256 << 20
 """Bytes of the largest image file that is read."""
 
-BATCH_BYTES = 64 << 20
-"""Bytes of images and texts in a batch; a single larger image is a batch of its own."""
+BATCH_BYTES = 8 << 20
+"""Bytes of images and texts in a batch; a single larger image is a batch of its own. More costs more: memory that is new."""
 
 IMAGE_TYPES = frozenset(
     [

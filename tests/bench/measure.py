@@ -139,3 +139,20 @@ def share(outcome: Outcome) -> dict[str, float]:
     """Return the core-seconds of a job's workers by activity, the largest first."""
     ordered = sorted(outcome.seconds.items(), key=lambda item: -item[1])
     return {name: round(value, 3) for name, value in ordered}
+
+
+class Phases:
+    """Progress of a job that keeps the wall-clock seconds of each of its steps."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name, self._since = "start", time.perf_counter()
+
+    def start(self, name: str, total: int) -> None:
+        """Note that a step begins, so the one before is over."""
+        now = time.perf_counter()
+        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._since
+        self._name, self._since = name, now
+
+    def advance(self, records: int) -> None:
+        """Take no notice."""

@@ -1,0 +1,80 @@
+"""The merge of the corpus counts of 10 million (text, image) rows: memory of the process that does it, and time."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from curate.contracts import CorpusCount
+from curate.counts import Partial, merge, partial_name
+from curate.stages.text import Tokens
+from curate.store import Store
+from tests.bench.measure import ROOT, Figure, at_most, scratch
+
+ROWS = 10_000_000
+SHARDS = 20
+WORDS = 10
+PAIRS = (
+    CorpusCount("texts_per_image", "texts_per_image", record_from=1000),
+    CorpusCount("images_per_text", "images_per_text", record_from=10),
+)
+GRAMS = CorpusCount("rarest_ngram", "ngrams", record_from=2, vocabulary=100_000_000)
+MEMORY = 1_000_000_000  # what `curate run` gives the merge when nothing is said
+
+
+def write_partials(out: Path) -> list[tuple[int, str]]:
+    """Write the partial counts of ROWS rows: 40% of the images and 30% of the texts stand more than once."""
+    store, rng = Store(out), np.random.default_rng(2)
+    empty = Tokens(np.zeros(1, np.int64), np.empty(0, np.uint64))
+    chances = np.cumsum(1 / (np.arange(500_000) + 2.7))
+    words = rng.integers(0, 1 << 63, 500_000, np.uint64)
+    shards = []
+    for number in range(SHARDS):
+        rows, fingerprint = ROWS // SHARDS, f"{number:016x}"
+        image = rng.integers(0, ROWS, rows).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        text = (rng.random(rows) ** 2 * ROWS).astype(np.uint64) * np.uint64(0xC4CEB9FE1A85EC53)
+        table = pa.table({"url_key": image, "content_key": image, "text_key": text, "row": np.arange(rows)}).combine_chunks()
+        with store.writing_facts(partial_name(PAIRS[0]), fingerprint) as path:
+            pairs = Partial(PAIRS[0], path)
+            pairs.add(table.to_batches()[0], empty)
+            pairs.close()
+        with store.writing_facts(partial_name(GRAMS), fingerprint) as path:
+            grams = Partial(GRAMS, path)
+            for _ in range(10):
+                found = words[np.searchsorted(chances, rng.random(rows // 10 * WORDS) * chances[-1])]
+                starts = np.arange(0, len(found) + 1, WORDS)
+                grams.add(table.to_batches()[0], Tokens(starts, found))
+            grams.close()
+        shards.append((number, fingerprint))
+    return shards
+
+
+def child(out: Path) -> None:
+    """Merge, and print seconds and the peak of this process in bytes."""
+    shards = [(number, f"{number:016x}") for number in range(SHARDS)]
+    started = time.perf_counter()
+    merge(Store(out), PAIRS, shards, MEMORY)
+    pairs = time.perf_counter() - started
+    merge(Store(out), [GRAMS], shards, MEMORY)
+    grams = time.perf_counter() - started - pairs
+    print(pairs, grams, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def run() -> list[Figure]:
+    """Merge in a process of its own."""
+    with scratch() as folder:
+        write_partials(folder / "out")
+        command = [sys.executable, "-m", "tests.bench.merge", str(folder / "out")]
+        told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
+    more = {"pairs_seconds": round(float(told[0]), 1), "ngrams_seconds": round(float(told[1]), 1), "rows": ROWS, "words": WORDS}
+    return [at_most("merge_peak_memory", float(told[2]) / 1e6, "MB", 2000, more)]
+
+
+if __name__ == "__main__":
+    child(Path(sys.argv[1]))
