@@ -246,8 +246,9 @@ class _Merge:
         floor = count.record_from
         if count.kind == "ngrams":
             least = 1 if count.vocabulary is not None else floor
-            source = f"from {self._partials(count)} group by key having sum(n) >= {least}"
-            self._once("grams", f"select key, sum(n)::bigint as n {source}")
+            # a double holds counts to 2^53 exactly; DuckDB sums integers in 128 bits, at twice the time
+            source = f"from {self._partials(count)} group by key having sum(n::double) >= {least}"
+            self._once("grams", f"select key, sum(n::double)::bigint as n {source}")
             if count.vocabulary is not None:
                 floor = self._least_count(count.vocabulary)
             elif floor == 2:

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from curate.store import ParquetWriter, Store, read_json
 from curate.thumbs import Sampler
 
 Mask = npt.NDArray[np.bool_]
+
+_READ_ROWS = 32  # images read at once for a stage that keeps no pixels: the same memory again and again, still in cache
 
 PIXELS_TYPE = pa.binary(PIXELS_SIDE * PIXELS_SIDE * 3)
 
@@ -181,31 +184,43 @@ class _Chunk:
         self.columns[name] = pc.replace_with_mask(self.columns[name], pa.array(where), values)
 
     def _compute(self, stage: Stage, wanted: Mask) -> None:
-        index = pa.array(np.flatnonzero(wanted))
-        columns = {name: self.columns[name].take(index) for name in stage.reads if name in self.columns}
+        index = np.flatnonzero(wanted)
+        transient = getattr(stage, "transient", ())
+        size = _READ_ROWS if "image" in stage.reads and not transient else len(index)
+        located = self.rows.select(["row", "offset", "bytes"]).take(pa.array(index))
+        images = iter(self.walk.opened.images(pa.Table.from_batches([located])) if "image" in stage.reads else ())
+        parts = [self._answer(stage, index[at : at + size], images) for at in range(0, len(index), size)]
+        answer = pa.Table.from_batches([part.select(["row", *stage.provides.names]) for part in parts]).combine_chunks()
+        for item in stage.provides:
+            self.put(item.name, wanted, _one(answer[item.name]).cast(item.type))
+        if "pixels" in transient:
+            self._hold(parts[0]["row"], parts[0]["pixels"])
+        self.known[stage.name] |= wanted
+        self.walk.add(stage, answer)
+
+    def _answer(self, stage: Stage, index: npt.NDArray[np.int64], images: Iterator[bytes | None]) -> Batch:
+        """Return what a stage says of some rows, with their numbers in `row`; takes as many of `images`."""
+        rows = pa.array(index)
+        names = [name for name in ("row", *stage.reads) if name in self.columns]
+        columns = {name: self.columns[name].take(rows) for name in dict.fromkeys(names)}
         if "image" in stage.reads:
             with self.walk.activities.doing("read"):
-                columns["image"] = self.walk.images(self.batch(wanted))
+                columns["image"] = pa.array(list(islice(images, len(index))), pa.binary())
         if "pixels" in stage.reads:
-            columns["pixels"] = self._pixels(wanted)
+            where = np.zeros(self.rows.num_rows, np.bool_)
+            where[index] = True
+            columns["pixels"] = self._pixels(where)
         given = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
         with self.walk.activities.doing(stage.name, given.num_rows):
-            answer = stage(given)
-        for item in stage.provides:
-            self.put(item.name, wanted, answer[item.name].cast(item.type))
-        if "pixels" in answer.schema.names and stage.name == "decode":
-            self._hold(given["row"], answer["pixels"])
-        self.known[stage.name] |= wanted
-        added = {"row": self.columns["row"].take(index), **{name: answer[name] for name in stage.provides.names}}
-        self.walk.add(stage, pa.table(added))
+            return stage(given)
 
     def _pixels(self, wanted: Mask) -> pa.Array:
         """Return the pictures of rows, decoding those whose decode facts came from the store."""
         usable = [state == "ok" and row not in self.walk.culprits and row not in self._place for state, row in self._states()]
         again = wanted & np.array(usable, np.bool_)
         if again.any():
-            given = self.batch(again)
-            given = given.append_column("image", self.walk.images(given))
+            given = self.batch(again, ("offset", "bytes", *self.walk.decode_stage().reads))
+            given = given.append_column("image", self.walk.images(pa.table({n: given[n] for n in ("row", "offset", "bytes")})))
             with self.walk.activities.doing("decode", given.num_rows):
                 answer = self.walk.decode_stage()(given)
             self._hold(given["row"], answer["pixels"])
@@ -221,10 +236,10 @@ class _Chunk:
         self._place.update({row: start + place for place, row in enumerate(rows.to_pylist())})
         self._pictures.append(pictures)
 
-    def batch(self, where: Mask) -> Batch:
-        """Return the facts of some rows."""
+    def batch(self, where: Mask, facts: tuple[str, ...]) -> Batch:
+        """Return `row` and some facts (those that are known here) of some rows."""
         index = pa.array(np.flatnonzero(where))
-        names = [name for name in self.columns if name != "pixels"]
+        names = [name for name in dict.fromkeys(("row", *facts)) if name in self.columns]
         return pa.RecordBatch.from_arrays([self.columns[name].take(index) for name in names], names=names)
 
 
@@ -255,10 +270,9 @@ class _Walk:
         """Return the plan's decode stage."""
         return self._stored["decode"].stage
 
-    def images(self, rows: Batch) -> pa.Array:
-        """Return the image bytes of rows."""
-        located = pa.table({name: rows[name] for name in ("row", "offset", "bytes")})
-        return pa.array(list(self.opened.images(located)), pa.binary())
+    def images(self, rows: pa.Table) -> pa.Array:
+        """Return the image bytes of rows (columns row, offset, bytes)."""
+        return pa.array(list(self.opened.images(rows)), pa.binary())
 
     def judge(self, facts: Batch) -> pa.Table:
         """Return the decisions of a batch of base facts."""
@@ -308,7 +322,7 @@ class _Walk:
             for stage in step.stages:
                 chunk.ensure(stage, alive)
             if alive.any():
-                verdict.settle(step, _at(index, alive, verdict.rows), step.rule.measure(chunk.batch(alive)))
+                verdict.settle(step, _at(index, alive, verdict.rows), step.rule.measure(chunk.batch(alive, step.rule.reads())))
         alive = verdict.alive_at_end()[index]
         for stage in self.plan.last:
             chunk.ensure(stage, alive)
@@ -338,7 +352,7 @@ class _Walk:
             known = [pq.read_table(stored.path).cast(stored.schema)] if stored.path else []
             merged = pa.concat_tables([*known, *(table.select(stored.schema.names).cast(stored.schema) for table in tables)])
             with self._store.writing_facts(provider_key(stored.stage), self.shard.fingerprint) as path:
-                writer = ParquetWriter(path, stored.schema)
+                writer = ParquetWriter(path, stored.schema, "lz4")
                 writer.write(merged.sort_by("row"))
                 writer.close()
 
@@ -378,10 +392,9 @@ class _Verdict:
     def settle(self, step: Step, where: Mask, evidence: pa.Array) -> None:
         """Judge the rows of `where` by evidence of exactly these."""
         evidence = _one(evidence).cast(step.rule.evidence)
-        every = len(evidence) == self.rows
-        self._evidence[step.name] = (
-            evidence if every else pc.replace_with_mask(self._evidence[step.name], pa.array(where), evidence)
-        )
+        partly = len(evidence) < self.rows
+        spread = pc.replace_with_mask(self._evidence[step.name], pa.array(where), evidence) if partly else evidence
+        self._evidence[step.name] = spread
         self._evaluated[step.name] |= where
         self._failed[step.name][where] = ~_one(step.rule.keep(evidence)).to_numpy(zero_copy_only=False)
 

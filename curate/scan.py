@@ -70,7 +70,7 @@ class Scan:
             writer = None
             if stored is None:
                 path = commits.enter_context(self.store.writing_facts(self.base, shard.fingerprint, note))
-                writer = ParquetWriter(path, BASE_SCHEMA)
+                writer = ParquetWriter(path, BASE_SCHEMA, "lz4")
             batches = self._fresh(shard, activities) if stored is None else self._stored(stored, activities)
             try:
                 for batch, normal in batches:

@@ -7,6 +7,8 @@ import signal
 from dataclasses import dataclass
 from typing import NoReturn
 
+import pyarrow as pa
+
 from curate.stages.decode import DecodeStage, Picture
 
 SEGFAULT, LEAVE, KILLED, HANG, RAISE = b"please-segfault", b"please-leave", b"please-be-killed", b"please-hang", b"please-raise"
@@ -16,7 +18,8 @@ SEGFAULT, LEAVE, KILLED, HANG, RAISE = b"please-segfault", b"please-leave", b"pl
 class DangerousDecode(DecodeStage):
     """DecodeStage but for marked images."""
 
-    def _decode(self, data: bytes, form: str) -> Picture:
+    def _decode(self, image: pa.BinaryScalar, form: str) -> Picture:
+        data = image.as_py()
         if SEGFAULT in data:
             os.kill(os.getpid(), signal.SIGSEGV)
         if LEAVE in data:
@@ -27,7 +30,7 @@ class DangerousDecode(DecodeStage):
             _forever()
         if RAISE in data:
             raise ZeroDivisionError("a bug of ours")
-        return super()._decode(data, form)
+        return super()._decode(image, form)
 
 
 def _forever() -> NoReturn:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.stages.language import LanguageStage
-from curate.stages.text import TextStage, mix, normalise, normalised, tokens
+from curate.stages.text import _BASE, TextStage, _table, mix, normalise, normalised, tokens
 
 TEXTS = st.lists(st.one_of(st.none(), st.text(max_size=40), st.text("aÅ \t\n\u00a0\u3000ﬁẞ\0", max_size=12)), max_size=12)
 
@@ -38,19 +37,34 @@ def test_words_and_characters_are_counted(texts: list[str | None]) -> None:
     assert batch["characters"].to_pylist() == [None if t is None else len(normalise(t)) for t in texts]
 
 
+def hash_of(word: str) -> int:
+    """Return a word's hash by the definition, in whole numbers: the sum of table[byte] * base**position, then mixed."""
+    data = word.encode()
+    total = sum(int(_table()[byte]) * pow(_BASE, place, 1 << 64) for place, byte in enumerate(data)) % (1 << 64)
+    return int(mix(np.array([total], np.uint64), np.array([len(data)], np.uint64))[0])
+
+
 @given(TEXTS)
 def test_tokens_are_the_hashes_of_the_words(texts: list[str | None]) -> None:
     found = tokens(normalised(pa.array(texts, pa.string())))
     words = [normalise(text or "").split(" ") if normalise(text or "") else [] for text in texts]
     assert np.diff(found.starts).tolist() == [len(one) for one in words]
-    assert found.words.tolist() == [xxhash.xxh3_64_intdigest(word.encode()) for one in words for word in one]
+    assert found.words.tolist() == [hash_of(word) for one in words for word in one]
     keys, inside = found.bigrams()
     expected = [
-        int(mix(*(np.array([xxhash.xxh3_64_intdigest(word.encode())], np.uint64) for word in pair))[0])
+        int(mix(*(np.array([hash_of(word)], np.uint64) for word in pair))[0])
         for one in words
         for pair in pairwise(one)
     ]
     assert keys[inside].tolist() == expected
+
+
+def test_words_do_not_collide_and_texts_are_hashed_in_pieces() -> None:
+    words = ["".join(letters) for size in range(1, 4) for letters in product("abcdefghijklmnopqrstuvwxyz", repeat=size)]
+    once = tokens(pa.array([" ".join(words)])).words
+    assert len(np.unique(once)) == len(words)
+    many = tokens(pa.array([" ".join(words)] * 30 + [None, ""]))  # several megabytes
+    assert many.words.tolist() == once.tolist() * 30 and many.starts[-3:].tolist() == [30 * len(words)] * 3
 
 
 def test_mixing_knows_order_and_does_not_collide() -> None:

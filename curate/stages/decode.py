@@ -170,6 +170,17 @@ def _turbo(want: Want, *, strict: bool = True) -> Pixels:
     return np.asarray(pixels if want.rgb else pixels[:, :, 0], np.uint8)
 
 
+def _turbo_whole(want: Want) -> Pixels | None:
+    """Decode a JPEG of one or three colours without copying its bytes, as nearly all are; None at any complaint."""
+    import simplejpeg
+
+    try:
+        colors = simplejpeg.decode_jpeg_header(want.data, strict=True)[2]
+        return _turbo(want) if colors in ("Gray", "YCbCr", "RGB") else None
+    except ValueError:
+        return None
+
+
 def _turbo_cmyk(want: Want, *, strict: bool = True) -> Pixels:
     """Decode four inks; inverted, as Adobe writes them and as Pillow takes them to be."""
     import simplejpeg
@@ -564,7 +575,7 @@ class DecodeStage(Stage):
                 verdicts.append(reason or NOT_DECODABLE)
                 continue
             with guard.row(row.as_py()):
-                picture = self._decode(data.as_py(), form.as_py())
+                picture = self._decode(data, form.as_py())
                 verdicts.append(picture.decoding)
                 if picture.pixels is not None:
                     seen[at] = True
@@ -573,9 +584,14 @@ class DecodeStage(Stage):
         batch = batch.append_column("phash", pa.array(_bits(spectra), pa.uint64(), mask=~seen))
         return batch if pixels is None else batch.append_column("pixels", _binary(pixels, seen))
 
-    def _decode(self, data: bytes, form: str) -> Picture:
+    def _decode(self, image: pa.BinaryScalar, form: str) -> Picture:
         rgb = self.view == "rgb"
-        return decode_picture(Want(data, form, rgb, PIXELS_SIDE if rgb else HASH_SIDE, self.max_bytes))
+        side = PIXELS_SIDE if rgb else HASH_SIDE
+        if form == "jpeg":
+            whole = _turbo_whole(Want(image.as_buffer(), form, rgb, side, self.max_bytes))
+            if whole is not None:
+                return Picture(whole, "ok")
+        return decode_picture(Want(image.as_py(), form, rgb, side, self.max_bytes))
 
     def _views(self, picture: Pixels, square: Pixels | None) -> Matrix:
         """Fill `square` where it is wanted, and return the spectrum of the picture's grey."""

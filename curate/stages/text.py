@@ -124,17 +124,17 @@ def _hash_words(data: npt.NDArray[np.uint8], bounds: npt.NDArray[np.int64]) -> t
     """
     powers, inverses = _powers(1 << max(16, len(data).bit_length()))
     sums = np.zeros(len(data) + 1, np.uint64)
-    np.cumsum(_table()[data] * powers[: len(data)], out=sums[1:])
+    np.cumsum(_table().take(data) * powers[: len(data)], out=sums[1:])
     spaces = np.flatnonzero(data == ord(" "))
     filled = bounds[:-1] < bounds[1:]
-    starts = np.sort(np.concatenate([bounds[:-1][filled], spaces + 1]))
-    ends = np.sort(np.concatenate([bounds[1:][filled], spaces]))
+    starts = np.sort(np.concatenate([bounds[:-1][filled], spaces + 1]), kind="stable")  # two sorted runs: merged, not sorted
+    ends = np.sort(np.concatenate([bounds[1:][filled], spaces]), kind="stable")
     hashes = (sums[ends] - sums[starts]) * inverses[starts]
     before = np.searchsorted(spaces, bounds[1:]) + np.cumsum(filled)
     return mix(hashes, (ends - starts).astype(np.uint64)), before
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _powers(size: int) -> tuple[Keys, Keys]:
     """Return base**0, base**1, ... modulo 2**64, and what each must be multiplied by to become 1."""
     both = []

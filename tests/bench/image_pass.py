@@ -12,6 +12,7 @@ from curate.runners.local import LocalRunner
 from curate.scan import Scan, base_key
 from curate.sources.tar import members
 from curate.stages.decode import grey_scale_decode
+from curate.thumbs import per_shard
 from tests.bench.measure import (
     WORKERS,
     Figure,
@@ -27,7 +28,7 @@ from tests.bench.measure import (
 )
 
 RECORDS = 5000
-SHARDS = 20
+SHARDS = 10
 REPEATS = 5
 
 RECIPE = """
@@ -79,7 +80,7 @@ def run_pass(runner: LocalRunner, plan: Plan, paths: list[Path], out: Path) -> N
         (out / "marks" / "run").mkdir(parents=True)
         scan = Scan(job.store, base, plan.header, plan.text, plan.counts)
         assert sum(rows_of(answer) for answer in runner.map(scan, job.shards, Needs())) == RECORDS
-        judge = Judge(job.store, plan, base, "run", {}, samples=2)
+        judge = Judge(job.store, plan, base, "run", {}, per_shard(len(job.shards)))
         assert sum(rows_of(answer) for answer in runner.map(judge, job.shards, Needs())) == RECORDS
 
 
