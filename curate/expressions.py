@@ -21,7 +21,18 @@ Json = dict[str, Any] | list[Any] | str | int | float | bool | None
 def _connection() -> Any:
     import duckdb
 
-    return duckdb.connect(config={"enable_external_access": "false", "threads": "1", "lock_configuration": "true"})
+    # division by zero is an error, which try() turns into a null, not an infinity that is greater than any threshold
+    safe = {"enable_external_access": "false", "ieee_floating_point_ops": "false"}
+    return duckdb.connect(config={**safe, "threads": "1", "lock_configuration": "true"})
+
+
+@functools.cache
+def _momentary() -> frozenset[str]:
+    """Return the functions whose answer is not decided by their arguments: time, chance, the session."""
+    query = (
+        "select function_name from duckdb_functions() where stability != 'CONSISTENT' or macro_definition ilike '%current_%'"
+    )
+    return frozenset(name for (name,) in _connection().execute(query).fetchall())
 
 
 @functools.cache
@@ -33,8 +44,7 @@ def columns_of(expression: str) -> tuple[str, ...]:
     """
     if not expression.strip() or len(expression) > _LONGEST:
         raise ValueError("the expression is empty" if not expression.strip() else f"longer than {_LONGEST} characters")
-    statement = f"select ({expression}) from facts"
-    parsed = json.loads(_connection().execute("select json_serialize_sql(?)", [statement]).fetchall()[0][0])
+    parsed = _parsed(f"select ({expression}) from facts")
     if parsed.get("error"):
         raise ValueError(f"not an SQL expression: {parsed.get('error_message', '').splitlines()[0]}")
     if len(parsed["statements"]) != 1:
@@ -44,22 +54,38 @@ def columns_of(expression: str) -> tuple[str, ...]:
         raise ValueError("one expression over facts, nothing else")
     found: set[str] = set()
     for item in _nodes(node["select_list"][0]):
-        if item.get("class") in ("SUBQUERY", "STAR", "WINDOW"):
-            raise ValueError("subqueries, * and window functions are not allowed")
+        if item.get("class") in ("SUBQUERY", "STAR", "WINDOW", "POSITIONAL_REFERENCE"):
+            raise ValueError("subqueries, *, #1 and window functions are not allowed")
+        if item.get("class") == "FUNCTION" and item["function_name"] in _momentary():
+            raise ValueError(f"{item['function_name']}() is not decided by facts: another run would keep other records")
         if item.get("class") == "COLUMN_REF":
             found.add(_known(".".join(item["column_names"])))
     _check_types(expression, tuple(sorted(found)))
     return tuple(sorted(found))
 
 
+def _parsed(statement: str) -> dict[str, Any]:
+    import duckdb
+
+    try:
+        found = _connection().execute("select json_serialize_sql(?)", [statement]).fetchall()[0][0]
+        parsed: dict[str, Any] = json.loads(found)
+    except duckdb.Error as error:
+        raise ValueError(f"not an SQL expression: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply for an expression") from None
+    return parsed
+
+
 def _nodes(value: Json) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        for child in value.values():
-            yield from _nodes(child)
-    elif isinstance(value, list):
-        for child in value:
-            yield from _nodes(child)
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            yield item
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
 
 
 def _known(name: str) -> str:

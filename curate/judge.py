@@ -340,7 +340,7 @@ class _Walk:
     def locate(self, rows: npt.NDArray[np.int64]) -> pa.Table:
         """Return row, offset and bytes of some rows, for reading their images again."""
         path = self._store.facts(self._base, self.shard.fingerprint)
-        table = pq.read_table(path, columns=["row", "offset", "bytes"])
+        table = pq.ParquetFile(path).read(["row", "offset", "bytes"])
         return table.filter(pc.is_in(table["row"], value_set=pa.array(rows)))
 
     def commit(self) -> None:
@@ -349,7 +349,7 @@ class _Walk:
             stored = self._stored[name]
             if not tables:
                 continue
-            known = [pq.read_table(stored.path).cast(stored.schema)] if stored.path else []
+            known = [pq.ParquetFile(stored.path).read().cast(stored.schema)] if stored.path else []
             merged = pa.concat_tables([*known, *(table.select(stored.schema.names).cast(stored.schema) for table in tables)])
             with self._store.writing_facts(provider_key(stored.stage), self.shard.fingerprint) as path:
                 writer = ParquetWriter(path, stored.schema, "lz4")

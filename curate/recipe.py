@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from curate.contracts import Filter
 from curate.errors import RecipeError
 
 _MAX_BYTES = 1 << 20
+
+# what YAML's constructors raise for values that their tag or pattern cannot mean: 2026-13-45, !!bool maybe, [[[[...
+_NO_VALUE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,18 @@ def names() -> list[str]:
 def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path and apply `FILTER.PARAM=VALUE` overrides. Raises RecipeError, in one line."""
     path = folder() / f"{name_or_path}.yaml" if name_or_path in names() else Path(name_or_path)
-    if not path.is_file():
+    if not _is_file(path):
         known = f"neither a file nor one of {', '.join(names())}{_near(name_or_path, names())}"
         raise RecipeError(f"no recipe {name_or_path!r}: {known}")
     if path.stat().st_size > _MAX_BYTES:
         raise RecipeError(f"{path}: larger than 1 MiB, not a recipe")
     try:
         source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise RecipeError(f"{path}:{line}: not UTF-8: {error.reason}") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     return _Loader(str(path), path.stem, source).recipe(overrides)
 
 
@@ -112,13 +119,15 @@ class _Loader:
 
     def _parse(self) -> yaml.Node:
         try:
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(self.source, yaml.SafeLoader)):
-                raise self._error(1, "YAML aliases are not allowed")
+            for event in yaml.parse(self.source, yaml.SafeLoader):
+                if isinstance(event, yaml.AliasEvent):
+                    raise self._error(event.start_mark.line + 1, "YAML aliases are not allowed")
             node = yaml.compose(self.source, yaml.SafeLoader)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            problem = str(getattr(error, "problem", None) or error).splitlines()[0]
-            raise self._error(mark.line + 1 if mark else 1, f"not YAML: {problem}") from None
+            raise self._error(mark.line + 1 if mark else 1, f"not YAML: {_problem(error)}") from None
+        except RecursionError:
+            raise self._error(1, "nested too deeply for a recipe") from None
         if node is None:
             raise self._error(1, "the file is empty")
         return node
@@ -131,6 +140,8 @@ class _Loader:
         found: dict[str, tuple[int, yaml.Node]] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._error(line, f"{what} must be a mapping of names to values, and a name is one word")
             if key.value in found:
                 raise self._error(line, f"{key.value!r} stands twice")
             found[str(key.value)] = (line, value)
@@ -144,8 +155,8 @@ class _Loader:
         loader = yaml.SafeLoader("")
         try:
             return loader.construct_object(node, deep=True)
-        except (yaml.YAMLError, ValueError) as error:
-            raise self._error(node.start_mark.line + 1, f"not a value: {error}") from None
+        except _NO_VALUE as error:
+            raise self._error(node.start_mark.line + 1, f"not a value: {_problem(error)}") from None
 
     def override(
         self, rules: dict[str, dict[str, tuple[str, Any]]], output: dict[str, tuple[str, Any]], overrides: Sequence[str]
@@ -154,14 +165,14 @@ class _Loader:
         for text in overrides:
             owner, param, value = split_override(text)
             if owner == "output":
-                output[param] = (f"--set {text}", value)
+                output[param] = (_said(text), value)
             elif owner in rules:
-                rules[owner][param] = (f"--set {text}", value)
+                rules[owner][param] = (_said(text), value)
             elif owner == "unreadable":
-                rules[owner] = {param: (f"--set {text}", value)}
+                rules[owner] = {param: (_said(text), value)}
             else:
                 known = "is not in this recipe" if owner in filters.names() else "is not a filter"
-                raise RecipeError(f"--set {text}: {owner!r} {known}{_near(owner, rules)}")
+                raise RecipeError(f"{_said(text)}: {owner!r} {known}{_near(owner, rules)}")
 
     def build(self, kind: type[Any], owner: str, values: dict[str, tuple[str, Any]]) -> Any:
         known = {item.name: item for item in dataclasses.fields(kind)}
@@ -202,10 +213,10 @@ def split_override(text: str) -> tuple[str, str, Any]:
     name, equals, value = text.partition("=")
     owner, dot, param = name.partition(".")
     if not (equals and dot and owner and param):
-        raise RecipeError(f"--set {text}: must be FILTER.PARAM=VALUE, like min_side.larger_than=256")
+        raise RecipeError(f"{_said(text)}: must be FILTER.PARAM=VALUE, like min_side.larger_than=256")
     try:
         return owner.strip(), param.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except _NO_VALUE:
         return owner.strip(), param.strip(), value
 
 
@@ -217,14 +228,17 @@ def _typed(kind: type[Any], name: str, value: Any, where: str) -> Any:
 
     annotation = typing.get_type_hints(kind)[name]
     if typing.get_origin(annotation) is tuple:
-        value = value.split(",") if isinstance(value, str) else value
+        value = [part for part in map(str.strip, value.split(",")) if part] if isinstance(value, str) else value
         value = tuple(value) if isinstance(value, list) else value
     try:
-        return TypeAdapter(annotation).validate_python(value, strict=True)
+        found = TypeAdapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
         wanted = (annotation.__name__ if isinstance(annotation, type) else str(annotation)).replace("typing.", "")
         detail = error.errors()[0]["msg"]
-        raise RecipeError(f"{where} must be {wanted}, not {value!r} ({detail[0].lower()}{detail[1:]})") from None
+        raise RecipeError(f"{where} must be {wanted}, not {_short(value)} ({detail[0].lower()}{detail[1:]})") from None
+    if isinstance(found, int | float) and not (math.isfinite(found) and abs(found) < 1 << 63):  # Arrow compares with 64 bits
+        raise RecipeError(f"{where} must be a number of at most 64 bits, not {_short(value)}")
+    return found
 
 
 def always_on(rules: dict[str, Filter]) -> dict[str, Filter]:
@@ -245,3 +259,23 @@ def always_on(rules: dict[str, Filter]) -> dict[str, Filter]:
 def _near(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
+
+
+def _said(override: str) -> str:
+    return f"--set {' '.join(override.splitlines())}"
+
+
+def _problem(error: BaseException) -> str:
+    return next(iter(str(getattr(error, "problem", None) or error).splitlines()), type(error).__name__)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

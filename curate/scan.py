@@ -120,8 +120,14 @@ def base_facts(batch: Batch, normal: pa.Array) -> Batch:
     columns.update(text_facts(normal))
     columns["text_key"] = _keys(normal)
     columns["url_key"] = _keys(batch["url"])
-    columns["content_key"] = pa.array([None if v is None else int(v[:16], 16) for v in batch["sha256"].to_pylist()], pa.uint64())
+    columns["content_key"] = _content_keys(batch["sha256"])
     return pa.RecordBatch.from_arrays([columns[name] for name in BASE_SCHEMA.names], schema=BASE_SCHEMA)
+
+
+def _content_keys(digests: pa.Array) -> pa.Array:
+    if digests.null_count == len(digests):  # a table of texts
+        return pa.nulls(len(digests), pa.uint64())
+    return pa.array([None if value is None else int(value[:16], 16) for value in digests.to_pylist()], pa.uint64())
 
 
 def _keys(values: pa.Array) -> pa.Array:

@@ -41,3 +41,8 @@ class AspectRatio(Filter):
     def marks(self) -> tuple[float, ...]:
         """Return the threshold for the histogram."""
         return (self.below,)
+
+    def check(self) -> None:
+        """Refuse a bound that no image is under."""
+        if self.below <= 1:
+            raise ValueError(f"below {self.below} is not above 1: every image would be dropped")

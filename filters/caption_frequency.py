@@ -54,6 +54,8 @@ class CaptionFrequency(Filter):
         return floor <= self.max_images + 1
 
     def check(self) -> None:
-        """Refuse a floor above which the threshold could not be judged."""
+        """Refuse a floor above which the threshold could not be judged, and a bound that every text exceeds."""
         if self.record_from is not None and self.record_from > self.max_images + 1:
             raise ValueError(f"record_from {self.record_from} is above max_images {self.max_images}: counts between are unknown")
+        if self.max_images < 1:
+            raise ValueError("max_images must be at least 1")

@@ -53,6 +53,8 @@ class ImageReuse(Filter):
         return floor <= self.max_texts + 1
 
     def check(self) -> None:
-        """Refuse a floor above which the threshold could not be judged."""
+        """Refuse a floor above which the threshold could not be judged, and a bound that every image exceeds."""
         if self.record_from is not None and self.record_from > self.max_texts + 1:
             raise ValueError(f"record_from {self.record_from} is above max_texts {self.max_texts}: counts between are unknown")
+        if self.max_texts < 1:
+            raise ValueError("max_texts must be at least 1")

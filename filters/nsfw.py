@@ -48,3 +48,8 @@ class Nsfw(Filter):
     def marks(self) -> tuple[float, ...]:
         """Return the threshold for the histogram."""
         return (self.below,)
+
+    def check(self) -> None:
+        """Refuse a bound that no score is under."""
+        if self.below <= 0:
+            raise ValueError(f"below {self.below} is not above 0: every image would be dropped")

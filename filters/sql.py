@@ -13,7 +13,8 @@ from curate.expressions import columns_of, evaluate
 class Sql(Filter):
     """Drop texts for which an expression over recorded facts is not true; null is not true, as in SQL's WHERE.
 
-    The expression is DuckDB's SQL without subqueries, evaluated with file and network access off. DataComp's basic
+    The expression is DuckDB's SQL without subqueries, evaluated with file and network access off; what cannot be
+    computed for a row, like a division by zero, is null. DataComp's basic
     English rule (Gadre et al. 2023, baselines), for one: `language = 'en' and words > 2 and characters > 5`.
 
     >>> rule = Sql(where="width * height > 90000 and language = 'en'")

@@ -1,6 +1,7 @@
 """Rule on images that do not decode."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,3 +44,15 @@ class Unreadable(Filter):
 
     def _accepts(self, value: str) -> bool:
         return value == "ok" or (value.startswith("damaged: ") and set(value[9:].split("+")) <= set(self.tolerate))
+
+    def check(self) -> None:
+        """Refuse kinds of damage that do not exist and a bound that every picture exceeds."""
+        from curate.stages.decode import DAMAGES
+
+        unknown = [kind for kind in self.tolerate if kind not in DAMAGES]
+        if unknown:
+            near = get_close_matches(unknown[0], DAMAGES, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(DAMAGES)}"
+            raise ValueError(f"tolerate: no damage is called {unknown[0]!r}; {hint}")
+        if self.max_decoded_bytes < 1:
+            raise ValueError("max_decoded_bytes must be at least 1")

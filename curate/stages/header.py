@@ -58,6 +58,8 @@ _UNSUPPORTED: tuple[tuple[int, bytes, str], ...] = (
 )
 _PNM = tuple(b"P%d%c" % (kind, space) for kind in range(1, 8) for space in b" \n\r\t#")
 
+_HEAD = 4096  # bytes in which the frame header of most JPEGs stands
+
 # What readers hold beside the picture: libwebp and libavif a canvas twice over before Pillow copies it, Pillow's GIF
 # reader the screen beside the frame, its run-length BMP reader two copies
 _COPIES, _SCREENS, _RUNS = 8, 2, 3
@@ -318,13 +320,18 @@ class HeaderStage(Stage):
             arrays = [pa.nulls(len(images), field.type) for field in self.provides]
             arrays[self.provides.get_field_index("header")] = pa.repeat("missing", len(images))
         else:
-            columns = list(zip(*(self._facts(image.as_py()) for image in images), strict=True))
+            columns = list(zip(*(self._facts(image) for image in images), strict=True))
             arrays = [pa.array(values, field.type) for values, field in zip(columns, self.provides, strict=True)]
         return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=pa.schema([*batch.schema, *self.provides]))
 
-    def _facts(self, data: bytes | None) -> tuple[object, ...]:
-        """Return the facts of one image; one at a time, as the copy of a whole batch costs more than hashing it."""
-        reason, form, width, height, animated, _ = read_header(data, self.max_decoded_bytes)
-        if data is None:
-            return None, None, reason, form, width, height, animated
-        return len(data), hashlib.sha256(data).hexdigest(), reason, form, width, height, animated
+    def _facts(self, image: pa.BinaryScalar) -> tuple[object, ...]:
+        """Return the facts of one image; of a JPEG only the first bytes are copied where they hold its frame header."""
+        if not image.is_valid:
+            return None, None, "missing", None, None, None, None
+        data = image.as_buffer()
+        head = data.slice(0, min(data.size, _HEAD)).to_pybytes()
+        header = read_header(head, self.max_decoded_bytes) if head.startswith(b"\xff\xd8\xff") else None
+        if header is None or header.reason not in ("ok", "too_many_pixels"):
+            header = read_header(image.as_py(), self.max_decoded_bytes)
+        reason, form, width, height, animated, _ = header
+        return data.size, hashlib.sha256(data).hexdigest(), reason, form, width, height, animated

@@ -101,13 +101,11 @@ def mix(left: Keys, right: Keys) -> Keys:
 
 def tokens(normal: pa.Array) -> Tokens:
     """Split normal forms at spaces and hash each word. Null and empty texts have no words."""
-    filled = normal.fill_null("")
-    offsets = np.frombuffer(filled.buffers()[1] or b"", np.int32)[filled.offset :][: len(filled) + 1].astype(np.int64)
-    if len(offsets) < 2 or offsets[0] == offsets[-1]:
-        return Tokens(np.zeros(len(filled) + 1, np.int64), np.empty(0, np.uint64))
-    data = np.frombuffer(filled.buffers()[2], np.uint8)
+    data, offsets = _laid_out(normal)
+    if not len(data):
+        return Tokens(np.zeros(len(normal) + 1, np.int64), np.empty(0, np.uint64))
     hashes, starts, first = [], [np.zeros(1, np.int64)], 0
-    while first < len(filled):  # in pieces: a byte takes 24 while it is hashed
+    while first < len(normal):  # in pieces: a byte takes 24 while it is hashed
         last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _PIECE, side="right")) - 1)
         bounds = offsets[first : last + 1]
         words, ends = _hash_words(data[bounds[0] : bounds[-1]], bounds - bounds[0])
@@ -115,6 +113,15 @@ def tokens(normal: pa.Array) -> Tokens:
         hashes.append(words)
         first = last
     return Tokens(np.concatenate(starts), np.concatenate(hashes))
+
+
+def _laid_out(normal: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Return the bytes of all texts, one behind the other, and where each begins, with the end of the last."""
+    filled = normal.fill_null("")
+    offsets = np.frombuffer(filled.buffers()[1] or bytes(4), np.int32)[filled.offset :][: len(filled) + 1].astype(np.int64)
+    if offsets[0] == offsets[-1]:
+        return np.empty(0, np.uint8), offsets - offsets[0]
+    return np.frombuffer(filled.buffers()[2], np.uint8)[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
 def _hash_words(data: npt.NDArray[np.uint8], bounds: npt.NDArray[np.int64]) -> tuple[Keys, npt.NDArray[np.int64]]:
@@ -167,9 +174,12 @@ class TextStage:
 
 def text_facts(normal: pa.Array) -> dict[str, pa.Array]:
     """Return words and characters of normal forms; words are counted by their separators."""
-    characters = pc.utf8_length(normal)
-    words = pc.if_else(pc.equal(characters, 0), 0, pc.add(pc.count_substring(normal, " "), 1))
-    return {"words": words.cast(pa.int32()), "characters": characters.cast(pa.int32())}
+    data, offsets = _laid_out(normal)
+    filled = offsets[:-1] < offsets[1:]
+    words = np.diff(np.searchsorted(np.flatnonzero(data == ord(" ")), offsets)) + filled
+    missing = normal.is_null().to_numpy(zero_copy_only=False)
+    characters = pc.utf8_length(normal).cast(pa.int32())
+    return {"words": pa.array(words.astype(np.int32), mask=missing), "characters": characters}
 
 
 def add_columns(batch: Batch, columns: dict[str, pa.Array]) -> Batch:

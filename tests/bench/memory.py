@@ -110,7 +110,8 @@ def run() -> list[Figure]:
         small = small_jpegs()
         one, thousand = peak_with(1, small, SMALL, folder), peak_with(1000, small, SMALL, folder)
         large = peak_with(1, photos(), LARGE, folder)
-    more = {"one_small_shard_mb": round(one), "thousand_small_shards_mb": round(thousand), "one_shard_of_4000_photos_mb": round(large)}
+    found = {"one_small_shard_mb": one, "thousand_small_shards_mb": thousand, "one_shard_of_4000_photos_mb": large}
+    more = {name: round(value) for name, value in found.items()}
     return [
         at_most("worker_peak_memory", max(one, thousand, large), "MB", 1000, more),
         at_most("thousand_shards_over_one", thousand / one, "times the memory", 1.1),
