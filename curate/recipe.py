@@ -121,7 +121,7 @@ class _Loader:
         try:
             for event in yaml.parse(self.source, yaml.SafeLoader):
                 if isinstance(event, yaml.AliasEvent):
-                    raise self._error(event.start_mark.line + 1, "YAML aliases are not allowed")
+                    raise self._error(event.start_mark.line + 1 if event.start_mark else 1, "YAML aliases are not allowed")
             node = yaml.compose(self.source, yaml.SafeLoader)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)

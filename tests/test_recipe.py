@@ -35,7 +35,7 @@ def written(tmp_path: Path, text: str) -> str:
         ("filters:\n  min_side:\n  min_side:", 3, "stands twice"),
         ("filters: [min_side]", 1, "must be a mapping"),
         ("flters:\n  min_side:", 1, "did you mean 'filters'?"),
-        ("filters: &a\n  min_side:\nabout: *a", 1, "aliases are not allowed"),
+        ("filters: &a\n  min_side:\nabout: *a", 3, "aliases are not allowed"),
         ("filters:\n  min_side: {larger_than: 3}\n bad", 3, "not YAML"),
         ("about: nothing", 1, "needs filters"),
         ("", 1, "empty"),
