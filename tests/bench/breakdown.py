@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from curate import plan as planning
 from curate import recipe as recipes
 from curate.job import resolve
 from curate.runners.local import LocalRunner
-from tests.bench.measure import DEMO, SHARED, WORKERS, Figure, Phases, at_most, job_of, scratch, share
+from tests.bench.measure import DEMO, SHARED, WORKERS, Figure, Phases, at_most, cpu_seconds, job_of, scratch, share
 from tests.conftest import make_pool
 
 WORK = {"decode", "eval_similarity", "header", "text", "language", "lookup", "count", "read", "write", "pack"}
@@ -23,12 +22,6 @@ def pool_of(folder: Path) -> tuple[Path, Path]:
         return DEMO / "pairs", DEMO / "eval"
     make_pool(SHARED, folder / "made")
     return folder / "made" / "pool", folder / "made" / "eval"
-
-
-def cpu_seconds() -> float:
-    """Return the processor time of this process and of its children that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def run() -> list[Figure]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import statistics
 import tarfile
 import time
@@ -60,6 +61,12 @@ def seconds_of(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def median(values: Sequence[float]) -> float:

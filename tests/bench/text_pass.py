@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.runners.local import LocalRunner
-from tests.bench.measure import WORKERS, Figure, Phases, at_least, job_of, median, plan_of, rounded, scratch, share
+from tests.bench.measure import WORKERS, Figure, Phases, at_least, cpu_seconds, job_of, median, plan_of, rounded, scratch, share
 
 TEXTS = 1_000_000
 FILES = 8
@@ -68,16 +69,18 @@ def run() -> list[Figure]:
         passes, wholes, steps, shares = [], [], {}, {}
         for repeat in range(REPEATS):
             phases = Phases()
-            started = time.perf_counter()
+            started, processor = time.perf_counter(), cpu_seconds()
             with LocalRunner(WORKERS) as runner:
                 job = job_of(plan, inputs, folder / f"out{repeat}", runner)
                 job.progress = phases
                 outcome = job.run()
             wholes.append(time.perf_counter() - started)
+            processor = cpu_seconds() - processor
             assert outcome.records == TEXTS and not outcome.failed
             steps, shares = phases.seconds, share(outcome)
             passes.append(sum(steps[name] for name in ("start", "scan", "merge corpus counts", "judge")))
     more = {"wall_seconds": rounded(passes), "wall_seconds_with_pack_and_report": rounded(wholes), "texts": TEXTS,
             "last_steps": {name: round(seconds, 2) for name, seconds in steps.items()}, "worker_core_seconds": shares,
-            "texts_per_second_with_pack_and_report": round(TEXTS / median(wholes)), "workers": WORKERS}  # fmt: skip
+            "texts_per_second_with_pack_and_report": round(TEXTS / median(wholes)), "workers": WORKERS,
+            "processor_seconds": round(processor, 2), "load_average": os.getloadavg()[0]}  # fmt: skip
     return [at_least("text_pass", TEXTS / median(passes), "texts/s", 150_000, more)]
