@@ -24,6 +24,7 @@ from curate.counts import Lookup, lookup_fact
 from curate.facts import FACTS, SHOWN
 from curate.plan import Plan, Step, provider_key
 from curate.sources import OpenShard, open_shard, shard_name
+from curate.sources.records import image_array
 from curate.stages.decode import PIXELS_SIDE
 from curate.stages.text import normalised, tokens
 from curate.store import ParquetWriter, Store, read_json
@@ -205,7 +206,7 @@ class _Chunk:
         columns = {name: self.columns[name].take(rows) for name in dict.fromkeys(names)}
         if "image" in stage.reads:
             with self.walk.activities.doing("read"):
-                columns["image"] = pa.array(list(islice(images, len(index))), pa.binary())
+                columns["image"] = image_array(list(islice(images, len(index))))
         if "pixels" in stage.reads:
             where = np.zeros(self.rows.num_rows, np.bool_)
             where[index] = True
@@ -272,7 +273,7 @@ class _Walk:
 
     def images(self, rows: pa.Table) -> pa.Array:
         """Return the image bytes of rows (columns row, offset, bytes)."""
-        return pa.array(list(self.opened.images(rows)), pa.binary())
+        return image_array(list(self.opened.images(rows)))
 
     def judge(self, facts: Batch) -> pa.Table:
         """Return the decisions of a batch of base facts."""

@@ -6,6 +6,7 @@ import codecs
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from curate.contracts import RECORD_SCHEMA, ROW_GROUP, Batch, ShardBreak
@@ -89,10 +90,30 @@ def batches(records: Iterable[Record], start: int = 0) -> Iterator[Batch]:
 
 
 def _pack(held: Sequence[Record], start: int) -> Batch:
-    columns = list(zip(*held, strict=True))
-    rows = pa.array(range(start, start + len(held)), pa.int64())
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, list(RECORD_SCHEMA)[1:], strict=True)]
-    return pa.RecordBatch.from_arrays([rows, *arrays], schema=RECORD_SCHEMA)
+    columns = dict(zip(Record._fields, zip(*held, strict=True), strict=True))
+    arrays = {name: pa.array(values, RECORD_SCHEMA.field(name).type) for name, values in columns.items() if name != "image"}
+    arrays["row"] = pa.array(range(start, start + len(held)), pa.int64())
+    arrays["image"] = image_array(columns["image"])
+    return pa.RecordBatch.from_arrays([arrays[name] for name in RECORD_SCHEMA.names], schema=RECORD_SCHEMA)
+
+
+def image_array(images: Sequence[bytes | None]) -> pa.Array:
+    """Return images as an Arrow array of binary: their bytes are copied once, where Arrow's builder grows and copies again.
+
+    Raises OverflowError above 2 GiB of them.
+    """
+    ends = np.zeros(len(images) + 1, np.int64)
+    np.cumsum([len(image or b"") for image in images], out=ends[1:])
+    if ends[-1] > np.iinfo(np.int32).max:
+        raise OverflowError(f"{ends[-1]} bytes of images in one batch")
+    data = pa.allocate_buffer(int(ends[-1]))  # from Arrow's pool, whose memory is warm: new pages cost more than the copy
+    target = memoryview(data).cast("B")
+    for image, start, end in zip(images, ends.tolist(), ends[1:].tolist(), strict=False):
+        if image:
+            target[start:end] = image
+    valid = np.packbits([image is not None for image in images], bitorder="little")
+    offsets = pa.py_buffer(ends.astype(np.int32).tobytes())
+    return pa.Array.from_buffers(pa.binary(), len(images), [pa.py_buffer(valid.tobytes()), offsets, data])
 
 
 def join(codes: Sequence[str]) -> str | None:
