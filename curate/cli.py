@@ -41,6 +41,11 @@ def _set(command: F) -> F:
     return click.option("--set", "overrides", multiple=True, metavar="FILTER.PARAM=VALUE", help=text)(command)
 
 
+def _models(command: F) -> F:
+    text = "Set of models for captioner, matcher and text embedder: mini, blip-base or blip-large. --set wins over it."
+    return click.option("--models", default=None, metavar="SET", help=text)(command)
+
+
 def _json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of a table.")(command)
 
@@ -89,6 +94,7 @@ def main() -> None:
 @click.option("--memory", default="1GB", show_default=True, help="Memory for merging corpus counts; the rest spills to disk.")
 @click.option("--max-failed-shards", type=click.IntRange(0), default=None, help="Stop when more shards than this have failed.")
 @_set
+@_models
 @_columns
 @_json
 @_gathered(options.Run)
@@ -103,6 +109,7 @@ def run(given: options.Run) -> None:
       curate run align 'crawl/*.tar' --out curated
       curate run my.yaml s3://bucket/pairs/ --out curated --workers 16 --set nsfw.below=0.3
       curate run align pairs.parquet --out curated --column image=jpg --column text=alt
+      curate run align_capfilt 'crawl/*.tar' --out curated --models blip-base
     """
     from curate.commands.run import run_command
 
@@ -117,6 +124,7 @@ def run(given: options.Run) -> None:
 @click.option("--counts", type=click.Path(path_type=Path, exists=True, file_okay=False), help="OUT of an earlier run.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a gallery of what is kept and dropped.")
 @_set
+@_models
 @_columns
 @_json
 @_gathered(options.DryRun)
@@ -138,6 +146,7 @@ def dry_run(given: options.DryRun) -> None:
 @RECIPE
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]")
 @_set
+@_models
 @_columns
 @_json
 @_gathered(options.Plan)

@@ -128,6 +128,7 @@ class Filter(ABC):
     about: ClassVar[Literal["image", "text"]]
     paper: ClassVar[str]
     evidence: ClassVar[pa.DataType]  # Arrow type of what measure returns
+    per_text: ClassVar[bool] = False  # judges synthetic texts too: its facts are lists, and it is handed a row for each text
 
     @abstractmethod
     def reads(self) -> tuple[str, ...]:

@@ -11,16 +11,16 @@ RECORD_FIELDS = [
     pa.field("shard", pa.string()),  # the input shard's name
     pa.field("shard_index", pa.int32()),
     pa.field("row", pa.int64()),  # position in the shard
-    pa.field("sample_key", pa.string()),  # the key in the output tars; null when dropped
+    pa.field("sample_key", pa.string()),  # the record's key in the output tars; null when none of its texts is kept
     pa.field("key", pa.string()),  # the record's own key
     pa.field("url", pa.string()),
-    pa.field("text_no", pa.int16()),  # 0 is the web text
-    pa.field("source", pa.string()),  # web
+    pa.field("text_no", pa.int16()),  # 0 is the web text, the others are captions
+    pa.field("source", pa.string()),  # web or synthetic
     pa.field("text", pa.string()),
     pa.field("dropped_by", pa.string()),  # first failing filter in recipe order; null = kept
     pa.field("failed", pa.list_(pa.string())),  # every failing filter, of those evaluated
     pa.field("not_evaluated", pa.list_(pa.string())),  # filters whose facts were not computed: the record was dead by then
-    pa.field("error", pa.string()),  # what is wrong with the record itself
+    pa.field("error", pa.string()),  # what is wrong with the record itself, or with the caption
 ]
 
 

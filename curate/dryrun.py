@@ -92,7 +92,8 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
                 seconds[name] = seconds.get(name, 0.0) + value
             rows.update({name: value for name, value in report.counts.items() if name in report.seconds})
         records, kept = reports[1].counts["records"], reports[1].counts["kept"]
-        totals = {"records": records, "kept": kept, "shards": {}, "failed_shards": [], "partial_shards": []}
+        counted = {"records": records, "texts": reports[1].counts["texts"], "kept": kept}
+        totals = {**counted, "shards": {}, "failed_shards": [], "partial_shards": []}
         write_json(out / "try" / "manifest.json", {**described(plan, [shard], lookups, plan.warnings()), **totals})
         yield out / "try"
         yield DryRun(

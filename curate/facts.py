@@ -52,6 +52,9 @@ _DECLARED = [
     Fact("eval_match", pa.string(), "eval_*", "image", "the evaluation image that is nearest: set/file"),
     Fact("blocklist_distance", pa.int16(), "blocklist", "image", "0 = listed content hash, else Hamming distance to the list"),
     Fact("nsfw_score", pa.float32(), "nsfw", "image", "probability of not safe for work, 0 to 1"),
+    Fact("captions", pa.list_(pa.string()), "caption", "image", "synthetic texts of the image, as the captioner wrote them"),
+    Fact("match_scores", pa.list_(pa.float32()), "match", "image", "P(match) of each text: the web text's, then each caption's"),
+    Fact("clip_scores", pa.list_(pa.float32()), "clip", "image", "cosine of image and each text: the web text's, each caption's"),
 ]
 
 FACTS: dict[str, Fact] = {fact.name: fact for fact in _DECLARED}

@@ -71,7 +71,8 @@ class Outcome:
     out: Path
     state: str = "done"  # done, or nothing to do
     records: int = 0
-    kept: int = 0
+    texts: int = 0  # with the synthetic ones
+    kept: int = 0  # records: those with a kept text
     failed: list[dict[str, str]] = field(default_factory=list)  # shards given up: shard, reason
     gone: set[int] = field(default_factory=set)  # indexes of the failed shards
     partial: list[dict[str, str]] = field(default_factory=list)  # shards with records lost after a break: shard, reason
@@ -128,6 +129,7 @@ class Job:
 
         outcome.state = "nothing to do"
         outcome.records, outcome.kept, outcome.partial = manifest["records"], manifest["kept"], manifest["partial_shards"]
+        outcome.texts = manifest["texts"]
         if not (self.store.out / "report.html").exists():
             self.store.sweep()
             write_report(self.store.out)
@@ -236,6 +238,7 @@ class Job:
         outcome.partial = [{"shard": names[i], "reason": mark["error"]} for i, mark in verdicts.items() if mark.get("error")]
         outcome.records = sum(mark["tally"]["records"] for mark in verdicts.values())
         outcome.kept = sum(mark["tally"]["kept"] for mark in verdicts.values())
+        outcome.texts = sum(mark["tally"]["texts"] for mark in verdicts.values())
         self._remove_leftovers(judged, marks)
         write_json(self.store.out / "sizes.json", sizes(marks))
         about = described(self.plan, self.shards, self._lookups, self.warnings)
@@ -249,12 +252,13 @@ class Job:
         write_report(self.store.out)
 
     def _attrition(self, verdicts: dict[int, dict[str, Any]], outcome: Outcome) -> dict[str, Any]:
-        left, rows = outcome.records, []
+        """Return what each filter dropped, in texts: one a record without captions."""
+        left, rows = outcome.texts, []
         for step in self.plan.steps:
             dropped = sum(mark["tally"].get(f"dropped:{step.name}", 0) for mark in verdicts.values())
             rows.append({"filter": step.name, "seen": left, "dropped": dropped, "left": left - dropped})
             left -= dropped
-        return {"records": outcome.records, "kept": outcome.kept, "attrition": rows}
+        return {"records": outcome.records, "texts": outcome.texts, "kept": outcome.kept, "kept_texts": left, "attrition": rows}
 
     def _remove_leftovers(self, judged: list[Shard], marks: list[dict[str, Any]]) -> None:
         """Remove tars and decisions that no mark names: of a shard that has failed since, or of a block cut otherwise."""

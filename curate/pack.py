@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -94,20 +95,27 @@ class Pack:
         return Report(block.index, samples_written, activities.seconds, {"pack": samples_written})
 
     def _samples(self, shard: Shard) -> Iterator[Iterator[Sample]]:
-        """Yield the kept records of a shard, a row group at a time, one image of it in memory."""
-        verdicts = pq.ParquetFile(self.store.out / "decisions" / f"{shard.index:06d}.parquet")
+        """Yield the kept records of a shard, a row group of its base facts at a time, one image of it in memory."""
         places = pq.ParquetFile(self.store.facts(self.base, shard.fingerprint))
-        evidence = [step.name for step in self.plan.steps]
+        records = _kept_records(self.store.out / "decisions" / f"{shard.index:06d}.parquet")
+        coming = next(records, None)
         with open_shard(shard) as opened:
-            for group in range(verdicts.num_row_groups):
-                kept = verdicts.read_row_group(group, columns=["dropped_by"])["dropped_by"].is_null()
-                if not pc.any(kept).as_py():
-                    continue
-                images = opened.images(places.read_row_group(group, columns=["row", "offset", "bytes"]).filter(kept))
-                records = verdicts.read_row_group(group).filter(kept).to_pylist()
-                yield (self._sample(record, image, evidence) for record, image in zip(records, images, strict=True))
+            for group in range(places.num_row_groups):
+                if coming is None:
+                    return
+                located = places.read_row_group(group, columns=["row", "offset", "bytes"])
+                last, found = located["row"][-1].as_py(), []
+                while coming is not None and coming[0]["row"] <= last:
+                    found.append(coming)
+                    coming = next(records, None)
+                if found:
+                    rows = pa.array([texts[0]["row"] for texts in found], pa.int64())
+                    images = opened.images(located.filter(pc.is_in(located["row"], value_set=rows)))
+                    yield (self._sample(texts, image) for texts, image in zip(found, images, strict=True))
 
-    def _sample(self, record: dict[str, Any], image: bytes | None, evidence: list[str]) -> Sample:
+    def _sample(self, texts: list[dict[str, Any]], image: bytes | None) -> Sample:
+        """Return a record's sample: its image, its best kept text, and all of its kept texts."""
+        record = texts[0]
         digest = None if image is None else hashlib.sha256(image).hexdigest()
         if image is None or digest != record["sha256"]:
             raise RuntimeError(f"{record['shard']} has changed since it was scanned: row {record['row']} is another image now")
@@ -116,23 +124,54 @@ class Pack:
         again = record["format"] not in EXTENSIONS or (output.longest_side is not None and longest > output.longest_side)
         made = reencode(image, output.longest_side, output.quality) if again else None
         body, extension = (image, EXTENSIONS.get(record["format"], record["format"])) if made is None else (made, "jpg")
-        described = {
+        described = self._described(texts)
+        if made is not None:
+            described["reencoded"] = True
+            digest = hashlib.sha256(made).hexdigest()
+        text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        caption = (self._best(texts)["text"] or "").encode("utf-8", "replace")
+        return Sample(record["sample_key"], record["key"], extension, body, digest, {"json": text, "txt": caption})
+
+    def _described(self, texts: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return key.json: scores of a text stand with the text, everything else is the record's."""
+        record = texts[0]
+        scores = [step.name for step in self.plan.steps if step.rule.per_text]
+        listed = [
+            {**{name: text[name] for name in ("text_no", "source", "text")}, **{name: _number(text[name]) for name in scores}}
+            for text in texts
+        ]
+        return {
             "url": record["url"],
             "key": record["key"],
             "shard": record["shard"],
             "row": record["row"],
-            "texts": [{"text_no": record["text_no"], "source": record["source"], "text": record["text"]}],
+            "texts": listed,
             **{name: record[name] for name in ("sha256", "width", "height", "format", "language")},
             "language_score": _number(record["language_score"]),
             "phash": None if record["phash"] is None else f"{record['phash']:016x}",
-            "evidence": {name: _number(record[name]) for name in evidence},
-            **({"reencoded": True} if made is not None else {}),
+            "evidence": {step.name: _number(record[step.name]) for step in self.plan.steps if step.name not in scores},
         }
-        text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        caption = (record["text"] or "").encode("utf-8", "replace")
-        if made is not None:
-            digest = hashlib.sha256(made).hexdigest()
-        return Sample(record["sample_key"], record["key"], extension, body, digest, {"json": text, "txt": caption})
+
+    def _best(self, texts: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the text that becomes key.txt: the first, or the one that the first filter of all texts scores highest."""
+        score = next((step.name for step in self.plan.steps if step.rule.per_text), None)
+        if self.plan.recipe.output.text == "web_first" or score is None:
+            return texts[0]
+        return max(texts, key=lambda text: (text[score] is not None, text[score], -text["text_no"]))
+
+
+def _kept_records(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield the kept texts of each record of a decisions file that has any."""
+    file = pq.ParquetFile(path)
+
+    def texts() -> Iterator[dict[str, Any]]:
+        for group in range(file.num_row_groups):
+            kept = file.read_row_group(group, columns=["dropped_by"])["dropped_by"].is_null()
+            if pc.any(kept).as_py():
+                yield from file.read_row_group(group).filter(kept).to_pylist()
+
+    for _, several in groupby(texts(), key=lambda text: text["row"]):
+        yield list(several)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,18 @@ from curate.contracts import CorpusCount, Filter, Stage
 from curate.errors import RecipeError
 from curate.facts import FACTS
 from curate.recipe import Recipe
+from curate.stages.caption import CaptionStage
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
 from curate.stages.language import LanguageStage
+from curate.stages.match import ClipStage, MatchStage
 from curate.stages.text import TextStage
 
 EAGER = ("record", "header", "text")
 """Providers whose facts every record gets while its shard is scanned: they cost less than knowing whether it is alive."""
+
+TRANSIENT = ("pixels", "pictures")
+"""Columns that exist while images are in memory: what reads them runs after the decode stage, which rules on the image."""
 
 COST = {
     "text": 4e-6,
@@ -32,8 +37,11 @@ COST = {
     "decode": 2e-3,
     "eval_similarity": 1.2e-2,
     "nsfw": 2e-2,
+    "caption": 4e-2,
+    "match": 2e-2,
+    "clip": 2e-2,
 }
-"""Core-seconds a record, measured on one core of a server: orders of magnitude for `plan`, never used by `run`."""
+"""Core-seconds a record, measured on one core of a server (caption, match, clip: `mini`): orders of magnitude for `plan`."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,11 @@ class Plan:
     counts: tuple[CorpusCount, ...]
     steps: tuple[Step, ...]
     last: tuple[Stage, ...]  # facts that the output carries and no filter reads: for kept records only
+
+    @property
+    def captions(self) -> CaptionStage | None:
+        """Return what writes synthetic texts: then a dropped web text does not end its record."""
+        return self.recipe.captions
 
     def stages(self) -> Iterator[Stage]:
         """Yield the lazy stages in the order in which they run."""
@@ -108,7 +121,9 @@ def plan(recipe: Recipe) -> Plan:
     pixels = any("pixels" in stage.reads for stage in stages)
     limit = getattr(recipe.filters["unreadable"], "max_decoded_bytes")  # noqa: B009 - a field of that filter
     decode = DecodeStage(view="rgb" if pixels else "grey", max_bytes=limit)
-    available: list[Stage] = [decode, LanguageStage(), *stages]
+    captions = [] if recipe.captions is None else [recipe.captions]
+    stages = [_of_texts(stage, recipe.captions) for stage in stages]
+    available: list[Stage] = [decode, LanguageStage(), *captions, *stages]
     done: set[str] = set()
     steps = []
     for name, rule in recipe.filters.items():
@@ -119,17 +134,22 @@ def plan(recipe: Recipe) -> Plan:
     return Plan(recipe, HeaderStage(max_decoded_bytes=limit), TextStage(), counts, tuple(steps), last)
 
 
+def _of_texts(stage: Stage, captions: CaptionStage | None) -> Stage:
+    """Return a stage that scores texts with the captions among them, if the recipe has any."""
+    return dataclasses.replace(stage, captions=captions) if isinstance(stage, MatchStage | ClipStage) else stage
+
+
 def _closure(name: str, wanted: list[str], available: list[Stage], done: set[str]) -> list[Stage]:
     """Return the stages that provide `wanted`, and what they read, in order of need, without those already `done`."""
     found: list[Stage] = []
     for fact in wanted:
-        column = "phash" if fact == "pixels" else fact
+        column = "phash" if fact in TRANSIENT else fact
         stage = next((stage for stage in available if column in stage.provides.names), None)
         if stage is None:
             raise RecipeError(f"{name} reads {fact}, which no filter of this recipe provides")
         if stage.name in done:
             continue
-        needed = [item for item in stage.reads if item == "pixels" or (item in FACTS and FACTS[item].provider not in EAGER)]
+        needed = [item for item in stage.reads if item in TRANSIENT or (item in FACTS and FACTS[item].provider not in EAGER)]
         found += _closure(name, needed, available, done)
         done.add(stage.name)
         found.append(stage)

@@ -10,13 +10,29 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 import filters
 from curate.contracts import Filter
 from curate.errors import RecipeError
+from curate.stages.caption import CaptionStage
+
+MODELS = {
+    "mini": {"captions.model": "mini", "caption_match.matcher": "mini", "clip_similarity.embedder": "mini"},
+    "blip-base": {
+        "captions.model": "hf:Salesforce/blip-image-captioning-base",
+        "caption_match.matcher": "hf:Salesforce/blip-itm-base-coco",
+        "clip_similarity.embedder": "open_clip:ViT-B-32/openai",
+    },
+    "blip-large": {
+        "captions.model": "hf:Salesforce/blip-image-captioning-large",
+        "caption_match.matcher": "hf:Salesforce/blip-itm-large-coco",
+        "clip_similarity.embedder": "open_clip:ViT-L-14/openai",
+    },
+}
+"""Sets of models by name: what `--models` puts into a recipe's captioner, matcher and embedder."""
 
 _MAX_BYTES = 1 << 20
 
@@ -32,6 +48,9 @@ class Output:
     block_shards: int = field(default=10, metadata={"doc": "consecutive input shards that are packed together"})
     longest_side: int | None = field(default=None, metadata={"doc": "re-encode larger images to JPEG with this longest side"})
     quality: int = field(default=92, metadata={"doc": "JPEG quality of what is re-encoded"})
+    text: Literal["web_first", "best_score"] = field(
+        default="web_first", metadata={"doc": "which kept text becomes key.txt: the web text if it is kept, or the best match"}
+    )
 
     def check(self) -> None:
         """Raise ValueError for a value that no output can have."""
@@ -52,12 +71,14 @@ class Recipe:
     filters: dict[str, Filter]
     output: Output
     source: str
+    captions: CaptionStage | None = None  # synthetic texts are written: who writes them, and how
 
     def resolved(self) -> dict[str, Any]:
         """Return what decides the output, as plain JSON values."""
         rules = {name: dataclasses.asdict(rule) for name, rule in self.filters.items()}
         output = dataclasses.asdict(self.output)
-        return {"name": self.name, "order": list(self.filters), "filters": rules, "output": output}
+        captions = {} if self.captions is None else {"captions": dataclasses.asdict(self.captions)}
+        return {"name": self.name, "order": list(self.filters), "filters": rules, **captions, "output": output}
 
     def digest(self) -> str:
         """Return sha256 of the resolved recipe, the same for every way to write it."""
@@ -75,8 +96,8 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
-def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a recipe by name or path and apply `FILTER.PARAM=VALUE` overrides. Raises RecipeError, in one line."""
+def load(name_or_path: str, overrides: Sequence[str] = (), models: str | None = None) -> Recipe:
+    """Load a recipe by name or path; apply a set of MODELS, then FILTER.PARAM=VALUE. Raises RecipeError, in one line."""
     path = folder() / f"{name_or_path}.yaml" if name_or_path in names() else Path(name_or_path)
     if not _is_file(path):
         known = f"neither a file nor one of {', '.join(names())}{_near(name_or_path, names())}"
@@ -90,7 +111,26 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}:{line}: not UTF-8: {error.reason}") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
-    return _Loader(str(path), path.stem, source).recipe(overrides)
+    return _Loader(str(path), path.stem, source).recipe(overrides, models)
+
+
+Values = dict[str, tuple[str, Any]]
+"""Parameters of one owner as written: where (file and line, or the --set), and the value."""
+
+_SECTIONS = ("captions", "output")
+_KEYS = ("about", "filters", *_SECTIONS)
+
+
+def _model_set(name: str | None, rules: dict[str, Values], others: dict[str, Values]) -> list[str]:
+    """Return the overrides that a set of MODELS stands for in this recipe. Raises RecipeError."""
+    if name is None:
+        return []
+    if name not in MODELS:
+        raise RecipeError(f"--models {name}: known are {', '.join(MODELS)}{_near(name, MODELS)}")
+    chosen = [f"{place}={spec}" for place, spec in MODELS[name].items() if place.partition(".")[0] in (*rules, *others)]
+    if not chosen:
+        raise RecipeError(f"--models {name}: this recipe has no captions, caption_match or clip_similarity")
+    return chosen
 
 
 class _Loader:
@@ -99,11 +139,11 @@ class _Loader:
     def __init__(self, path: str, name: str, source: str) -> None:
         self.path, self.name, self.source = path, name, source
 
-    def recipe(self, overrides: Sequence[str]) -> Recipe:
+    def recipe(self, overrides: Sequence[str], models: str | None) -> Recipe:
         top = self._mapping(self._parse(), "a recipe")
         for key, (line, _) in top.items():
-            if key not in ("about", "filters", "output"):
-                raise self._error(line, f"unknown key {key!r}{_near(key, ['about', 'filters', 'output'])}")
+            if key not in _KEYS:
+                raise self._error(line, f"unknown key {key!r}{_near(key, _KEYS)}")
         if "filters" not in top:
             raise self._error(1, "a recipe needs filters")
         about = str(self._value(top["about"][1])) if "about" in top else ""
@@ -112,10 +152,13 @@ class _Loader:
             if key not in filters.names():
                 raise self._error(line, f"unknown filter {key!r}{_near(key, filters.names())}")
             rules[key] = self._parameters(node, key)
-        output = self._parameters(top["output"][1], "output") if "output" in top else {}
-        self.override(rules, output, overrides)
-        built = {name: self.build(filters.load(name), name, values) for name, values in rules.items()}
-        return Recipe(self.name, about, always_on(built), self.build(Output, "output", output), self.source)
+        others: dict[str, Values] = {key: self._parameters(top[key][1], key) for key in _SECTIONS if key in top}
+        self.override(rules, others, [*_model_set(models, rules, others), *overrides])
+        built = always_on({name: self.build(filters.load(name), name, values) for name, values in rules.items()})
+        captions = self.build(CaptionStage, "captions", others["captions"]) if "captions" in others else None
+        if captions is not None and not any(rule.per_text for rule in built.values()):
+            raise self._error(top["captions"][0], "captions are written but no filter judges them: add caption_match")
+        return Recipe(self.name, about, built, self.build(Output, "output", others.get("output", {})), self.source, captions)
 
     def _parse(self) -> yaml.Node:
         try:
@@ -147,7 +190,7 @@ class _Loader:
             found[str(key.value)] = (line, value)
         return found
 
-    def _parameters(self, node: yaml.Node, owner: str) -> dict[str, tuple[str, Any]]:
+    def _parameters(self, node: yaml.Node, owner: str) -> Values:
         pairs = self._mapping(node, owner).items()
         return {key: (f"{self.path}:{line}", self._value(value)) for key, (line, value) in pairs}
 
@@ -158,18 +201,20 @@ class _Loader:
         except _NO_VALUE as error:
             raise self._error(node.start_mark.line + 1, f"not a value: {_problem(error)}") from None
 
-    def override(
-        self, rules: dict[str, dict[str, tuple[str, Any]]], output: dict[str, tuple[str, Any]], overrides: Sequence[str]
-    ) -> None:
+    def override(self, rules: dict[str, Values], others: dict[str, Values], overrides: Sequence[str]) -> None:
         """Apply --set: later ones win."""
         for text in overrides:
             owner, param, value = split_override(text)
             if owner == "output":
-                output[param] = (_said(text), value)
+                others.setdefault(owner, {})[param] = (_said(text), value)
+            elif owner in others:
+                others[owner][param] = (_said(text), value)
             elif owner in rules:
                 rules[owner][param] = (_said(text), value)
             elif owner == "unreadable":
                 rules[owner] = {param: (_said(text), value)}
+            elif owner == "captions":
+                raise RecipeError(f"{_said(text)}: this recipe writes no captions; give it a section 'captions:'")
             else:
                 known = "is not in this recipe" if owner in filters.names() else "is not a filter"
                 raise RecipeError(f"{_said(text)}: {owner!r} {known}{_near(owner, rules)}")
@@ -197,9 +242,12 @@ class _Loader:
 def recorded(resolved: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, Filter]:
     """Return the filters of a manifest's recipe, with overrides applied and checked as at load. Raises RecipeError."""
     loader = _Loader("manifest.json", str(resolved["name"]), "")
-    rules: dict[str, dict[str, tuple[str, Any]]] = {}
+    rules: dict[str, Values] = {}
     for name in resolved["order"]:
         rules[name] = {key: ("manifest.json", value) for key, value in resolved["filters"][name].items()}
+    changed = next((text for text in overrides if split_override(text)[0] in _SECTIONS), None)
+    if changed is not None:
+        raise RecipeError(f"{_said(changed)}: changes facts or output, not only verdicts; use curate run --set")
     loader.override(rules, {}, overrides)
     return {name: loader.build(filters.load(name), name, values) for name, values in rules.items()}
 
@@ -241,6 +289,9 @@ def _typed(kind: type[Any], name: str, value: Any, where: str) -> Any:
     return found
 
 
+_OF_PICTURES = ("eval_overlap", "blocklist", "nsfw", "caption_match", "clip_similarity")
+
+
 def always_on(rules: dict[str, Filter]) -> dict[str, Filter]:
     """Return the filters with `unreadable` among them: before the first that reads what only a decoded image tells, else last."""
     if "unreadable" in rules:
@@ -249,7 +300,7 @@ def always_on(rules: dict[str, Filter]) -> dict[str, Filter]:
 
     ordered: dict[str, Filter] = {}
     for name, rule in rules.items():
-        if "unreadable" not in ordered and name in ("eval_overlap", "blocklist", "nsfw"):
+        if "unreadable" not in ordered and name in _OF_PICTURES:
             ordered["unreadable"] = Unreadable()
         ordered[name] = rule
     ordered.setdefault("unreadable", Unreadable())

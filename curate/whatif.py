@@ -19,13 +19,15 @@ from curate.contracts import CorpusCount, Filter
 from curate.errors import RecipeError
 
 Mask = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
 
 _ROWS = 1 << 18
+_NONE = np.empty(0, np.int64)
 
 
 @dataclass
 class FilterCount:
-    """One filter's line: records it drops first, and records alive there that it was never evaluated on."""
+    """One filter's line: texts it drops first, and texts alive there that it was never evaluated on."""
 
     filter: str
     dropped: int = 0
@@ -34,9 +36,10 @@ class FilterCount:
 
 @dataclass
 class WhatIf:
-    """The answer. With nothing unknown `at_least` equals `kept`; else the truth lies between them."""
+    """The answer, in records; a record is kept with any of its texts. `at_least` equals `kept`, or the truth lies between."""
 
     records: int = 0
+    texts: int = 0
     kept: int = 0  # kept if everything unknown is kept
     at_least: int = 0  # kept if everything unknown is dropped
     was: int = 0
@@ -51,11 +54,65 @@ def what_if(out: Path, manifest: dict[str, Any], overrides: Sequence[str]) -> Wh
     before = recipes.recorded(manifest["recipe"])
     after = recipes.recorded(manifest["recipe"], overrides)
     _refuse(before, after, manifest)
+    captioned = "captions" in manifest["recipe"]
     answer = WhatIf(was=manifest["kept"], filters=[FilterCount(name) for name in after])
     for path in sorted((out / "decisions").glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["not_evaluated", *after]):
-            _add(answer, batch, after)
+        tally = _Captioned() if captioned else _Plain()
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["row", "text_no", "not_evaluated", *after]):
+            tally.add(batch, _judged(answer, batch, after))
+        records, kept, at_least = tally.counted()
+        answer.records, answer.kept, answer.at_least = answer.records + records, answer.kept + kept, answer.at_least + at_least
     return answer
+
+
+@dataclass(frozen=True)
+class _Fate:
+    """Of each text of a batch: kept if the unknown is kept, kept for certain, its image alive."""
+
+    kept: Mask
+    certain: Mask
+    image: Mask
+
+
+@dataclass
+class _Plain:
+    """Counts the records of a shard where every record has one text."""
+
+    records: int = 0
+    kept: int = 0
+    certain: int = 0
+
+    def add(self, batch: pa.RecordBatch, fate: _Fate) -> None:
+        self.records += batch.num_rows
+        self.kept += int(fate.kept.sum())
+        self.certain += int(fate.certain.sum())
+
+    def counted(self) -> tuple[int, int, int]:
+        return self.records, self.kept, self.certain
+
+
+@dataclass
+class _Captioned:
+    """Counts the records of a shard with captions: one whose image is newly alive has captions that nobody has written yet."""
+
+    rows: list[Rows] = field(default_factory=list)
+    numbers: list[Rows] = field(default_factory=list)
+    fates: list[_Fate] = field(default_factory=list)
+
+    def add(self, batch: pa.RecordBatch, fate: _Fate) -> None:
+        self.rows.append(batch["row"].to_numpy())
+        self.numbers.append(batch["text_no"].to_numpy())
+        self.fates.append(fate)
+
+    def counted(self) -> tuple[int, int, int]:
+        rows, web = np.concatenate([*self.rows, _NONE]), np.concatenate([*self.numbers, _NONE]) == 0
+        kept, certain, image = (
+            np.concatenate([*(getattr(fate, name) for fate in self.fates), _NONE.astype(np.bool_)])
+            for name in ("kept", "certain", "image")
+        )
+        unwritten = np.setdiff1d(rows[web & image], rows[~web])
+        possible = np.union1d(rows[kept], unwritten)
+        return int(web.sum()), len(possible), len(np.unique(rows[certain]))
 
 
 def _refuse(before: dict[str, Filter], after: dict[str, Filter], manifest: dict[str, Any]) -> None:
@@ -76,20 +133,29 @@ def _refuse(before: dict[str, Filter], after: dict[str, Filter], manifest: dict[
                 )
 
 
-def _add(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> None:
+def _judged(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> _Fate:
     rows = batch.num_rows
     missing = _not_evaluated(batch["not_evaluated"], list(rules))
-    alive, doubtful = np.ones(rows, np.bool_), np.zeros(rows, np.bool_)
+    written = batch["text_no"].to_numpy() > 0
+    unmade = np.zeros(rows, np.bool_)  # captions of images that now die before the captioner
+    captioner = next((name for name, rule in rules.items() if rule.per_text), None)
+    alive, doubtful, image = np.ones(rows, np.bool_), np.zeros(rows, np.bool_), np.ones(rows, np.bool_)
     for line, (name, rule) in zip(answer.filters, rules.items(), strict=True):
         kept = rule.keep(batch[name]).to_numpy(zero_copy_only=False) | missing[name]
+        captioner = None if name == captioner else captioner
+        if rule.about == "image":
+            image &= kept
+            unmade |= written & ~kept & (captioner is not None)
+        elif not rule.per_text:
+            kept |= written  # not asked of synthetic texts
         unknown = alive & missing[name]
         line.unknown += int(unknown.sum())
         doubtful |= unknown
+        alive &= ~unmade
         line.dropped += int((alive & ~kept).sum())
         alive &= kept
-    answer.records += rows
-    answer.kept += int(alive.sum())
-    answer.at_least += int((alive & ~doubtful).sum())
+    answer.texts += rows - int(unmade.sum())
+    return _Fate(alive, alive & ~doubtful, image)
 
 
 def _not_evaluated(lists: pa.ListArray, names: list[str]) -> dict[str, Mask]:

@@ -23,7 +23,7 @@ from curate.report.attrition import attrition_table
 
 def dry_run_command(given: DryRun) -> None:
     """Try a recipe on one shard and print what it would mean."""
-    plan = planning.plan(recipes.load(given.recipe, given.overrides))
+    plan = planning.plan(recipes.load(given.recipe, given.overrides, given.models))
     lookups: dict[str, Lookup] = {}
     unserved = [name for name, rule in plan.recipe.filters.items() if isinstance(rule.provider(), CorpusCount)]
     if given.counts is not None:

@@ -57,7 +57,8 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 110)
     verdict = "kept" if record["dropped_by"] is None else f"dropped by {record['dropped_by']}"
-    console.print(Text(f"{record['key']} ({record['shard']}, row {record['row']}): {verdict}", style="bold"))
+    which = f", caption {record['text_no']}" if record["text_no"] else ""
+    console.print(Text(f"{record['key']} ({record['shard']}, row {record['row']}{which}): {verdict}", style="bold"))
     facts = Table(box=None, show_header=False, padding=(0, 2))
     hidden = {*manifest["filters"], *_HIDDEN}
     for name, value in _plain(record).items():
@@ -68,6 +69,8 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
     for title in ("filter", "evidence", "verdict", "parameters"):
         table.add_column(title)
     for name in manifest["filters"]:
+        if record["text_no"] and _of_web_texts(name):
+            continue
         state = "fails" if name in record["failed"] else "not evaluated" if name in record["not_evaluated"] else "passes"
         first = "fails first" if name == record["dropped_by"] else state
         given = manifest["recipe"]["filters"][name].items()
@@ -77,6 +80,13 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
         table.add_row(name, Text(evidence), Text(first, style=style), Text(parameters))
     console.print(table)
     console.print()
+
+
+def _of_web_texts(name: str) -> bool:
+    from curate.report.attrition import described
+
+    rule = described(name)
+    return rule.about == "text" and not rule.per_text
 
 
 def what_if_command(given: WhatIf) -> None:
@@ -97,7 +107,7 @@ def what_if_command(given: WhatIf) -> None:
     for title, justify in (("filter", "left"), ("dropped", "right"), ("was", "right"), ("left", "right"), ("unknown", "right")):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
     before = {line["filter"]: line["dropped"] for line in manifest["attrition"]}
-    left = answer.records
+    left = answer.texts
     for line in answer.filters:
         left -= line.dropped
         unknown = f"{line.unknown:,}" if line.unknown else ""

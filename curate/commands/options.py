@@ -18,6 +18,7 @@ class Run:
     memory: str
     max_failed_shards: int | None
     overrides: tuple[str, ...]
+    models: str | None
     columns: tuple[str, ...]
     as_json: bool
 
@@ -33,6 +34,7 @@ class DryRun:
     counts: Path | None
     html: Path | None
     overrides: tuple[str, ...]
+    models: str | None
     columns: tuple[str, ...]
     as_json: bool
 
@@ -44,6 +46,7 @@ class Plan:
     recipe: str
     inputs: tuple[str, ...]
     overrides: tuple[str, ...]
+    models: str | None
     columns: tuple[str, ...]
     as_json: bool
 

@@ -55,7 +55,7 @@ def run_command(given: Run) -> int:
     """Run a recipe and print what came of it; return the exit code."""
     import click
 
-    recipe = recipes.load(given.recipe, given.overrides)
+    recipe = recipes.load(given.recipe, given.overrides, given.models)
     if given.samples_per_shard is not None:
         recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=given.samples_per_shard))
     store = Store(common.local_folder(given.out))
@@ -81,6 +81,7 @@ def _described(outcome: Outcome, seconds: float) -> dict[str, object]:
     return {
         "state": outcome.state,
         "records": outcome.records,
+        "texts": outcome.texts,
         "kept": outcome.kept,
         "seconds": round(seconds, 2),
         "core_seconds": {name: round(value, 3) for name, value in sorted(outcome.seconds.items())},

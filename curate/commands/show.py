@@ -43,7 +43,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def plan_command(given: Plan) -> None:
     """Print the passes of a recipe."""
-    plan = planning.plan(recipe.load(given.recipe, given.overrides))
+    plan = planning.plan(recipe.load(given.recipe, given.overrides, given.models))
     shards = common.shards_of(given.inputs, given.columns) if given.inputs else []
     rows = [
         ("scan", "every record", "record, header, sha256, text", _cost("header", "text")),

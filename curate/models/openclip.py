@@ -1,15 +1,16 @@
-"""Any image tower of open_clip as an embedder: `open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE`."""
+"""Any model of open_clip as an embedder of images and texts: `open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from curate.errors import ModelError
-from curate.models.protocols import Floats, Pixels, in_blocks, unit
+from curate.models.protocols import MODEL_ROWS, Floats, Pixels, in_blocks, unit
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class OpenClip:
     """An open_clip model; the whole picture is squashed to the model's size: a crop would hide what differs."""
 
     model: Any
+    tokenizer: Any
     name: str
     dim: int
     side: int
@@ -45,11 +47,25 @@ class OpenClip:
         side = size if isinstance(size, int) else size[0]
         with torch.inference_mode():
             dim = model.encode_image(torch.zeros(1, 3, side, side, device=device)).shape[1]
-        return cls(model, spec, int(dim), int(side), tuple(settings["mean"]), tuple(settings["std"]), device)
+        tokenizer = open_clip.get_tokenizer(architecture)
+        return cls(model, tokenizer, spec, int(dim), int(side), tuple(settings["mean"]), tuple(settings["std"]), device)
 
     def embed(self, pixels: Pixels) -> Floats:
         """Return float32 [n, dim], each row of length 1, of RGB uint8 [n, 256, 256, 3]."""
         return unit(in_blocks(pixels, self._block, self.dim))
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Return float32 [n, dim], each row of length 1; of a long text as much as the model reads."""
+        import torch
+
+        blocks = [np.empty((0, self.dim), np.float32)]
+        for start in range(0, len(texts), MODEL_ROWS):
+            block = [*texts[start : start + MODEL_ROWS]]
+            filled = block + [""] * (MODEL_ROWS - len(block))
+            with torch.inference_mode():
+                found = self.model.encode_text(self.tokenizer(filled).to(self.device)).float().cpu().numpy()
+            blocks.append(found[: len(block)])
+        return unit(np.concatenate(blocks))
 
     def _block(self, pixels: Pixels) -> Floats:
         import torch

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +29,60 @@ class Embedder(Protocol):
 
     def embed(self, pixels: Pixels) -> Floats:
         """Return float32 [n, dim], each row of length 1, of RGB uint8 [n, 256, 256, 3]."""
+
+
+class TextEmbedder(Embedder, Protocol):
+    """An embedder that puts texts into the same space as pictures."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Return float32 [n, dim], each row of length 1."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How captions are drawn: nucleus sampling (Holtzman et al. 2020), with CTRL's repetition penalty."""
+
+    top_p: float = 0.9
+    repetition_penalty: float = 1.1
+    min_tokens: int = 5
+    max_tokens: int = 20
+
+
+class Captioner(Protocol):
+    """Writes captions by nucleus sampling (Holtzman et al. 2020)."""
+
+    @property
+    def name(self) -> str:
+        """The spec that loads it."""
+
+    @property
+    def side(self) -> int:
+        """Side of the square pictures that it reads: the whole image, squashed."""
+
+    def captions(self, pictures: Pixels, draws: Floats) -> list[list[str]]:
+        """Return k captions of each picture, RGB uint8 [n, side, side, 3].
+
+        `draws`, float32 [n, k, tokens] uniform in [0, 1), holds the random number that picks each token by the inverse of
+        the cumulated probabilities, largest first. A caption depends on its picture and its draws and on nothing else.
+        """
+
+
+class Matcher(Protocol):
+    """Says how likely it is that a text matches a picture."""
+
+    @property
+    def name(self) -> str:
+        """The spec that loads it."""
+
+    @property
+    def side(self) -> int:
+        """Side of the square pictures that it reads: the whole image, squashed."""
+
+    def match(self, pictures: Pixels, texts: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Return P(match), 0 to 1, of every text of each picture, RGB uint8 [n, side, side, 3].
+
+        A picture is encoded once whatever the number of its texts. A score depends on its picture and text and on nothing else.
+        """
 
 
 class Classifier(Protocol):

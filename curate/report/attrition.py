@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 COLUMNS = {
     "shard_index": "INTEGER",
     "row": "BIGINT",
+    "sample_key": "VARCHAR",
+    "text_no": "SMALLINT",
+    "source": "VARCHAR",
     "text": "VARCHAR",
     "dropped_by": "VARCHAR",
     "failed": "VARCHAR[]",
@@ -40,6 +43,7 @@ class Attrition:
 
     `seen` came so far without being dropped, `dropped` fail here first, `left` go on; `share` is dropped / seen (0 for
     none seen). `failed_anywhere` fail here whatever they fail before, of the `evaluated` for which this filter has evidence.
+    `written` are the synthetic texts among the dropped.
     """
 
     filter: str
@@ -50,6 +54,7 @@ class Attrition:
     share: float
     failed_anywhere: int
     evaluated: int
+    written: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Combination:
     failed: frozenset[str]
     not_evaluated: frozenset[str]
     rows: int
+    synthetic: bool = False
 
 
 def decision_files(folder: Path) -> list[str]:
@@ -70,10 +76,11 @@ def decision_files(folder: Path) -> list[str]:
 def combinations(view: View) -> list[Combination]:
     """Count every combination of verdicts that occurs (a few hundred, however many rows there are)."""
     found = view.rows(
-        "SELECT any_value(dropped_by), any_value(failed), any_value(not_evaluated), count(*)"
-        " FROM data GROUP BY hash(dropped_by, failed, not_evaluated)"  # lists as keys are three times as slow
+        "SELECT any_value(dropped_by), any_value(failed), any_value(not_evaluated), count(*),"
+        " coalesce(text_no > 0, false) AS made"
+        " FROM data GROUP BY hash(dropped_by, failed, not_evaluated), made"  # lists as keys are three times as slow
     )
-    return [Combination(by, frozenset(failed or ()), frozenset(missing or ()), rows) for by, failed, missing, rows in found]
+    return [Combination(by, frozenset(failed or ()), frozenset(missing or ()), *rest) for by, failed, missing, *rest in found]
 
 
 def attrition(decisions: str | os.PathLike[str], filters: list[str]) -> list[Attrition]:
@@ -88,21 +95,24 @@ def attrition(decisions: str | os.PathLike[str], filters: list[str]) -> list[Att
 
 def tally(found: Sequence[Combination], filters: Sequence[str]) -> list[Attrition]:
     """Turn counted combinations into one line per filter."""
-    dropped: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    missing: Counter[str] = Counter()
+    dropped, written = Counter[str](), Counter[str]()
+    failed, missing = Counter[str](), Counter[str]()
     for one in found:
         if one.dropped_by is not None:
             dropped[one.dropped_by] += one.rows
+            written[one.dropped_by] += one.rows if one.synthetic else 0
         failed.update(dict.fromkeys(one.failed, one.rows))
         missing.update(dict.fromkeys(one.not_evaluated, one.rows))
     total = alive = sum(one.rows for one in found)
+    web = sum(one.rows for one in found if not one.synthetic)
     lines = []
     for name in [*filters, *sorted(dropped.keys() - set(filters))]:
         share = dropped[name] / alive if alive else 0.0
         left = alive - dropped[name]
-        about = described(name)[0]
-        lines.append(Attrition(name, about, alive, dropped[name], left, share, failed[name], max(0, total - missing[name])))
+        rule = described(name)
+        asked = web if rule.about == "text" and not rule.per_text else total
+        evaluated = max(0, asked - missing[name])
+        lines.append(Attrition(name, rule.about, alive, dropped[name], left, share, failed[name], evaluated, written[name]))
         alive = left
     return lines
 
@@ -117,18 +127,27 @@ def overlaps(found: Iterable[Combination], filters: Sequence[str]) -> list[list[
     return [[counts[first, second] for second in filters] for first in filters]
 
 
-def described(name: str) -> tuple[str, str]:
-    """Return what a filter is about ('image', 'text') and its docstring's first sentence; empty when it is unknown."""
+@dataclass(frozen=True)
+class Rule:
+    """What is told of a filter: 'image' or 'text', whether it judges synthetic texts, its docstring's first sentence."""
+
+    about: str = ""
+    per_text: bool = False
+    drops: str = ""
+
+
+def described(name: str) -> Rule:
+    """Return what a filter is; empty when it is unknown."""
     if not name.isidentifier():
-        return "", ""
+        return Rule()
     try:
         module = importlib.import_module(f"filters.{name}")
     except ModuleNotFoundError:
-        return "", ""
+        return Rule()
     for _, item in inspect.getmembers(module, inspect.isclass):
         if issubclass(item, Filter) and item.__module__ == module.__name__:
-            return str(getattr(item, "about", "")), _sentence(inspect.getdoc(item) or "")
-    return "", ""
+            return Rule(item.about, item.per_text, _sentence(inspect.getdoc(item) or ""))
+    return Rule()
 
 
 def _sentence(doc: str) -> str:
@@ -136,26 +155,31 @@ def _sentence(doc: str) -> str:
 
 
 def attrition_table(rows: Sequence[Attrition]) -> Table:
-    """Lay out attrition for a terminal: first the input, last what was kept."""
+    """Lay out attrition for a terminal: first the input, last what was kept; in texts, which are records without captions."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("filter", no_wrap=True)
     table.add_column("about", style="dim")
-    for heading in ("dropped", "of seen", "fail here", "left", "of input"):
+    written = any(row.written for row in rows)
+    for heading in ("dropped", *(("synthetic",) if written else ()), "of seen", "fail here", "left", "of input"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, min_width=BAR)
     total = rows[0].seen if rows else 0
     kept = rows[-1].left if rows else 0
-    table.add_row("input", "", "", "", "", f"{total:,}", percent(total, total), bar(total, total))
+    gap = ("",) if written else ()
+    table.add_row("texts" if written else "input", "", "", *gap, "", "", f"{total:,}", percent(total, total), bar(total, total))
     for row in rows:
         dropped = Text(f"{row.dropped:,}", style="red" if row.dropped else "dim")
+        made = (f"{row.written:,}" if row.written else "",) if written else ()
         fails = f"{row.failed_anywhere:,}" if row.evaluated else "not evaluated"
-        cells = (dropped, percent(row.dropped, row.seen), fails, f"{row.left:,}", percent(row.left, total))
+        cells = (dropped, *made, percent(row.dropped, row.seen), fails, f"{row.left:,}", percent(row.left, total))
         table.add_row(Text(row.filter), row.about, *cells, bar(row.left, total))
     table.add_section()
-    end = (f"{total - kept:,}", percent(total - kept, total), "", f"{kept:,}", percent(kept, total), bar(kept, total))
+    of_those = (f"{sum(row.written for row in rows):,}",) if written else ()
+    share = percent(total - kept, total)
+    end = (f"{total - kept:,}", *of_those, share, "", f"{kept:,}", percent(kept, total), bar(kept, total))
     table.add_row("kept", "", *end, style="bold")
     return table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,18 @@ COLUMNS = {
     "reason": "VARCHAR",
     "match": "VARCHAR",
     "match_thumb": "BLOB",
+    "texts": "VARCHAR",
 }
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of a record: web or synthetic, its scores by filter, and what dropped it."""
+
+    source: str
+    text: str
+    scores: tuple[tuple[str, str], ...]
+    dropped_by: str | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Picture:
     match_image: str = ""
     size: int = 0
     match_size: int = 0
+    texts: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,24 +63,36 @@ class Gallery:
     sampled: int
 
 
-def galleries(folder: Path, order: Sequence[str]) -> tuple[list[Gallery], list[Picture]]:
-    """Choose the pictures of each category, in `order` and then by name, and records that match an evaluation image.
+@dataclass(frozen=True)
+class Galleries:
+    """All that is shown: a gallery for each verdict, records that match an evaluation image, records with their captions."""
+
+    by_verdict: list[Gallery]
+    leaked: list[Picture]
+    captioned: list[Picture]
+
+
+def galleries(folder: Path, order: Sequence[str]) -> Galleries:
+    """Choose the pictures of each category, in `order` and then by name, and those of the other two kinds.
 
     Raises OutputError when a thumbnail file cannot be read.
     """
     files = sorted(str(path) for path in folder.glob("*.parquet"))
     with opened(files, COLUMNS) as view:
-        counts = dict(view.rows("SELECT category, count(*) FROM data WHERE category IS NOT NULL GROUP BY category"))
-        found = _chosen(view, "category IS NOT NULL", "category", EACH)
+        verdicts = "category IS NOT NULL AND texts IS NULL"
+        counts = dict(view.rows(f"SELECT category, count(*) FROM data WHERE {verdicts} GROUP BY category"))
+        found = _chosen(view, verdicts, "category", EACH)
         leaked = _chosen(view, "category = 'eval_overlap' AND match IS NOT NULL", "true", PAIRS)
+        written = _chosen(view, "texts IS NOT NULL", "true", PAIRS)
     by_name: dict[str, list[Picture]] = {name: [] for name in order if name in counts}
     for name in sorted(counts.keys() - by_name.keys()):
         by_name[name] = []
     for row in found:
         by_name[row["category"]].append(replace(_picture(row), match="", match_image="", match_size=0))
-    pairs = [_picture(row) for row in leaked]
-    shown = _fitting(list(by_name.values()), pairs)
-    return [Gallery(name, tuple(by_name[name][:shown]), counts[name]) for name in by_name], pairs[:shown]
+    pairs, captioned = [_picture(row) for row in leaked], [_picture(row) for row in written]
+    shown = _fitting([*by_name.values(), captioned], pairs)
+    shelves = [Gallery(name, tuple(by_name[name][:shown]), counts[name]) for name in by_name]
+    return Galleries(shelves, pairs[:shown], captioned[:shown])
 
 
 def _chosen(view: View, where: str, group: str, limit: int) -> list[dict[str, Any]]:
@@ -94,7 +119,14 @@ def _picture(row: Mapping[str, Any]) -> Picture:
         match_image=base64.b64encode(match_image).decode(),
         size=len(image),
         match_size=len(match_image),
+        texts=tuple(_text(one) for one in json.loads(row["texts"] or "[]")),
     )
+
+
+def _text(found: Mapping[str, Any]) -> Text:
+    scores = {name: value for name, value in found.items() if name not in ("text_no", "source", "text", "dropped_by")}
+    shown = tuple((name, "no score" if value is None else f"{value:.2f}") for name, value in scores.items())
+    return Text(str(found["source"]), str(found["text"]), shown, found["dropped_by"])
 
 
 def _jpeg(found: bytes | None) -> bytes:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.facts import FACTS
+from curate.report.attrition import described
 from curate.report.charts import UNITS, Bins, Chart, draw, linear_bins, log_bins
 from curate.report.query import View, quoted
 
 CATEGORIES = 12
 CUT = 120
 
-DROPPED = "dropped_by IS NOT NULL"
+TEXTS = "(SELECT *, dropped_by IS NOT NULL AS gone FROM data)"
+RECORDS = "(SELECT *, sample_key IS NULL AS gone FROM data WHERE coalesce(text_no, 0) = 0)"
+"""Decisions by text, and by record: what is known of the image, with whether any of its texts is kept."""
 
 FACT_COLUMNS = ("width", "height", "aspect", "bytes", "words", "characters")
 """Facts whose distribution is shown in every report."""
@@ -37,6 +40,8 @@ LABELS = {
     "eval_overlap": "nearest evaluation image: cosine (method hash: bits apart)",
     "blocklist": "bits from the nearest listed hash",
     "nsfw": "probability",
+    "caption_match": "P(match)",
+    "clip_similarity": "cosine of image and text",
 }
 
 
@@ -92,12 +97,12 @@ class _Column:
 
 def evidence_histograms(view: View, filters: Sequence[str], marks: Mapping[str, Any]) -> list[Histogram]:
     """Return a histogram of each filter's evidence, where that is a number, with its thresholds."""
-    columns = [
-        _Column(name, quoted(name), view.is_whole(name), name, _numbers(marks.get(name)))
-        for name in filters
-        if view.is_number(name)
-    ]
-    return _histograms(view, columns)
+    drawn: dict[str, Histogram] = {}
+    for source in (RECORDS, TEXTS):
+        named = [name for name in filters if view.is_number(name) and (source == TEXTS) == (described(name).about == "text")]
+        columns = [_Column(name, quoted(name), view.is_whole(name), name, _numbers(marks.get(name))) for name in named]
+        drawn.update(zip(named, _histograms(view, columns, source), strict=True))
+    return [drawn[name] for name in filters if name in drawn]
 
 
 def fact_histograms(view: View) -> list[Histogram]:
@@ -108,7 +113,7 @@ def fact_histograms(view: View) -> list[Histogram]:
             columns.append(_Column(name, ASPECT, whole=False, filter=None, marks=()))
         elif view.is_number(name):
             columns.append(_Column(name, quoted(name), view.is_whole(name), None, ()))
-    return _histograms(view, columns)
+    return _histograms(view, columns, RECORDS)
 
 
 def _numbers(found: object) -> tuple[float, ...]:
@@ -117,13 +122,13 @@ def _numbers(found: object) -> tuple[float, ...]:
     return tuple(sorted(float(mark) for mark in found if isinstance(mark, int | float) and math.isfinite(mark)))
 
 
-def _histograms(view: View, columns: Sequence[_Column]) -> list[Histogram]:
+def _histograms(view: View, columns: Sequence[_Column], source: str) -> list[Histogram]:
     if not columns:
         return []
     wanted = ", ".join(f"min({column.finite}), max({column.finite}), count({column.finite})" for column in columns)
-    total, *found = view.rows(f"SELECT count(*), {wanted} FROM data")[0]
+    total, *found = view.rows(f"SELECT count(*), {wanted} FROM {source}")[0]
     ranges = [(found[i], found[i + 1], found[i + 2]) for i in range(0, len(found), 3)]
-    skewed = _skewed(view, columns, ranges)
+    skewed = _skewed(view, columns, ranges, source)
     drawn = []
     for column, (low, high, counted), skew in zip(columns, ranges, skewed, strict=True):
         unit = LABELS.get(column.name, FACTS[column.name].doc if column.name in FACTS else "value")
@@ -131,21 +136,23 @@ def _histograms(view: View, columns: Sequence[_Column]) -> list[Histogram]:
             drawn.append(Histogram(column.name, unit, None, 0, total, None, log=False, marks=column.marks))
             continue
         bins = _bins(column, low, high, skew=skew)
-        counts = _counts(view, column, bins)
+        counts = _counts(view, column, bins, source)
         fails = next((sum(values) for kind, values in counts if kind == "fails"), None)
         chart = draw(bins, counts, column.marks)
         drawn.append(Histogram(column.name, unit, chart, counted, total - counted, fails, log=bins.log, marks=column.marks))
     return drawn
 
 
-def _skewed(view: View, columns: Sequence[_Column], ranges: Sequence[tuple[float | None, float | None, int]]) -> list[bool]:
+def _skewed(
+    view: View, columns: Sequence[_Column], ranges: Sequence[tuple[float | None, float | None, int]], source: str
+) -> list[bool]:
     """Say for each column whether most values lie in the first tenth of its range: then its axis is a logarithm."""
     tests = []
     for column, (low, high, _) in zip(columns, ranges, strict=True):
         wide = low is not None and high is not None and low >= 0 and high >= (UNITS if column.whole else 20)
         border = (high or 0.0) / 10
         tests.append(f"count(*) FILTER ({column.finite} <= {border!r}::DOUBLE)" if wide else "count(*) FILTER (false)")
-    shares = view.rows(f"SELECT {', '.join(tests)} FROM data")[0]
+    shares = view.rows(f"SELECT {', '.join(tests)} FROM {source}")[0]
     return [share * 2 >= counted and share > 0 for share, (_, _, counted) in zip(shares, ranges, strict=True)]
 
 
@@ -161,14 +168,14 @@ def _bins(column: _Column, low: float, high: float, *, skew: bool) -> Bins:
     return linear_bins(low, high, whole=column.whole, anchor=anchor)
 
 
-def _counts(view: View, column: _Column, bins: Bins) -> list[tuple[str, list[int]]]:
+def _counts(view: View, column: _Column, bins: Bins, source: str) -> list[tuple[str, list[int]]]:
     """Count rows by bin and fate: kept, dropped (by another filter, for evidence) and failing this filter."""
     name = "" if column.filter is None else column.filter.replace("'", "''")
     fails = f"WHEN list_contains(failed, '{name}') THEN 'fails' " if name else ""
     edges = ", ".join(f"{edge!r}::DOUBLE" for edge in bins.edges)
     found = view.rows(
-        f"SELECT CASE {fails}WHEN {DROPPED} THEN 'dropped' ELSE 'kept' END AS fate,"
-        f" histogram({column.finite}, [{edges}]) FROM data GROUP BY fate"
+        f"SELECT CASE {fails}WHEN gone THEN 'dropped' ELSE 'kept' END AS fate,"
+        f" histogram({column.finite}, [{edges}]) FROM {source} GROUP BY fate"
     )
     fates = dict(found)
     kinds = ("kept", "dropped", "fails") if name else ("kept", "dropped")
@@ -189,8 +196,8 @@ def categories(view: View, names: Sequence[str]) -> list[Categories]:
         if name not in view.types or not _few(view, name):
             continue
         found = view.rows(
-            f"SELECT left({quoted(name)}::VARCHAR, {CUT}) AS value, count(*) FILTER (NOT ({DROPPED})), count(*)"
-            f" FROM data WHERE {quoted(name)} IS NOT NULL GROUP BY value"
+            f"SELECT left({quoted(name)}::VARCHAR, {CUT}) AS value, count(*) FILTER (NOT gone), count(*)"
+            f" FROM {RECORDS} WHERE {quoted(name)} IS NOT NULL GROUP BY value"
         )
         if found:
             tables.append(_categories(name, found))
@@ -219,13 +226,13 @@ def text_columns(view: View, filters: Sequence[str]) -> list[str]:
 
 def frequent_texts(view: View, limit: int = 12) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """Return the texts shared by most rows among the kept and among the dropped, each with its rows, at least two."""
-    return _frequent(view, f"NOT ({DROPPED})", limit), _frequent(view, DROPPED, limit)
+    return _frequent(view, "NOT gone", limit), _frequent(view, "gone", limit)
 
 
 def _frequent(view: View, where: str, limit: int) -> list[tuple[str, int]]:
     # grouped by hash: texts may be a megabyte each, and there may be billions of them
     found = view.rows(
-        f"SELECT hash(text) AS h, count(*) AS n FROM data WHERE {where} AND text IS NOT NULL"
+        f"SELECT hash(text) AS h, count(*) AS n FROM {TEXTS} WHERE {where} AND text IS NOT NULL"
         f" GROUP BY h HAVING n > 1 ORDER BY n DESC, h LIMIT {limit}"
     )
     if not found:

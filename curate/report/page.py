@@ -17,6 +17,7 @@ from curate.report import charts, gallery, histograms
 from curate.report.attrition import (
     COLUMNS,
     Attrition,
+    Combination,
     combinations,
     decision_files,
     described,
@@ -34,6 +35,26 @@ LISTED = 50  # shards that are named one by one
 
 
 @dataclass(frozen=True)
+class Texts:
+    """How many texts there were, web and synthetic (`written`), and how many are kept."""
+
+    web: int
+    web_kept: int
+    written: int
+    written_kept: int
+
+    @property
+    def all(self) -> int:
+        """Return all texts."""
+        return self.web + self.written
+
+    @property
+    def kept(self) -> int:
+        """Return all kept texts."""
+        return self.web_kept + self.written_kept
+
+
+@dataclass(frozen=True)
 class Content:
     """All that the template shows, counted; `overlap` is square in the order of `attrition`."""
 
@@ -42,6 +63,7 @@ class Content:
     about: dict[str, str]
     records: int
     kept: int
+    texts: Texts
     warnings: list[str]
     overlap: list[list[int]]
     evidence: list[histograms.Histogram]
@@ -49,8 +71,7 @@ class Content:
     categories: list[histograms.Categories]
     kept_texts: list[tuple[str, int]]
     dropped_texts: list[tuple[str, int]]
-    galleries: list[gallery.Gallery]
-    pairs: list[gallery.Picture]
+    shown: gallery.Galleries
 
 
 def write_report(out: Path) -> Path:
@@ -105,16 +126,16 @@ def _content(out: Path, manifest: dict[str, Any]) -> Content:
         categorical = ["format", "language", *histograms.text_columns(view, filters)]
         values = histograms.categories(view, categorical)
         kept_texts, dropped_texts = histograms.frequent_texts(view)
+        records, kept = view.rows(f"SELECT count(*), count(*) FILTER (NOT gone) FROM {histograms.RECORDS}")[0]
+    texts = _texts(found)
     names = [line.filter for line in lines]
-    shelves, pairs = gallery.galleries(out / "thumbs", ["kept", *names])
-    records = sum(one.rows for one in found)
-    kept = sum(one.rows for one in found if one.dropped_by is None)
     return Content(
         manifest=_complete(manifest),
         attrition=lines,
         about={name: _sentence(name, manifest) for name in names},
         records=records,
         kept=kept,
+        texts=texts,
         warnings=[*map(str, manifest.get("warnings") or []), *_contradictions(manifest, records, kept)],
         overlap=overlaps(found, names),
         evidence=evidence,
@@ -122,15 +143,23 @@ def _content(out: Path, manifest: dict[str, Any]) -> Content:
         categories=values,
         kept_texts=kept_texts,
         dropped_texts=dropped_texts,
-        galleries=shelves,
-        pairs=pairs,
+        shown=gallery.galleries(out / "thumbs", ["kept", *names]),
     )
+
+
+def _texts(found: Sequence[Combination]) -> Texts:
+    """Count texts by source and fate."""
+
+    def rows(*, synthetic: bool, kept: bool) -> int:
+        return sum(one.rows for one in found if one.synthetic == synthetic and not (kept and one.dropped_by is not None))
+
+    return Texts(*(rows(synthetic=synthetic, kept=kept) for synthetic in (False, True) for kept in (False, True)))
 
 
 def _sentence(name: str, manifest: Mapping[str, Any]) -> str:
     """Say what a filter drops, with the values of the parameters that its docstring names in backticks."""
     values = ((manifest.get("recipe") or {}).get("filters") or {}).get(name) or {}
-    return re.sub(r"`(\w+)`", lambda found: str(values.get(found[1], found[1])), described(name)[1])
+    return re.sub(r"`(\w+)`", lambda found: str(values.get(found[1], found[1])), described(name).drops)
 
 
 def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:
