@@ -65,6 +65,13 @@ RECORD_SCHEMA = pa.schema(
 )
 
 
+Precision: TypeAlias = Literal["bfloat16", "float32"]
+"""What a large model calculates with."""
+
+ModelKind: TypeAlias = Literal["captioner", "matcher", "text_embedder", "embedder", "classifier"]
+"""What a model is asked for: the protocol of curate.models.protocols that it keeps."""
+
+
 class ShardBreak(Exception):
     """A shard that cannot be read past some point; the records before it stand. The message says what and where."""
 
@@ -94,6 +101,14 @@ class Stage(Protocol):
 
     def __call__(self, batch: Batch) -> Batch:
         """Return `batch` with the columns of `provides` appended."""
+
+
+@runtime_checkable
+class UsesModels(Protocol):
+    """What a stage that loads models has beside the rest: they are checked before any work."""
+
+    def models(self) -> tuple[tuple[ModelKind, str], ...]:
+        """Name the models, each by kind and spec."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +193,10 @@ class Runner(Protocol):
     """Moves tasks over shards. Knows nothing of what a task does."""
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
-        """Yield an answer, or how it died, for every item, in any order; a dead worker never stops the others."""
+        """Yield an answer, or how it died, for every item, in any order; a dead worker never stops the others.
+
+        Items are taken as workers get free. Where `needs` names a GPU, a task sees that one alone (CUDA_VISIBLE_DEVICES).
+        """
 
 
 @dataclass(frozen=True)
@@ -188,3 +206,4 @@ class TaskDied:
     item: Any
     reason: str
     exitcode: int | None = None
+    error: str | None = None  # the class of the exception that it raised

@@ -4,7 +4,8 @@ CurateError
 ├── RecipeError     the recipe or a --set is wrong                exit 2
 ├── InputError      an input cannot be found, listed or used      exit 1
 ├── OutputError     OUT is in use, remote, or not one of ours     exit 1
-└── ModelError      a model cannot be loaded                      exit 1
+├── ModelError      a model cannot be loaded                      exit 1
+└── OutOfDeviceMemory  a batch does not fit the GPU               the job halves the batch, once
 """
 
 
@@ -30,3 +31,7 @@ class OutputError(CurateError):
 
 class ModelError(CurateError):
     """A model that cannot be loaded: says which package or file is missing."""
+
+
+class OutOfDeviceMemory(CurateError):
+    """A batch that does not fit the memory of the GPU: the job halves the batch of the models, once (see curate.job)."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, Stage, setting, threshold
+from curate.contracts import Batch, Filter, Precision, Stage, setting, threshold
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class CaptionMatch(Filter):
 
     at_least: float = threshold(0.5, "the least P(match) that is kept, 0 to 1")
     matcher: str = setting("hf:Salesforce/blip-itm-large-coco", "spec of the matcher")
+    batch: int = setting(128, "images of one call into the model on a GPU; part of what decides the last bits")
+    precision: Precision = setting("bfloat16", "the numbers that the model calculates with: bfloat16 or float32")
+    weights: str | None = setting(None, "sha256 of the weights, where only these will do; a run records it anyway")
 
     def reads(self) -> tuple[str, ...]:
         """Name the fact: match_scores."""
@@ -36,7 +39,7 @@ class CaptionMatch(Filter):
         """Return the stage that matches."""
         from curate.stages.match import MatchStage
 
-        return MatchStage(self.matcher)
+        return MatchStage(self.matcher, None, self.batch, self.precision, self.weights)
 
     def measure(self, batch: Batch) -> pa.Array:
         """Return P(match), 0 to 1."""
@@ -54,3 +57,5 @@ class CaptionMatch(Filter):
         """Refuse a bound that every text or none reaches."""
         if not 0 < self.at_least <= 1:
             raise ValueError(f"at_least {self.at_least} is not above 0 and at most 1")
+        if self.batch < 1:
+            raise ValueError(f"batch {self.batch} is less than 1")

@@ -26,6 +26,7 @@ class ClipSimilarity(Filter):
 
     at_least: float = threshold(0.28, "the least cosine that is kept, -1 to 1")
     embedder: str = setting("open_clip:ViT-B-32/openai", "spec of an embedding of images and texts")
+    weights: str | None = setting(None, "sha256 of the weights, where only these will do; a run records it anyway")
 
     def reads(self) -> tuple[str, ...]:
         """Name the fact: clip_scores."""
@@ -35,7 +36,7 @@ class ClipSimilarity(Filter):
         """Return the stage that embeds images and texts."""
         from curate.stages.match import ClipStage
 
-        return ClipStage(self.embedder)
+        return ClipStage(self.embedder, None, self.weights)
 
     def measure(self, batch: Batch) -> pa.Array:
         """Return the cosine, -1 to 1."""

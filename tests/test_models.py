@@ -156,11 +156,14 @@ def test_nsfw_agrees_with_its_package() -> None:
 def test_an_open_clip_model_of_a_local_file_embeds_alike_in_any_batch(tmp_path: Path) -> None:
     import torch
 
-    from curate.models.openclip import _open_clip
+    from curate.models.torchvision_fit import fit_torchvision
 
     weights = tmp_path / "weights.pt"
     torch.manual_seed(0)
-    torch.save(_open_clip().create_model("ViT-S-32").state_dict(), weights)
+    fit_torchvision()
+    import open_clip
+
+    torch.save(open_clip.create_model("ViT-S-32").state_dict(), weights)
     embedder = load_embedder(f"open_clip:ViT-S-32/{weights}")
     pixels = np.random.default_rng(0).integers(0, 255, (3, 256, 256, 3), dtype=np.uint8)
     vectors = embedder.embed(pixels)

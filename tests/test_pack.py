@@ -211,9 +211,9 @@ def test_open_clips_pipeline_reads_the_tars(given: dict[str, bytes], packed: Pat
     """The steps of open_clip_train.data.get_wds_dataset, for evaluation; sizes.json as its get_dataset_size reads it."""
     if importlib.util.find_spec("open_clip") is None:  # importing it may need help, see below
         pytest.skip("needs the models extra")
-    from curate.models import openclip
+    from curate.models.torchvision_fit import fit_torchvision
 
-    openclip._open_clip()  # imports it also where torchvision does not fit torch
+    fit_torchvision()
     if importlib.util.find_spec("pandas") is None:  # that module imports it for csv files, which are not used here
         empty = ModuleType("pandas")
         empty.__spec__ = ModuleSpec("pandas", None)

@@ -12,11 +12,23 @@ from typing import cast
 import numpy as np
 
 from curate.errors import ModelError
-from curate.models.protocols import Captioner, Classifier, Embedder, Floats, Matcher, Pixels, Sampling, TextEmbedder, unit
+from curate.models.protocols import (
+    Captioner,
+    Classifier,
+    Compute,
+    Embedder,
+    Floats,
+    Matcher,
+    Pixels,
+    Sampling,
+    TextEmbedder,
+    unit,
+)
 
 __all__ = [
     "Captioner",
     "Classifier",
+    "Compute",
     "Embedder",
     "Matcher",
     "Sampling",
@@ -28,11 +40,15 @@ __all__ = [
     "load_text_embedder",
 ]
 
-EMBEDDERS = ("efficientnet-lite0", "mini", "open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE", "fake")
+_CHECKPOINTS = ("hf:ORGANISATION/NAME[@REVISION]", "a folder with config.json, tokenizer.json and model.safetensors")
+EMBEDDERS = ("efficientnet-lite0", "mini", "open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE", *_CHECKPOINTS, "fake")
 TEXT_EMBEDDERS = EMBEDDERS[1:]
 CLASSIFIERS = ("yahoo-open-nsfw", "fake")
-BLIP = ("mini", "hf:ORGANISATION/NAME[@REVISION]", "a folder with config.json and model.safetensors", "fake")
+BLIP = ("mini", *_CHECKPOINTS, "fake")
 """Specs of captioners and of matchers."""
+
+
+_USUAL = Compute()
 
 
 @lru_cache(maxsize=4)
@@ -51,6 +67,10 @@ def load_embedder(spec: str) -> Embedder:
             from curate.models.openclip import OpenClip
 
             return OpenClip.load(spec)
+        if is_checkpoint(spec):
+            from curate.models.blip import BlipEmbedder
+
+            return BlipEmbedder.load(spec, _USUAL)
     except ImportError as error:
         raise _extra_missing(spec, error) from error
     if spec == "fake":
@@ -66,17 +86,17 @@ def load_text_embedder(spec: str) -> TextEmbedder:
 
 
 @lru_cache(maxsize=4)
-def load_captioner(spec: str, sampling: Sampling) -> Captioner:
+def load_captioner(spec: str, sampling: Sampling, compute: Compute = _USUAL) -> Captioner:
     """Return the captioner that `spec` names, the same object at every call. Raises ModelError if it cannot be had."""
     try:
         if spec == "mini":
             from curate.models.mini import MiniCaptioner
 
             return replace(MiniCaptioner.load(), **asdict(sampling))
-        if _is_blip(spec):
+        if is_checkpoint(spec):
             from curate.models.blip import BlipCaptioner
 
-            return replace(BlipCaptioner.load(spec), **asdict(sampling))
+            return BlipCaptioner.load(spec, sampling, compute)
     except ImportError as error:
         raise _extra_missing(spec, error) from error
     if spec == "fake":
@@ -85,17 +105,17 @@ def load_captioner(spec: str, sampling: Sampling) -> Captioner:
 
 
 @lru_cache(maxsize=4)
-def load_matcher(spec: str) -> Matcher:
+def load_matcher(spec: str, compute: Compute = _USUAL) -> Matcher:
     """Return the matcher that `spec` names, the same object at every call. Raises ModelError if it cannot be had."""
     try:
         if spec == "mini":
             from curate.models.mini import MiniMatcher
 
             return MiniMatcher.load()
-        if _is_blip(spec):
+        if is_checkpoint(spec):
             from curate.models.blip import BlipMatcher
 
-            return BlipMatcher.load(spec)
+            return BlipMatcher.load(spec, compute)
     except ImportError as error:
         raise _extra_missing(spec, error) from error
     if spec == "fake":
@@ -103,7 +123,7 @@ def load_matcher(spec: str) -> Matcher:
     raise ModelError(f"no matcher {spec!r}: known are {', '.join(BLIP)}")
 
 
-def _is_blip(spec: str) -> bool:
+def is_checkpoint(spec: str) -> bool:
     """Return whether a spec names a checkpoint: on the hub, or a folder (anything that looks like a path)."""
     return spec.startswith("hf:") or "/" in spec or Path(spec).is_dir()
 

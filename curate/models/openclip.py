@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from curate.errors import ModelError
 from curate.models.protocols import MODEL_ROWS, Floats, Pixels, in_blocks, unit
+from curate.models.torchvision_fit import fit_torchvision
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class OpenClip:
             raise ModelError(f"{spec}: write open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE")
         import torch
 
-        open_clip = _open_clip()
+        fit_torchvision()
+        import open_clip
+
         torch.set_num_threads(1)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -79,29 +81,3 @@ class OpenClip:
             inputs = torch.from_numpy(np.ascontiguousarray(normal.transpose(0, 3, 1, 2))).to(self.device)
             vectors: Floats = self.model.encode_image(inputs).float().cpu().numpy()
         return vectors
-
-
-def _open_clip() -> Any:
-    """Import open_clip, also where torchvision's compiled part does not fit the installed torch.
-
-    Such a torchvision fails while it describes operators that its compiled part would have declared; with the two that
-    it needs declared here, its Python part, all that open_clip uses, imports.
-    """
-    import torch
-
-    try:
-        import open_clip
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)
-        for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "open_clip", "timm")]:
-            del sys.modules[name]
-        import open_clip
-    return open_clip
-
-
-_KEPT: list[Any] = []  # a library's operators vanish with it

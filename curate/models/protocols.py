@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from curate.contracts import Precision
+
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -46,6 +48,15 @@ class Sampling:
     repetition_penalty: float = 1.1
     min_tokens: int = 5
     max_tokens: int = 20
+    top_k: int = 50
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a large model is run: images of one call on a GPU, and the numbers that it calculates with."""
+
+    batch: int = 128
+    precision: Precision = "bfloat16"
 
 
 class Captioner(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.contracts import Batch, Needs, Stage, setting
+from curate.contracts import Batch, ModelKind, Needs, Precision, Stage, setting
 from curate.facts import schema
 from curate.stages.pictures import pictures_of
 from curate.stages.text import mix
@@ -36,15 +36,23 @@ class CaptionStage(Stage):
     model: str = setting("hf:Salesforce/blip-image-captioning-large", "spec of the captioner")
     per_image: int = setting(1, "captions of each image")
     top_p: float = setting(0.9, "nucleus: the most likely tokens that hold this probability")
+    top_k: int = setting(50, "the nucleus is taken of so many likeliest tokens, as in the authors' code by default; 0: of all")
     repetition_penalty: float = setting(1.1, "CTRL's penalty on tokens that stand there already")
     min_tokens: int = setting(5, "new tokens at least")
     max_tokens: int = setting(20, "new tokens at most")
+    batch: int = setting(128, "images of one call into the model on a GPU; part of what decides the last bits")
+    precision: Precision = setting("bfloat16", "the numbers that the model calculates with: bfloat16 or float32")
+    weights: str | None = setting(None, "sha256 of the weights, where only these will do; a run records it anyway")
 
     name: ClassVar[str] = "caption"
     version: ClassVar[int] = 1
     reads = ("pictures", "sha256")
     provides = schema(("captions",))
     needs = Needs(memory=4 << 30)
+
+    def models(self) -> tuple[tuple[ModelKind, str], ...]:
+        """Name the captioner."""
+        return (("captioner", self.model),)
 
     def side(self) -> int:
         """Return the side of the pictures that the model reads. Loads it. Raises ModelError."""
@@ -56,10 +64,14 @@ class CaptionStage(Stage):
             raise ValueError(f"per_image {self.per_image} is less than 1")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p} is not above 0 and at most 1")
+        if self.top_k < 0:
+            raise ValueError(f"top_k {self.top_k} is negative; 0 means all tokens")
         if self.repetition_penalty < 1:
             raise ValueError(f"repetition_penalty {self.repetition_penalty} is less than 1, which would reward repetition")
         if not 0 <= self.min_tokens <= self.max_tokens <= 256 or self.max_tokens < 1:
             raise ValueError(f"min_tokens {self.min_tokens} and max_tokens {self.max_tokens} must be ordered, and 1 to 256")
+        if self.batch < 1:
+            raise ValueError(f"batch {self.batch} is less than 1")
 
     def __call__(self, batch: Batch) -> Batch:
         """Return `batch` with captions (list<string>) appended; null where there is no picture. Raises ModelError."""
@@ -73,14 +85,14 @@ class CaptionStage(Stage):
         return batch.append_column(self.provides.field(0), pa.array(column, pa.list_(pa.string())))
 
     def _load(self) -> Captioner:
-        from curate.models import load_captioner
+        from curate.models import Compute, load_captioner
 
-        return load_captioner(self.model, self._sampling())
+        return load_captioner(self.model, self._sampling(), Compute(self.batch, self.precision))
 
     def _sampling(self) -> Sampling:
         from curate.models.protocols import Sampling
 
-        return Sampling(self.top_p, self.repetition_penalty, self.min_tokens, self.max_tokens)
+        return Sampling(self.top_p, self.repetition_penalty, self.min_tokens, self.max_tokens, self.top_k)
 
     def _draws(self, images: list[str]) -> npt.NDArray[np.float32]:
         """Return float32 [images, per_image, max_tokens], uniform in [0, 1): hashes of (sha256, caption, position)."""

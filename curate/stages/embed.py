@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.contracts import Batch, Needs, Stage
+from curate.contracts import Batch, ModelKind, Needs, Stage
 from curate.errors import InputError
 from curate.facts import schema
 
@@ -71,6 +71,10 @@ class EvalSimilarityStage(Stage):
     reads = ("pixels",)
     provides = schema(("eval_similarity", "eval_match"))
     needs = Needs(memory=2 << 30)
+
+    def models(self) -> tuple[tuple[ModelKind, str], ...]:
+        """Name the embedder, if there is anything to compare with."""
+        return (("embedder", self.embedder),) if self.sets else ()
 
     def resolved(self, cache: Path) -> EvalSimilarityStage:
         """Return the stage with its sets read, from `cache` where they were before. Raises InputError, ModelError."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from curate.contracts import Batch, Needs, Stage
+from curate.contracts import Batch, ModelKind, Needs, Precision, Stage
 from curate.facts import schema
 from curate.stages.caption import CaptionStage, fault
 from curate.stages.embed import pixels_of
 from curate.stages.pictures import pictures_of
 
+if TYPE_CHECKING:
+    from curate.models.protocols import Matcher
 
 @dataclass(frozen=True)
 class MatchStage(Stage):
@@ -28,6 +30,9 @@ class MatchStage(Stage):
 
     matcher: str = "hf:Salesforce/blip-itm-large-coco"
     captions: CaptionStage | None = None
+    batch: int = 128
+    precision: Precision = "bfloat16"
+    weights: str | None = None
 
     name: ClassVar[str] = "match"
     version: ClassVar[int] = 1
@@ -39,21 +44,26 @@ class MatchStage(Stage):
         """Name pictures and texts."""
         return ("pictures", "text", *(() if self.captions is None else ("captions",)))
 
+    def models(self) -> tuple[tuple[ModelKind, str], ...]:
+        """Name the matcher."""
+        return (("matcher", self.matcher),)
+
     def side(self) -> int:
         """Return the side of the pictures that the model reads. Loads it. Raises ModelError."""
-        from curate.models import load_matcher
-
-        return load_matcher(self.matcher).side
+        return self._load().side
 
     def __call__(self, batch: Batch) -> Batch:
         """Return `batch` with match_scores (list<float32>) appended; null where there is no picture. Raises ModelError."""
-        from curate.models import load_matcher
-
-        model = load_matcher(self.matcher)
+        model = self._load()
         pictures, rows = pictures_of(batch, model.side)
         texts = texts_of(batch, 0 if self.captions is None else self.captions.per_image)
         scores = _scored([texts[row] for row in rows.tolist()], lambda given: model.match(pictures, given))
         return batch.append_column(self.provides.field(0), _column(batch.num_rows, rows.tolist(), scores))
+
+    def _load(self) -> Matcher:
+        from curate.models import Compute, load_matcher
+
+        return load_matcher(self.matcher, Compute(self.batch, self.precision))
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,7 @@ class ClipStage(Stage):
 
     embedder: str = "open_clip:ViT-B-32/openai"
     captions: CaptionStage | None = None
+    weights: str | None = None
 
     name: ClassVar[str] = "clip"
     version: ClassVar[int] = 1
@@ -72,6 +83,10 @@ class ClipStage(Stage):
     def reads(self) -> tuple[str, ...]:
         """Name pixels and texts."""
         return ("pixels", "text", *(() if self.captions is None else ("captions",)))
+
+    def models(self) -> tuple[tuple[ModelKind, str], ...]:
+        """Name the embedder."""
+        return (("text_embedder", self.embedder),)
 
     def __call__(self, batch: Batch) -> Batch:
         """Return `batch` with clip_scores (list<float32>) appended; null where there are no pixels. Raises ModelError."""

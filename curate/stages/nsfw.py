@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from curate.contracts import Batch, Needs, Stage
+from curate.contracts import Batch, ModelKind, Needs, Stage
 from curate.facts import schema
 from curate.stages.embed import pixels_of
 
@@ -23,6 +23,10 @@ class NsfwStage(Stage):
     reads = ("pixels",)
     provides = schema(("nsfw_score",))
     needs = Needs(memory=2 << 30)
+
+    def models(self) -> tuple[tuple[ModelKind, str], ...]:
+        """Name the classifier."""
+        return (("classifier", self.classifier),)
 
     def __call__(self, batch: Batch) -> Batch:
         """Return `batch` with nsfw_score (float32) appended; null where there are no pixels. Raises ModelError."""

@@ -1,0 +1,95 @@
+"""Where models run, and how: static shapes, graphs instead of launches, copies that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.contracts import Precision
+from curate.errors import OutOfDeviceMemory
+from curate.models.protocols import MODEL_ROWS
+
+_WARM_UPS = 3  # before a capture: libraries choose their kernels and take their workspace in the first calls
+
+
+def place(precision: Precision) -> tuple[Any, Any]:
+    """Return the device of this process, a GPU where there is one, and the dtype of models on it."""
+    import torch
+
+    dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        return torch.device("cuda"), dtype
+    return torch.device("cpu"), dtype
+
+
+def rows_of_call(device: Any, batch: int) -> int:
+    """Return how many rows a call has, always: `batch` on a GPU; a CPU gains nothing from more than a few."""
+    return batch if device.type == "cuda" else min(batch, MODEL_ROWS)
+
+
+def upload(array: npt.NDArray[Any], device: Any) -> Any:
+    """Return the array as a tensor on the device; the copy to a GPU runs from pinned memory, beside what the GPU does."""
+    import torch
+
+    tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+@contextmanager
+def out_of_memory_told(model: str, rows: int) -> Iterator[None]:
+    """Turn torch's error of a full GPU into ours, which a job knows how to answer."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfDeviceMemory(f"{model}: {rows} images a call do not fit the GPU's memory") from error
+
+
+class Graphed:
+    """A function of tensors of fixed shapes. On a GPU it is recorded once as a CUDA graph and then replayed.
+
+    A replay writes to the same tensors as the one before: what is returned holds until the next call. `fresh` inputs are
+    copied in; `standing` ones are what another Graphed returned, at the same place every time, and are read there.
+    """
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+        self._graph: Any = None
+        self._inputs: tuple[Any, ...] = ()
+        self._output: Any = None
+
+    def __call__(self, fresh: tuple[Any, ...], standing: tuple[Any, ...] = ()) -> Any:
+        """Return what the function returns for these inputs."""
+        import torch
+
+        with torch.inference_mode():
+            if fresh[0].device.type != "cuda":
+                return self._call(*fresh, *standing)
+            if self._graph is None:
+                self._capture(fresh, standing)
+            for held, given in zip(self._inputs, fresh, strict=True):
+                held.copy_(given, non_blocking=True)
+            self._graph.replay()
+            return self._output
+
+    def _capture(self, fresh: tuple[Any, ...], standing: tuple[Any, ...]) -> None:
+        import torch
+
+        self._inputs = tuple(given.clone() for given in fresh)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(_WARM_UPS):
+                self._call(*self._inputs, *standing)
+        torch.cuda.current_stream().wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._output = self._call(*self._inputs, *standing)

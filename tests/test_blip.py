@@ -1,0 +1,422 @@
+"""BLIP: equal to transformers' model of the same checkpoint; captions and scores that depend on nothing but their own input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curate.errors import ModelError
+from curate.models import load_captioner, load_embedder, load_matcher
+from curate.models.blip import TEXT_TOKENS, BlipCaptioner, BlipEmbedder, BlipMatcher, cleaned
+from curate.models.blip_network import MEAN, STD
+from curate.models.checkpoint import CONFIG, WEIGHTS, Kind, inspect, open_checkpoint
+from curate.models.protocols import Compute, Sampling
+from curate.models.sampling import next_tokens
+from tests import blips, running
+
+pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # as in a worker; threads of tests that run beside each other wait for each other
+
+EXACT = Compute(precision="float32")
+GREEDY = Sampling(top_k=1, min_tokens=5, max_tokens=20)
+TEXTS = ["a dog runs in the park", "Two men.", "Людина з собакою", "犬が走る", "x", "🐕 " * 9, "word " * 10_000, "(((;"]
+SHAPES = {"small": blips.SMALL, "equal": blips.EQUAL, "coarse": blips.COARSE}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A random checkpoint and transformers' model of it."""
+
+    folder: Path
+    model: Any
+    side: int
+
+    def pictures(self, count: int) -> npt.NDArray[np.uint8]:
+        shape = (count, self.side, self.side, 3)
+        return np.random.default_rng(count).integers(0, 256, shape, np.uint8)
+
+    def inputs(self, pictures: npt.NDArray[np.uint8]) -> Any:
+        scaled = (pictures / 255 - np.array(MEAN)) / np.array(STD)
+        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32))
+
+
+def make(folder: Path, shape: str, kind: str) -> Made:
+    return Made(folder, blips.save(folder, SHAPES[shape], kind), SHAPES[shape]["vision"]["image_size"])
+
+
+@pytest.fixture(scope="module", params=sorted(SHAPES))
+def captioning(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("captioner"), request.param, "captioner")
+
+
+@pytest.fixture(scope="module", params=sorted(SHAPES))
+def matching(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("matcher"), request.param, "matcher")
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("small"), "small", "captioner")
+
+
+@pytest.fixture(scope="module")
+def matcher(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("small"), "small", "matcher")
+
+
+def draws(count: int, captions: int = 1, steps: int = 20) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(7).random((count, captions, steps), np.float32)
+
+
+def ids_of(text: str, first: int) -> list[int]:
+    """Return the ids of a text as transformers' tokeniser cuts it, with another first token."""
+    from tokenizers import Tokenizer
+
+    found: list[int] = Tokenizer.from_file(str(blips.TOKENIZER)).encode(cleaned(text)).ids
+    found = [one for one in found if one] or found
+    return [first, *found[1 : TEXT_TOKENS - 1], 102][: TEXT_TOKENS] if len(found) > TEXT_TOKENS else [first, *found[1:]]
+
+
+# Parity --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_captions_equal_transformers_token_for_token(captioning: Made, penalty: float) -> None:
+    pictures = captioning.pictures(19)
+    ours = BlipCaptioner.load(str(captioning.folder), replace(GREEDY, repetition_penalty=penalty), EXACT)
+    prompt = torch.tensor([[30522, 1037, 3861, 1997, 102]]).repeat(len(pictures), 1)  # [DEC] a picture of [SEP]
+    wanted = captioning.model.generate(
+        captioning.inputs(pictures), input_ids=prompt, do_sample=False, num_beams=1, min_new_tokens=5, max_new_tokens=20,
+        repetition_penalty=penalty,
+    )[:, 4:].numpy()  # fmt: skip
+    found = ours.tokens(pictures, draws(19))[:, 0]
+    assert np.array_equal(found[:, : wanted.shape[1]], wanted)
+    assert not found[:, wanted.shape[1] :].any()
+    assert len(np.unique(found[:, 0])) > 1  # the pictures matter
+
+
+def test_matching_logits_equal_transformers(matching: Made) -> None:
+    pictures = matching.pictures(18)
+    ours = BlipMatcher.load(str(matching.folder), EXACT)
+    texts = [TEXTS[row % 3 : row % 3 + row % 7] for row in range(len(pictures))]
+    inputs, wanted = matching.inputs(pictures), []
+    with torch.no_grad():
+        for row, several in enumerate(texts):
+            for text in several:
+                ids = torch.tensor([ids_of(text, ours._loaded.shape.encode)])
+                wanted.append(matching.model(ids, inputs[row : row + 1]).itm_score[0].numpy())
+    found = ours.logits(pictures, texts)
+    assert found.shape == (sum(map(len, texts)), 2)
+    assert np.abs(found - np.array(wanted)).max() < 1e-4
+    scores = torch.softmax(torch.tensor(np.array(wanted)), -1)[:, 1].numpy()
+    assert np.abs(np.concatenate(ours.match(pictures, texts)) - scores).max() < 1e-4
+    assert np.std(scores) > 0.01
+
+
+def test_contrastive_cosines_equal_transformers(matching: Made) -> None:
+    pictures = matching.pictures(5)
+    ours = BlipEmbedder.load(str(matching.folder), EXACT)
+    found = ours.embed(pictures) @ ours.embed_texts(TEXTS).T
+    with torch.no_grad():
+        inputs = matching.inputs(pictures)
+        for column, text in enumerate(TEXTS):
+            wanted = matching.model(torch.tensor([ids_of(text, 101)]), inputs, use_itm_head=False).itm_score[:, 0]
+            assert np.abs(found[:, column] - wanted.numpy()).max() < 1e-4
+    assert load_embedder(str(matching.folder)).dim == ours.dim
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+@pytest.mark.parametrize("spread", [0.5, 1.5])
+def test_bfloat16_is_as_near_as_it_can_be(shape: str, spread: float, tmp_path: Path) -> None:
+    made = Made(tmp_path, blips.save(tmp_path, SHAPES[shape], "matcher", spread), SHAPES[shape]["vision"]["image_size"])
+    pictures, text = made.pictures(16), TEXTS[0]
+    ids, inputs = torch.tensor([ids_of(text, 30523)] * 16), made.inputs(pictures)
+    with torch.no_grad():
+        wanted = made.model(ids, inputs).itm_score.numpy()
+        theirs = made.model.bfloat16()(ids, inputs.bfloat16()).itm_score.float().numpy()
+    ours = BlipMatcher.load(str(tmp_path), Compute(precision="bfloat16")).logits(pictures, [[text]] * 16)
+    assert 0 < np.abs(ours - wanted).mean() < 1.5 * np.abs(theirs - wanted).mean()
+    assert spread > 1 or np.abs(ours - wanted).max() < 2e-2
+    one, other = (BlipEmbedder.load(str(tmp_path), compute).embed(pictures) for compute in (EXACT, Compute()))
+    assert 0 < np.abs(one - other).max() < 2e-2
+
+
+def test_texts_to_be_matched_start_with_enc_as_in_training_not_with_cls_as_in_the_demo(matcher: Made) -> None:
+    pictures, text = matcher.pictures(4), "a dog runs in the park"
+    ours = BlipMatcher.load(str(matcher.folder), EXACT).logits(pictures, [[text]] * 4)
+    with torch.no_grad():
+        by_first = {
+            name: matcher.model(torch.tensor([ids_of(text, first)] * 4), matcher.inputs(pictures)).itm_score.numpy()
+            for name, first in (("[ENC]", 30523), ("[CLS]", 101))
+        }
+    assert np.abs(ours - by_first["[ENC]"]).max() < 1e-4
+    assert np.abs(ours - by_first["[CLS]"]).max() > 1e-2
+
+
+# What a caption and a score depend on ----------------------------------------------------------------------------------
+
+
+def test_captions_depend_on_their_picture_and_draws_alone(captioner: Made) -> None:
+    pictures, drawn = captioner.pictures(21), draws(21, captions=2)
+    ours = load_captioner(str(captioner.folder), Sampling())
+    whole = ours.captions(pictures, drawn)
+    order = np.random.default_rng(3).permutation(21)
+    assert ours.captions(pictures[order], drawn[order]) == [whole[one] for one in order]
+    assert ours.captions(pictures[4:5], drawn[4:5]) == whole[4:5]
+    assert ours.captions(pictures[:7], drawn[:7, 1:]) == [several[1:] for several in whole[:7]]
+    assert len({text for several in whole for text in several}) > 21
+    assert ours.captions(pictures[:0], drawn[:0]) == []
+
+
+def test_scores_depend_on_their_picture_and_text_alone(matcher: Made) -> None:
+    pictures = matcher.pictures(20)
+    ours = load_matcher(str(matcher.folder))
+    whole = ours.match(pictures, [TEXTS] * 20)
+    alone = [ours.match(pictures[row : row + 1], [[text]])[0][0] for row, text in ((3, TEXTS[0]), (19, TEXTS[5]), (16, TEXTS[6]))]
+    assert alone == [whole[3][0], whole[19][5], whole[16][6]]
+    assert ours.match(pictures[::-1], [TEXTS[::-1]] * 20) == [several[::-1] for several in whole[::-1]]
+    assert ours.match(pictures[:3], [[], TEXTS[:1], []]) == [[], whole[1][:1], []]
+    assert ours.match(pictures[:0], []) == []
+    assert all(0 <= score <= 1 for several in whole for score in several)
+
+
+def test_a_caption_has_at_least_and_at_most_so_many_tokens(captioner: Made) -> None:
+    ours = BlipCaptioner.load(str(captioner.folder), Sampling(min_tokens=3, max_tokens=6), EXACT)
+    ours._loaded.params["head.bias"][102] = 50.0  # it would stop at once
+    tokens = ours.tokens(captioner.pictures(3), draws(3, steps=6))[:, 0]
+    assert (tokens[:, 3] == 102).all()
+    assert (tokens[:, :3] != 102).all()
+    assert not tokens[:, 4:].any()
+
+
+def test_the_prompt_is_no_part_of_a_caption_and_words_are_put_together(captioner: Made) -> None:
+    ours = BlipCaptioner.load(str(captioner.folder), GREEDY, EXACT)
+    ids = ours._loaded.tokenizer.encode("a man's skateboarding", add_special_tokens=False).ids
+    assert ours._text([*ids, 102, 0, 0]) == "a man's skateboarding"
+    assert ours._text([102, 0]) == ""
+
+
+# Sampling --------------------------------------------------------------------------------------------------------------
+
+
+SAMPLINGS = [Sampling(), Sampling(top_k=0), Sampling(top_p=0.5, repetition_penalty=1.7), Sampling(top_p=1.0, top_k=5)]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_tokens_are_drawn_with_the_chances_that_transformers_gives_them(sampling: Sampling) -> None:
+    from transformers import generation
+
+    rng, count = np.random.default_rng(5), 20_000
+    logits = torch.from_numpy(rng.normal(0, 2, (1, 300)).astype(np.float32))
+    before = torch.tensor([[3, 77, int(logits.argmax())]])
+    wanted = generation.RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(before, logits.clone())
+    wanted = generation.TopKLogitsWarper(sampling.top_k)(before, wanted) if sampling.top_k else wanted
+    wanted = generation.TopPLogitsWarper(sampling.top_p)(before, wanted) if sampling.top_p < 1 else wanted
+    places = torch.linspace(0, 1, count + 1)[:-1]
+    found = next_tokens(sampling, logits.expand(count, -1), before.expand(count, -1), places)
+    shares = torch.bincount(found, minlength=300) / count
+    assert (shares - torch.softmax(wanted, -1)[0]).abs().max() < 2e-4
+
+
+def test_of_equally_likely_tokens_the_smaller_number_comes_first() -> None:
+    logits, draws = torch.zeros(4, 1000), torch.tensor([0.0, 0.019, 0.5, 1.0])
+    chosen = next_tokens(Sampling(top_p=1.0), logits, torch.zeros(4, 0, dtype=torch.int64), draws)
+    assert chosen[0] < chosen[2] < chosen[3]
+    assert chosen[0] == chosen[1]
+
+
+# Texts -----------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=300))
+def test_texts_are_cleaned_as_in_the_authors_code(text: str) -> None:
+    text = " ".join(text.split())  # their code leaves odd spaces inside; they are one space to the tokeniser
+    theirs = re.sub(r"\s{2,}", " ", re.sub(r"([.!\"()*#:;~])", " ", text.lower())).rstrip("\n").strip(" ")
+    assert cleaned(text) == " ".join(theirs.split(" ")[:30])
+
+
+# Checkpoints -----------------------------------------------------------------------------------------------------------
+
+
+def damaged(source: Path, folder: Path, **changes: Any) -> Path:
+    """Copy a checkpoint and change its config: vision__width=.. is vision_config's."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / CONFIG).read_text())
+    for name, value in changes.items():
+        owner, _, key = name.rpartition("__")
+        (config[f"{owner}_config"] if owner else config)[key] = value
+    (folder / CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model_type": "clip"}, "does not describe a BLIP model"),
+        ({"vision__hidden_act": "quick_gelu"}, "'quick_gelu', not 'gelu'"),
+        ({"vision__hidden_size": "x"}, "does not describe a BLIP model"),
+        ({"vision__hidden_size": 128}, "a checkpoint of another size: vision_model.embeddings.class_embedding is"),
+        ({"vision__image_size": 80}, "another size: vision_model.embeddings.position_embedding"),
+        ({"text__num_hidden_layers": 3}, "another architecture: model.safetensors lacks text_decoder.bert.encoder.layer.2"),
+        ({"vision__num_attention_heads": 7}, "sizes are not multiples"),
+        ({"text__bos_token_id": 30523}, "no token [ENC]"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_told_in_one_line(
+    captioner: Made, changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    folder = damaged(captioner.folder, tmp_path / "model", **changes)
+    for call in (inspect, open_checkpoint):
+        with pytest.raises(ModelError) as error:
+            call(str(folder), "captioner")
+        assert told in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_captioner_is_no_matcher(captioner: Made, matcher: Made) -> None:
+    for folder, kind, lacks in ((captioner.folder, "matcher", "text_encoder."), (matcher.folder, "captioner", "text_decoder.")):
+        with pytest.raises(ModelError, match=f"another architecture: model.safetensors lacks {lacks}"):
+            inspect(str(folder), kind)
+
+
+def test_weights_that_are_missing_cut_off_or_pickles_are_told(captioner: Made, tmp_path: Path) -> None:
+    folder = damaged(captioner.folder, tmp_path / "model")
+    whole = (folder / WEIGHTS).read_bytes()
+    for body, told in ((whole[: len(whole) // 2], "it is cut off"), (whole[:100], "not a safetensors file"), (b"", "no header"),
+                       (b"<html>", "no header"), (b"\x80\x02}q\x00." * 9, "not a safetensors file")):  # fmt: skip
+        (folder / WEIGHTS).write_bytes(body)
+        with pytest.raises(ModelError, match=told):
+            inspect(str(folder), "captioner")
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"does not exist; pytorch_model\.bin is a pickle, which is never read"):
+        inspect(str(folder), "captioner")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"holds no tokenizer\.json or vocab\.txt"):
+        load_captioner(str(folder), Sampling())
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        load_captioner(str(tmp_path / "nothing"), Sampling())
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_no_bytes_crash_the_header_parser(tmp_path_factory: pytest.TempPathFactory, body: bytes, framed: bool) -> None:
+    from curate.models.checkpoint import _header
+
+    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+    path.write_bytes(len(body).to_bytes(8, "little") + body if framed else body)
+    try:
+        found = _header(path)
+    except ValueError:
+        return
+    assert isinstance(found, dict)
+
+
+def test_a_vocabulary_makes_the_same_tokens_as_the_tokenizer_file(captioner: Made, tmp_path: Path) -> None:
+    folder = damaged(captioner.folder, tmp_path / "model")
+    pieces = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(sorted(pieces, key=pieces.__getitem__)))
+    one, other = (open_checkpoint(str(path), "captioner").tokenizer() for path in (folder, captioner.folder))
+    for text in TEXTS:
+        assert one.encode(text[:1000]).ids == other.encode(text[:1000]).ids
+    pieces = one.encode("skateboarding unrecognisable", add_special_tokens=False)
+    assert len(pieces) > 2
+    assert one.decode(pieces.ids) == "skateboarding unrecognisable"
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("hf:blip", "write hf:ORGANISATION/NAME"),
+        ("hf:someone/model", "name the revision, a commit of 40 hex digits"),
+        ("hf:someone/model@main", "a branch may move"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["captioner", "matcher"])
+def test_a_model_of_the_hub_has_a_fixed_revision(spec: str, told: str, kind: Kind) -> None:
+    with pytest.raises(ModelError, match=told):
+        inspect(spec, kind)
+
+
+HUB = """
+import sys
+from curate.errors import ModelError
+from curate.models.checkpoint import inspect, open_checkpoint
+try:
+    print(inspect(sys.argv[1], "captioner"), open_checkpoint(sys.argv[1], "captioner").shape.side)
+except ModelError as error:
+    print("ModelError", error)
+"""
+
+
+def on_hub(spec: str, home: Path) -> str:
+    """Return what a process that may not use the network says of a spec, with this cache of the hub."""
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", HUB, spec], env=environment, capture_output=True, text=True, timeout=120)
+    assert not done.returncode, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_hubs_models_come_from_its_cache_or_the_error_says_how_to_get_them(captioner: Made, tmp_path: Path) -> None:
+    spec, revision = "hf:Salesforce/blip-image-captioning-base", "89b09ea1789f7addf2f6d6f0dfc4ce10ab58ef84"
+    told = on_hub(spec, tmp_path)
+    assert told.startswith(f"ModelError {spec}: not in the cache, and the hub cannot be reached")
+    assert f"hf download Salesforce/blip-image-captioning-base --revision {revision}" in told
+    assert "\n" not in told
+    snapshot = tmp_path / "hub" / "models--Salesforce--blip-image-captioning-base" / "snapshots" / revision
+    shutil.copytree(captioner.folder, snapshot)
+    digest = inspect(str(captioner.folder), "captioner")[1]
+    blob = tmp_path / "hub" / "models--Salesforce--blip-image-captioning-base" / "blobs" / str(digest)
+    blob.parent.mkdir()
+    (snapshot / WEIGHTS).rename(blob)
+    (snapshot / WEIGHTS).symlink_to(blob)
+    assert on_hub(spec, tmp_path) == f"('{revision}', '{digest}') 64"
+
+
+# A whole run -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_a_checkpoint_writes_the_same_bytes_with_any_number_of_workers(
+    captioner: Made, matcher: Made, tmp_path: Path
+) -> None:
+    tars = [running.make_tar(tmp_path / f"{n}.tar", running.pairs(range(9 * n, 9 * n + 9))) for n in range(2)]
+    (tmp_path / "r.yaml").write_text(
+        f"captions: {{model: {captioner.folder}, per_image: 2}}\nfilters:\n  caption_match: {{matcher: {matcher.folder}}}\n"
+    )
+    for workers in (1, 2):
+        out = tmp_path / f"out{workers}"
+        done = running.curate("run", tmp_path / "r.yaml", *tars, "--out", out, "--workers", workers)
+        assert done.returncode == 0, done.stderr
+    assert running.written(tmp_path / "out1") == running.written(tmp_path / "out2")
+    found = running.decisions(tmp_path / "out1")
+    assert len(found) == 54
+    assert all(row["caption_match"] is not None and row["text"] for row in found)
+
+
+def test_other_weights_in_the_same_folder_write_other_captions_and_may_be_refused(captioner: Made, tmp_path: Path) -> None:
+    model = damaged(captioner.folder, tmp_path / "model")
+    tar = running.make_tar(tmp_path / "a.tar", running.pairs(range(3)))
+    (tmp_path / "r.yaml").write_text(f"captions: {{model: {model}}}\nfilters:\n  caption_match: {{matcher: fake}}\n")
+    arguments = ["run", tmp_path / "r.yaml", tar, "--out", tmp_path / "out", "--workers", 1]
+    assert running.curate(*arguments).returncode == 0
+    first = running.decisions(tmp_path / "out")
+    digest = json.loads((tmp_path / "out" / "manifest.json").read_text())["models"][0]["sha256"]
+    blips.save(model, blips.SMALL, "captioner", spread=1.0)
+    again = running.curate(*arguments, "--set", f"captions.weights={digest}")
+    assert again.returncode == 1
+    assert f"the recipe wants weights {digest}" in again.stderr
+    assert running.curate(*arguments).returncode == 0
+    assert [row["text"] for row in running.decisions(tmp_path / "out")] != [row["text"] for row in first]
