@@ -14,8 +14,8 @@ from typing import Any
 from curate.contracts import Report, Shard
 from curate.counts import Lookup, load
 from curate.errors import OutputError
-from curate.job import described
-from curate.judge import Judge
+from curate.job import described, idle
+from curate.judge import WAIT, Judge
 from curate.plan import Plan
 from curate.report.attrition import Attrition, attrition
 from curate.scan import Scan, base_key
@@ -48,9 +48,17 @@ class DryRun:
     not_estimated: list[str]
     wall: float
 
+    def work(self) -> dict[str, float]:
+        """Return the seconds of what keeps a core busy: waiting does not."""
+        return {name: seconds for name, seconds in self.seconds.items() if name != WAIT}
+
     def bottleneck(self) -> str:
         """Return the activity that takes most of the time."""
-        return max(self.seconds, key=lambda name: self.seconds[name]) if self.seconds else "nothing"
+        return max(self.work(), key=lambda name: self.seconds[name], default="nothing")
+
+    def idle(self) -> float | None:
+        """Return the share of the time of captioner and matcher in which they waited for pictures; None without them."""
+        return idle(self.seconds)
 
 
 def earlier_counts(out: Path, plan: Plan) -> tuple[dict[str, Lookup], list[str]]:
@@ -124,14 +132,14 @@ def _share(kept: int, records: int, pairs: float) -> Estimate:
 
 def _hours(reports: list[Report], records: int, pairs: float) -> Estimate:
     """Return core-hours at scale; the interval is that of the dear stages' share of records (each pays or does not pay)."""
-    total = sum(value for report in reports for name, value in report.seconds.items() if name != "thumbnails")
+    total = sum(value for report in reports for name, value in report.seconds.items() if name not in (WAIT, "thumbnails"))
     if not records:
         return Estimate(0.0, 0.0, 0.0)
     variance = 0.0
     for report in reports:
         for name, value in report.seconds.items():
             used = report.counts.get(name, 0)
-            if 0 < used < records:
+            if 0 < used < records and name != WAIT:
                 each, share = value / used, used / records
                 variance += each * each * share * (1 - share) / records
     each = total / records
@@ -147,8 +155,9 @@ def as_json(found: DryRun, pairs: float) -> dict[str, Any]:
         "attrition": [{"filter": line.filter, "seen": line.seen, "dropped": line.dropped} for line in found.attrition],
         "stages": {
             name: {"seconds": round(value, 4), "records": found.rows.get(name) or found.records}
-            for name, value in found.seconds.items()
+            for name, value in found.work().items()
         },
+        "models_idle": found.idle(),
         "bottleneck": found.bottleneck(),
         "pairs": pairs,
         "core_hours": dataclasses.asdict(found.core_hours),

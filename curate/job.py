@@ -2,6 +2,9 @@
 
 Every step is a task over shards with a commit mark, so a killed job goes on at the first shard without one; a finished
 one does nothing. The driver streams its shards and holds nothing of their content.
+
+With GPUs judging is two passes: every core prepares what comes before the captioner and the matcher, then a worker for
+each GPU judges the shards on which these have not said everything yet.
 """
 
 from __future__ import annotations
@@ -9,8 +12,9 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,15 +25,17 @@ import curate
 from curate import guard
 from curate.contracts import Needs, Report, Runner, Shard, ShardBreak, Stage, TaskDied
 from curate.counts import Lookup, merge
-from curate.errors import OutputError
+from curate.errors import ModelError, OutOfDeviceMemory, OutputError
 from curate.isolate import Suspect, confirm
-from curate.judge import Judge, counts_of, journal_of, suspects_path
+from curate.judge import WAIT, Judge, Prepare, counts_of, journal_of, suspects_path
 from curate.pack import Block, Pack, sizes
 from curate.plan import Plan, provider_key
 from curate.scan import Scan, base_key
 from curate.sources import open_shard, shard_name
 from curate.stages.blocklist import BlocklistStage
+from curate.stages.caption import CaptionStage
 from curate.stages.embed import EvalDistanceStage, EvalSimilarityStage
+from curate.stages.match import ClipStage, MatchStage
 from curate.store import Store, read_json, write_json
 from curate.thumbs import per_shard
 
@@ -38,7 +44,14 @@ ATTEMPTS = 3
 
 _CULPRITS = 1000  # images of one shard that may kill their decoder before the shard itself is given up
 
+_HALVED = "halved.json"
+"""In OUT: the batches that a run went on with when a GPU had been too small, and for which stages that holds."""
+
+_MODELS = ("caption", "match")  # stages whose models wait for pictures
+
 _NOWHERE = pa.table({"row": pa.array([], pa.int64()), "offset": pa.array([], pa.int64()), "bytes": pa.array([], pa.int64())})
+
+_ONE_CORE = Needs()
 
 T = TypeVar("T", Shard, Block)
 
@@ -52,6 +65,9 @@ class Progress(Protocol):
     def advance(self, records: int) -> None:
         """One item of the step is done."""
 
+    def warn(self, text: str) -> None:
+        """Something happened that a person should know at once."""
+
 
 @dataclass(frozen=True)
 class Quiet:
@@ -61,6 +77,9 @@ class Quiet:
         """Say nothing."""
 
     def advance(self, records: int) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
         """Say nothing."""
 
 
@@ -76,7 +95,11 @@ class Outcome:
     failed: list[dict[str, str]] = field(default_factory=list)  # shards given up: shard, reason
     gone: set[int] = field(default_factory=set)  # indexes of the failed shards
     partial: list[dict[str, str]] = field(default_factory=list)  # shards with records lost after a break: shard, reason
-    seconds: dict[str, float] = field(default_factory=dict)  # core-seconds by activity
+    seconds: dict[str, float] = field(default_factory=dict)  # by activity, over all workers; `wait` is no work
+
+    def idle(self) -> float | None:
+        """Return the share of the time of captioner and matcher in which they waited for pictures; None without them."""
+        return idle(self.seconds)
 
 
 @dataclass
@@ -92,12 +115,21 @@ class Job:
     warnings: Sequence[str] = ()
     max_failed_shards: int | None = None
     row_seconds: float = guard.ROW_SECONDS
+    gpus: int = 0  # with them captioner and matcher run in a pass of their own, one worker for each
+    threads: int = 1  # that decode pictures beside a GPU
     _lookups: dict[str, Lookup] = field(default_factory=dict, init=False)
+    _halved: dict[str, int] = field(default_factory=dict, init=False)
+    _full: bool = field(default=False, init=False)  # a GPU was too small: no more items are given out
 
     def run(self) -> Outcome:
-        """Do what is missing. Raises OutputError when another run holds OUT or too many shards failed."""
+        """Do what is missing. Raises ModelError for a model that cannot be had, before anything is done.
+
+        Raises OutputError when another run holds OUT or too many shards failed.
+        """
         outcome = Outcome(self.store.out)
+        checked(self.plan)
         with self.store.locked():
+            self._recall_halved()
             key = self.key()
             manifest = read_json(self.store.out / "manifest.json")
             if manifest is not None and manifest.get("run") == self._packed_as(key) and not manifest["failed_shards"]:
@@ -106,7 +138,8 @@ class Job:
             self.store.clear_outputs(key)
             self.store.sweep()
             self._lookups = self._scan(outcome)
-            judged = self._judge(key, outcome)
+            judged = self._judge(outcome)
+            key = self.key()
             marks = self._pack(key, judged, outcome)
             judged = [shard for shard in judged if shard.index not in outcome.gone]
             self._conclude(key, judged, marks, outcome)
@@ -147,15 +180,53 @@ class Job:
         self.progress.start("merge corpus counts", 0)
         return merge(self.store, self.plan.counts, scanned, self.memory)
 
-    def _judge(self, key: str, outcome: Outcome) -> list[Shard]:
-        base, samples = base_key(self.plan), per_shard(len(self.shards))
-        task = Judge(self.store, self.plan, base, key, self._lookups, samples, self.row_seconds)
+    def _judge(self, outcome: Outcome) -> list[Shard]:
+        """Judge what is missing; where a GPU is too small for the batch, all of it again with half of that."""
+        try:
+            return self._judged(outcome)
+        except OutOfDeviceMemory:
+            half = {name: max(1, batch // 2) for name, batch in self.plan.batches().items()}
+            write_json(self.store.out / _HALVED, {"stages": self._batched(), "batch": half})
+            self._recall_halved()
+            self.store.clear_outputs(self.key())
+            return self._judged(outcome)
+
+    def _recall_halved(self) -> None:
+        """Go on with half the batch where an earlier attempt at the same captions and scores had to: for all shards or none."""
+        found = read_json(self.store.out / _HALVED)
+        if found is not None and found["stages"] == self._batched():
+            self._halved, self._full = found["batch"], False
+            self.plan = self.plan.with_batches(self._halved)
+            self.progress.warn(_told(self._halved))
+
+    def _batched(self) -> dict[str, str]:
+        return {stage.name: provider_key(stage) for stage in self.plan.stages() if stage.name in self.plan.batches()}
+
+    def _judged(self, outcome: Outcome) -> list[Shard]:
+        key, samples = self.key(), per_shard(len(self.shards))
+        task = Judge(self.store, self.plan, base_key(self.plan), key, self._lookups, samples, self.row_seconds)
         scanned = [shard for shard in self.shards if shard.index not in outcome.gone]
         missing = [shard for shard in scanned if not self._is_judged(key, shard)]
-        self.progress.start("judge", len(missing))
-        for _ in self._tried(task, missing, outcome):
+        asking = self._prepare(task, missing, outcome) if self.gpus and self.plan.asks_for_pictures else set()
+        self.progress.start("judge", len(missing) - len(asking))
+        for _ in self._tried(task, [shard for shard in missing if shard.index not in asking | outcome.gone], outcome):
             pass
+        if asking:
+            self.progress.start("judge with models", len(asking))
+            asked = [shard for shard in missing if shard.index in asking]
+            for _ in self._tried(replace(task, threads=self.threads), asked, outcome, Needs(self.threads, gpus=1)):
+                pass
         return [shard for shard in scanned if shard.index not in outcome.gone]
+
+    def _prepare(self, task: Judge, missing: list[Shard], outcome: Outcome) -> set[int]:
+        """Compute on all cores what comes before the models; return the indexes of the shards that lack what these say."""
+        counts = counts_of(self._lookups)
+        marks = {shard.index: self.store.mark(task.run, f"prepare-{shard.index:06d}") or {} for shard in missing}
+        unprepared = [shard for shard in missing if marks[shard.index].get("counts") != counts]
+        self.progress.start("prepare", len(unprepared))
+        for report in self._tried(Prepare(task), unprepared, outcome):
+            marks[report.shard] = self.store.mark(task.run, f"prepare-{report.shard:06d}") or {}
+        return {index for index, mark in marks.items() if mark.get("asks") and index not in outcome.gone}
 
     def _is_judged(self, key: str, shard: Shard) -> bool:
         """Return whether the verdicts stand, made with these corpus counts: a shard that failed before may be in them now."""
@@ -177,21 +248,33 @@ class Job:
         marks = [self.store.mark(key, f"pack-{block.index:05d}") for block in listed if task.done(_without(block, outcome.gone))]
         return [mark for mark in marks if mark is not None]
 
-    def _tried(self, task: Callable[[T], Report], items: Iterable[T], outcome: Outcome) -> Iterator[Report]:
-        """Run a task over items, again for those whose worker died, and note the time and the failures."""
+    def _tried(
+        self, task: Callable[[T], Report], items: Iterable[T], outcome: Outcome, needs: Needs = _ONE_CORE
+    ) -> Iterator[Report]:
+        """Run a task over items, again for those whose worker died, and note the time and the failures.
+
+        Raises OutOfDeviceMemory, once in a run, when nothing of the task is under way any more.
+        """
         attempts: dict[int, int] = {}
         waiting: list[T] = list(items)
         while waiting:
             again: list[T] = []
-            for answer in self.runner.map(task, waiting, Needs()):
+            for answer in self.runner.map(task, takewhile(lambda _: not self._full, waiting), needs):
                 if isinstance(answer, TaskDied):
-                    self._died(answer, attempts, again, outcome)
+                    self._full = self._full or (_is_full(answer) and self._may_halve())
+                    if not (self._full and _is_full(answer)):
+                        self._died(answer, attempts, again, outcome)
                     continue
                 for name, seconds in answer.seconds.items():
                     outcome.seconds[name] = outcome.seconds.get(name, 0.0) + seconds
                 self.progress.advance(answer.rows)
                 yield answer
+            if self._full:
+                raise OutOfDeviceMemory
             waiting = again
+
+    def _may_halve(self) -> bool:
+        return not self._halved and any(batch > 1 for batch in self.plan.batches().values())
 
     def _died(self, death: TaskDied, attempts: dict[int, int], again: list[Any], outcome: Outcome) -> None:
         item: Shard | Block = death.item
@@ -199,17 +282,18 @@ class Job:
             again.append(item)
             return
         attempts[item.index] = attempts.get(item.index, 0) + 1
-        if attempts[item.index] < ATTEMPTS:
+        if attempts[item.index] < ATTEMPTS and not _is_full(death):
             again.append(item)
             return
         shards = [item] if isinstance(item, Shard) else _lost(item)
-        outcome.failed += [{"shard": shard_name(shard), "reason": death.reason} for shard in shards]
+        reason = f"{death.reason}; {_smaller(self.plan.batches())}" if _is_full(death) else death.reason
+        outcome.failed += [{"shard": shard_name(shard), "reason": reason} for shard in shards]
         outcome.gone |= {shard.index for shard in shards}
         if isinstance(item, Block) and (rest := _without(item, outcome.gone)).shards:
             attempts[item.index] = 0
             again.append(rest)
         if self.max_failed_shards is not None and len(outcome.failed) > self.max_failed_shards:
-            raise OutputError(f"{len(outcome.failed)} shards failed, more than --max-failed-shards; the last: {death.reason}")
+            raise OutputError(f"{len(outcome.failed)} shards failed, more than --max-failed-shards; the last: {reason}")
 
     def _blame(self, shard: Shard) -> bool:
         """Find the image that killed a worker, make sure of it in a process of its own, and record it."""
@@ -241,8 +325,10 @@ class Job:
         outcome.texts = sum(mark["tally"]["texts"] for mark in verdicts.values())
         self._remove_leftovers(judged, marks)
         write_json(self.store.out / "sizes.json", sizes(marks))
-        about = described(self.plan, self.shards, self._lookups, self.warnings)
+        warnings = [*self.warnings, *([_told(self._halved)] if self._halved else [])]
+        about = described(self.plan, self.shards, self._lookups, warnings)
         manifest = {"run": self._packed_as(key), **about, **self._attrition(verdicts, outcome)}
+        manifest |= {"halved_batch": self._halved} if self._halved else {}
         manifest["shards"] = {name: tar for mark in marks for name, tar in mark["tars"].items()}
         manifest["index"] = {name: digest for mark in marks for name, digest in mark["index"].items()}
         manifest["decisions"] = {f"{index:06d}.parquet": mark["decisions"] for index, mark in verdicts.items()}
@@ -269,6 +355,46 @@ class Job:
             for path in (self.store.out / folder).glob("*"):
                 if path.name not in wanted:
                     path.unlink()
+
+
+def idle(seconds: dict[str, float]) -> float | None:
+    """Return the share of the time of captioner and matcher in which they waited for pictures; None without them.
+
+    >>> idle({"caption": 2.0, "match": 1.0, "wait": 1.0, "decode": 5.0}), idle({"decode": 5.0})
+    (0.25, None)
+    """
+    busy = sum(seconds.get(name, 0.0) for name in _MODELS)
+    waited = seconds.get(WAIT, 0.0)
+    return waited / (waited + busy) if busy else None
+
+
+def checked(plan: Plan) -> list[dict[str, str | None]]:
+    """Return stage, kind, spec, revision and sha256 of every model of a plan. Raises ModelError for one that cannot be had."""
+    from curate.models.checks import check
+
+    found = [(stage, kind, check(kind, spec)) for stage, kind, spec in plan.models()]
+    return [
+        {"stage": stage, "kind": kind, "spec": facts.spec, "revision": facts.revision, "sha256": facts.sha256}
+        for stage, kind, facts in found
+    ]
+
+
+_SETTINGS = {"caption": "captions.batch", "match": "caption_match.batch"}
+"""Where a recipe has the batch of a stage."""
+
+
+def _is_full(death: TaskDied) -> bool:
+    return death.error == OutOfDeviceMemory.__name__
+
+
+def _told(halved: dict[str, int]) -> str:
+    sizes = ", ".join(f"{_SETTINGS[name]}={batch}" for name, batch in halved.items())
+    return f"a batch did not fit the GPU's memory: all of the run has half of it, {sizes}"
+
+
+def _smaller(batches: dict[str, int]) -> str:
+    wanted = " and ".join(f"{_SETTINGS[name]}={max(1, batch // 2)}" for name, batch in batches.items())
+    return f"set {wanted}" if any(batch > 1 for batch in batches.values()) else "its memory is too small for this model"
 
 
 def _without(block: Block, gone: set[int]) -> Block:
@@ -303,6 +429,7 @@ def described(plan: Plan, shards: Sequence[Shard], lookups: dict[str, Lookup], w
         "filters": [step.name for step in plan.steps],
         "about": {step.name: step.rule.about for step in plan.steps},
         "marks": {step.name: list(step.rule.marks()) for step in plan.steps},
+        "models": checked(plan),
         "warnings": list(warnings),
         "counts": {fact: {"folder": lookup.folder.name, "floor": lookup.floor} for fact, lookup in lookups.items()},
     }
@@ -320,8 +447,11 @@ def versions() -> dict[str, str]:
 
 
 def resolve(plan: Plan, cache: Path) -> tuple[Plan, list[str]]:
-    """Return the plan with evaluation sets and lists read, and warnings about files of theirs that could not be."""
-    resolved: dict[str, Stage] = {}
+    """Return the plan with evaluation sets and lists read and models named by their weights: what decides facts, in full.
+
+    With it, warnings about files of the sets that could not be read. Raises ModelError, InputError.
+    """
+    resolved = _weighed(plan)
     warnings: list[str] = []
     for stage in plan.stages():
         if isinstance(stage, EvalSimilarityStage | EvalDistanceStage):
@@ -331,6 +461,25 @@ def resolve(plan: Plan, cache: Path) -> tuple[Plan, list[str]]:
         elif isinstance(stage, BlocklistStage):
             resolved[stage.name] = stage.resolved(cache)
     return plan.with_stages(resolved), warnings
+
+
+def _weighed(plan: Plan) -> dict[str, Stage]:
+    """Return the stages with large models, each with the sha256 of its weights. Raises ModelError where a recipe has another."""
+    from curate.models.checks import check
+
+    found: dict[str, Stage] = {}
+    for stage in plan.stages():
+        if isinstance(stage, CaptionStage | MatchStage | ClipStage):
+            [(kind, spec)] = stage.models()
+            digest = check(kind, spec).sha256
+            if stage.weights not in (None, digest):
+                raise ModelError(f"{spec}: the recipe wants weights {stage.weights}, these are {digest or 'of unknown sha256'}")
+            found[stage.name] = replace(stage, weights=digest)
+    captions = found.get("caption")
+    for name, stage in found.items():
+        if isinstance(stage, MatchStage | ClipStage) and isinstance(captions, CaptionStage):
+            found[name] = replace(stage, captions=captions)
+    return found
 
 
 def _unread(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,9 @@ from curate.verdict import Mask, Verdict
 
 Index = npt.NDArray[np.int64]
 
+WAIT = "wait"
+"""The activity of a model that has no pictures yet: no work, and not part of any sum of it."""
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -49,27 +52,21 @@ class Judge:
     def __call__(self, shard: Shard) -> Report:
         """Judge one scanned shard."""
         activities = Activities()
-        base = self.store.facts(self.base, shard.fingerprint)
-        if base is None:
-            raise RuntimeError(f"shard {shard.index} was not scanned")
         path = self.store.out / "decisions" / f"{shard.index:06d}.parquet"
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         writer = ParquetWriter(partial, decisions.schema(self.plan))
         sampler = Sampler(self.plan, self.samples)
         tally: dict[str, int] = {"records": 0, "texts": 0, "kept": 0, "kept_texts": 0}
-        with ExitStack() as held:
-            opened = held.enter_context(open_shard(shard))
-            held.enter_context(guard.journal(journal_of(self.store, shard), self.row_seconds))
-            walk = held.enter_context(_Walk(self, shard, opened, activities))
+        with _walking(self, shard, activities) as walk:
             sampler.skipped = walk.culprits
-            for facts in pq.ParquetFile(base).iter_batches(ROW_GROUP):
+            for facts in walk.batches():
                 table = walk.judge(facts)
                 with activities.doing("write"):
                     writer.write(table)
                 _count(tally, table)
                 sampler.offer(table)
             with activities.doing("thumbnails"):
-                sampler.write(self.store.out / "thumbs" / f"{shard.index:06d}.parquet", walk.locate, opened)
+                sampler.write(self.store.out / "thumbs" / f"{shard.index:06d}.parquet", walk.locate, walk.opened)
             with activities.doing("write"):
                 walk.commit()
         with activities.doing("write"):
@@ -80,6 +77,38 @@ class Judge:
         done = {"decisions": digest, "tally": tally, "error": note.get("error"), "counts": counts_of(self.lookups)}
         self.store.commit(self.run, f"judge-{shard.index:06d}", done)
         return Report(shard.index, tally["records"], activities.seconds, {**activities.rows, **tally}, note.get("error"))
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """The task before, where models have GPUs: commits the dear facts that cores compute, and whether models are needed.
+
+    It walks as the judge does, up to the first filter that asks a model of pictures, and decides nothing.
+    """
+
+    judge: Judge
+
+    def __call__(self, shard: Shard) -> Report:
+        """Prepare one scanned shard."""
+        task, activities = self.judge, Activities()
+        rows, asks = 0, False
+        with _walking(task, shard, activities) as walk:
+            for facts in walk.batches():
+                asks |= walk.prepare(facts)
+                rows += facts.num_rows
+            with activities.doing("write"):
+                walk.commit()
+        task.store.commit(task.run, f"prepare-{shard.index:06d}", {"asks": asks, "counts": counts_of(task.lookups)})
+        return Report(shard.index, rows, activities.seconds, activities.rows)
+
+
+@contextmanager
+def _walking(task: Judge, shard: Shard, activities: Activities) -> Iterator[_Walk]:
+    """Give the walk over a scanned shard, with the row that is being decoded on record."""
+    with ExitStack() as held:
+        opened = held.enter_context(open_shard(shard))
+        held.enter_context(guard.journal(journal_of(task.store, shard), task.row_seconds))
+        yield held.enter_context(_Walk(task, shard, opened, activities))
 
 
 def counts_of(lookups: dict[str, Lookup]) -> list[str]:
@@ -120,13 +149,18 @@ class _Walk:
     """
 
     def __init__(self, task: Judge, shard: Shard, opened: OpenShard, activities: Activities) -> None:
-        self.plan, self.shard, self.activities = task.plan, shard, activities
-        self._lookups, self._store, self._base = task.lookups, task.store, task.base
+        self.plan, self.shard, self.opened, self.activities = task.plan, shard, opened, activities
+        self._lookups = task.lookups
+        self._store = task.store
+        base = task.store.facts(task.base, shard.fingerprint)
+        if base is None:
+            raise RuntimeError(f"shard {shard.index} was not scanned")
+        self._base = base
         found = read_json(suspects_path(task.store, shard)) or {}
         self.culprits: dict[int, str] = {int(row): str(reason) for row, reason in found.items()}
         stored = {s.name: Stored(s, task.store.facts(provider_key(s), shard.fingerprint)) for s in task.plan.stages()}
         lazy = [step for step in task.plan.steps if step.lazy]
-        cut = next((place for place, step in enumerate(lazy) if _asks_for_pictures(step)), len(lazy))
+        cut = next((place for place, step in enumerate(lazy) if step.asks_for_pictures), len(lazy))
         self._before, self._models = lazy[:cut], lazy[cut:]
         self._ahead = ThreadPoolExecutor(1) if self._models else None
         decoders = ThreadPoolExecutor(task.threads) if self._models else None
@@ -140,21 +174,47 @@ class _Walk:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
 
+    def batches(self) -> Iterator[Batch]:
+        """Yield the base facts of the shard."""
+        yield from pq.ParquetFile(self._base).iter_batches(ROW_GROUP)
+
     def judge(self, facts: Batch) -> pa.Table:
         """Return the decisions of a batch of base facts."""
+        whole = self._known(facts)
+        with self.activities.doing("judge", facts.num_rows):
+            verdict = self._settled(whole)
+            columns = dict(zip(whole.schema.names, whole.columns, strict=True))
+            return verdict.table(self.shard, {**columns, **self._walk_lazy(whole, verdict)})
+
+    def prepare(self, facts: Batch) -> bool:
+        """Compute what the filters before the models read, and return whether any row alive lacks what the models say."""
+        whole, asks = self._known(facts), False
+        with self.activities.doing("judge", facts.num_rows):
+            verdict = self._settled(whole)
+            for index in self._pieces(whole, verdict):
+                chunk = self._before_models(whole, index, verdict)
+                alive = verdict.images_before(self._models[0])[index]
+                stages = [stage for step in self._models for stage in step.stages if "pictures" in stage.reads]
+                asks |= any(chunk.missing(stage, alive).any() for stage in stages)
+        return asks
+
+    def _known(self, facts: Batch) -> Batch:
+        """Return a batch of base facts with the counts looked up; stored facts are brought in step with it."""
         low = facts["row"][0].as_py() if facts.num_rows else 0
         for stored in self._supply.stored.values():
             stored.advance(low, low + facts.num_rows)
         with self.activities.doing("lookup", facts.num_rows):
             columns = {name: facts[name] for name in facts.schema.names}
             columns.update(self._count_facts(facts))
-        with self.activities.doing("judge", facts.num_rows):
-            verdict = Verdict(self.plan, facts.num_rows)
-            whole = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-            for step in self.plan.steps:
-                if not step.lazy:
-                    verdict.settle(step, np.ones(facts.num_rows, np.bool_), whole)
-            return verdict.table(self.shard, {**columns, **self._walk_lazy(whole, verdict)})
+        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+    def _settled(self, whole: Batch) -> Verdict:
+        """Return the verdicts that cost nothing."""
+        verdict = Verdict(self.plan, whole.num_rows)
+        for step in self.plan.steps:
+            if not step.lazy:
+                verdict.settle(step, np.ones(whole.num_rows, np.bool_), whole)
+        return verdict
 
     def _count_facts(self, facts: Batch) -> dict[str, pa.Array]:
         if not self.plan.counts:
@@ -165,17 +225,20 @@ class _Walk:
 
     def _walk_lazy(self, whole: Batch, verdict: Verdict) -> dict[str, pa.Array]:
         """Walk the filters that read dear facts, chunk by chunk of rows alive, and return those facts for the batch."""
-        first = next((step for step in self.plan.steps if step.lazy), None)
-        start = verdict.images_before(first) if first is not None else verdict.alive_at_end()
         gathered: dict[str, list[pa.Array]] = {item.name: [] for stage in self.plan.stages() for item in stage.provides}
         where = np.zeros(whole.num_rows, np.bool_)
-        pieces = _chunks(np.flatnonzero(start), whole["header"])
-        for index, chunk in self._prepared(pieces, lambda index: self._prepare(whole, index, verdict)):
+        for index, chunk in self._prepared(self._pieces(whole, verdict), lambda index: self._prepare(whole, index, verdict)):
             self._finish(chunk, index, verdict)
             where[index] = True
             for name, parts in gathered.items():
                 parts.append(chunk.columns.get(name, pa.nulls(len(index), FACTS[name].type)))
         return {name: _spread(where, parts, FACTS[name].type) for name, parts in gathered.items()}
+
+    def _pieces(self, whole: Batch, verdict: Verdict) -> Iterator[Index]:
+        """Yield the rows on which anything dear can be asked, cut where images are."""
+        first = next((step for step in self.plan.steps if step.lazy), None)
+        start = verdict.images_before(first) if first is not None else verdict.alive_at_end()
+        return _chunks(np.flatnonzero(start), whole["header"])
 
     def _prepared(self, pieces: Iterator[Index], prepare: Callable[[Index], Chunk]) -> Iterator[tuple[Index, Chunk]]:
         """Yield the pieces as prepared chunks, with the next one under way where models would have to wait for it."""
@@ -185,17 +248,22 @@ class _Walk:
         index = next(pieces, None)
         coming = None if index is None else self._ahead.submit(prepare, index)
         while index is not None and coming is not None:
-            with self.activities.doing("wait"):
+            with self.activities.doing(WAIT):
                 chunk = coming.result()
             ready, index = index, next(pieces, None)
             coming = None if index is None else self._ahead.submit(prepare, index)
             yield ready, chunk
 
-    def _prepare(self, whole: Batch, index: Index, verdict: Verdict) -> Chunk:
-        """Walk the filters before the models, and decode the pictures that these will ask for."""
+    def _before_models(self, whole: Batch, index: Index, verdict: Verdict) -> Chunk:
+        """Walk the filters before the models."""
         chunk = Chunk(self._supply, whole.take(pa.array(index)))
         for step in self._before:
             self._step(chunk, step, index, verdict)
+        return chunk
+
+    def _prepare(self, whole: Batch, index: Index, verdict: Verdict) -> Chunk:
+        """Walk the filters before the models, and decode the pictures that these will ask for."""
+        chunk = self._before_models(whole, index, verdict)
         if self._models:
             alive = verdict.images_before(self._models[0])[index]
             for step in self._models:
@@ -225,8 +293,7 @@ class _Walk:
 
     def locate(self, rows: Index) -> pa.Table:
         """Return row, offset and bytes of some rows, for reading their images again."""
-        path = self._store.facts(self._base, self.shard.fingerprint)
-        table = pq.ParquetFile(path).read(["row", "offset", "bytes"])
+        table = pq.ParquetFile(self._base).read(["row", "offset", "bytes"])
         return table.filter(pc.is_in(table["row"], value_set=pa.array(rows)))
 
     def commit(self) -> None:
@@ -235,10 +302,6 @@ class _Walk:
             if stored.grown():
                 with self._store.writing_facts(provider_key(stored.stage), self.shard.fingerprint) as path:
                     stored.write(path)
-
-
-def _asks_for_pictures(step: Step) -> bool:
-    return any("pictures" in stage.reads for stage in step.stages)
 
 
 def _chunks(alive: Index, header: pa.Array) -> Iterator[Index]:

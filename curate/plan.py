@@ -6,11 +6,11 @@ import dataclasses
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import xxhash
 
-from curate.contracts import CorpusCount, Filter, Stage
+from curate.contracts import CorpusCount, Filter, ModelKind, Stage, UsesModels
 from curate.errors import RecipeError
 from curate.facts import FACTS
 from curate.recipe import Recipe
@@ -53,6 +53,11 @@ class Step:
     stages: tuple[Stage, ...]
     lazy: bool  # reads at least one fact that is only computed for rows alive
 
+    @property
+    def asks_for_pictures(self) -> bool:
+        """Return whether a captioner or matcher runs before it: the work of a GPU where there is one."""
+        return any("pictures" in stage.reads for stage in self.stages)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -70,11 +75,37 @@ class Plan:
         """Return what writes synthetic texts: then a dropped web text does not end its record."""
         return self.recipe.captions
 
+    @property
+    def asks_for_pictures(self) -> bool:
+        """Return whether it has a captioner or a matcher."""
+        return any(step.asks_for_pictures for step in self.steps)
+
     def stages(self) -> Iterator[Stage]:
         """Yield the lazy stages in the order in which they run."""
         for step in self.steps:
             yield from step.stages
         yield from self.last
+
+    def models(self) -> Iterator[tuple[str, ModelKind, str]]:
+        """Yield (stage, kind, spec) of every model that the stages load."""
+        for stage in self.stages():
+            if isinstance(stage, UsesModels):
+                yield from ((stage.name, kind, spec) for kind, spec in stage.models())
+
+    def batches(self) -> dict[str, int]:
+        """Return the images of one call into its model, for each stage that has such a setting."""
+        return {stage.name: stage.batch for stage in self.stages() if isinstance(stage, CaptionStage | MatchStage)}
+
+    def with_batches(self, batches: dict[str, int]) -> Plan:
+        """Return the plan of the same recipe with other batches, by stage: other facts, for the last bits are others."""
+        captions = _batched(self.recipe.captions, batches)
+        rules = {name: _batched(rule, batches) for name, rule in self.recipe.filters.items()}
+        steps = [
+            dataclasses.replace(step, rule=rules[step.name], stages=tuple(_batched(stage, batches) for stage in step.stages))
+            for step in self.steps
+        ]
+        recipe = dataclasses.replace(self.recipe, captions=captions, filters=rules)
+        return dataclasses.replace(self, recipe=recipe, steps=tuple(steps))
 
     def with_stages(self, resolved: dict[str, Stage]) -> Plan:
         """Return the plan with stages replaced by name (evaluation sets found and signed)."""
@@ -154,6 +185,16 @@ def _closure(name: str, wanted: list[str], available: list[Stage], done: set[str
         done.add(stage.name)
         found.append(stage)
     return found
+
+
+def _batched(part: Any, batches: dict[str, int]) -> Any:
+    """Return a stage, or a filter that makes one, with the batch that is named for it."""
+    if isinstance(part, Filter):
+        made = part.provider()
+        return dataclasses.replace(cast(Any, part), batch=batches[made.name]) if isinstance(made, MatchStage) else part
+    if isinstance(part, MatchStage | ClipStage):
+        part = dataclasses.replace(part, captions=_batched(part.captions, batches))
+    return dataclasses.replace(part, batch=batches[part.name]) if isinstance(part, CaptionStage | MatchStage) else part
 
 
 def identity(value: Any) -> Any:

@@ -16,7 +16,7 @@ from curate.contracts import CorpusCount
 from curate.counts import Lookup
 from curate.dryrun import DryRun as Found
 from curate.dryrun import Estimate, as_json, dry_run, earlier_counts
-from curate.job import resolve
+from curate.job import checked, resolve
 from curate.report import write_report
 from curate.report.attrition import attrition_table
 
@@ -29,6 +29,7 @@ def dry_run_command(given: DryRun) -> None:
     if given.counts is not None:
         lookups, unserved = earlier_counts(given.counts, plan)
     plan = plan.without(unserved)
+    checked(plan)
     shards = common.shards_of([given.shard], given.columns)
     if len(shards) > 1:
         click.echo(f"curate: {given.shard} is {len(shards)} shards; the first is tried", err=True)
@@ -56,12 +57,15 @@ def _print(found: Found, given: DryRun) -> None:
     table = Table(box=None, padding=(0, 2))
     for title in ("stage", "records", "seconds", "records/s a core", "share"):
         table.add_column(title, justify="left" if title == "stage" else "right")
-    total = sum(found.seconds.values()) or 1.0
-    for name, seconds in sorted(found.seconds.items(), key=lambda item: -item[1]):
+    total = sum(found.work().values()) or 1.0
+    for name, seconds in sorted(found.work().items(), key=lambda item: -item[1]):
         rows = found.rows.get(name) or found.records
         mark = "  <- bottleneck" if name == found.bottleneck() else ""
         table.add_row(name, f"{rows:,}", f"{seconds:.3f}", f"{rows / max(seconds, 1e-9):,.0f}", f"{seconds / total:.0%}{mark}")
     console.print(table)
+    idle = found.idle()
+    if idle is not None:
+        click.echo(f"captioner and matcher waited for pictures {idle:.0%} of their time")
     for name in found.not_estimated:
         click.echo(f"{name}: not estimated, it needs corpus counts (--counts OUT of an earlier run)")
     click.echo(f"{found.records:,} records tried, {found.kept:,} kept. For {given.pairs:,.0f} pairs:")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from types import TracebackType
@@ -11,7 +12,9 @@ from curate import plan as planning
 from curate import recipe as recipes
 from curate.commands import common
 from curate.commands.options import Run
-from curate.job import Job, Outcome, resolve
+from curate.errors import InputError
+from curate.job import Job, Outcome, checked, resolve
+from curate.judge import WAIT
 from curate.runners.local import LocalRunner
 from curate.store import Store
 
@@ -50,24 +53,36 @@ class Bars:
         rate = self._records / max(time.monotonic() - self._since, 1e-3)
         self._progress.update(self._task, advance=1, rate=f"{rate:,.0f} records/s")  # type: ignore[arg-type]
 
+    def warn(self, text: str) -> None:
+        """Say it above the bars, and where there are none."""
+        _warn(text)
+
+
+def _warn(text: str) -> None:
+    import click
+
+    click.secho(f"curate: {text}", err=True, fg="yellow")
+
 
 def run_command(given: Run) -> int:
     """Run a recipe and print what came of it; return the exit code."""
-    import click
-
     recipe = recipes.load(given.recipe, given.overrides, given.models)
     if given.samples_per_shard is not None:
         recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=given.samples_per_shard))
     store = Store(common.local_folder(given.out))
     shards = common.shards_of(given.inputs, given.columns)
-    plan, unread = resolve(planning.plan(recipe), common.cache())
+    plan = planning.plan(recipe)
+    checked(plan)
+    gpus = min(_gpus(given.gpus, plan), len(shards))
+    plan, unread = resolve(plan, common.cache())
     warnings = [*plan.warnings(), *unread]
     for warning in warnings:
-        click.secho(f"curate: {warning}", err=True, fg="yellow")
+        _warn(warning)
     started = time.monotonic()
-    workers = min(common.workers(given.workers), max(1, len(shards)))
-    with Bars() as bars, LocalRunner(workers) as runner:
+    workers = common.workers(given.workers)
+    with Bars() as bars, LocalRunner(min(workers, max(1, len(shards))), gpus) as runner:
         job = Job(plan, shards, store, runner, bars, common.size(given.memory), warnings, given.max_failed_shards)
+        job.gpus, job.threads = gpus, max(1, workers // max(1, gpus))
         outcome = job.run()
     seconds = time.monotonic() - started
     if given.as_json:
@@ -77,6 +92,20 @@ def run_command(given: Run) -> int:
     return PARTIAL if outcome.failed or outcome.partial else 0
 
 
+def _gpus(wanted: int | None, plan: planning.Plan) -> int:
+    """Return on how many GPUs captioner and matcher run. Raises InputError when there are not as many as wanted."""
+    from curate.models.checks import gpus
+
+    if wanted == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read by CUDA when it starts, in this process and in the workers
+    if wanted == 0 or not plan.asks_for_pictures:
+        return 0
+    found = gpus()
+    if wanted is not None and wanted > found:
+        raise InputError(f"--gpus {wanted}: this machine has {found or 'none'} that torch can use")
+    return found if wanted is None else wanted
+
+
 def _described(outcome: Outcome, seconds: float) -> dict[str, object]:
     return {
         "state": outcome.state,
@@ -84,7 +113,8 @@ def _described(outcome: Outcome, seconds: float) -> dict[str, object]:
         "texts": outcome.texts,
         "kept": outcome.kept,
         "seconds": round(seconds, 2),
-        "core_seconds": {name: round(value, 3) for name, value in sorted(outcome.seconds.items())},
+        "core_seconds": {name: round(value, 3) for name, value in sorted(outcome.seconds.items()) if name != WAIT},
+        "models_idle": outcome.idle(),
         "failed_shards": outcome.failed,
         "partial_shards": outcome.partial,
         "report": str(outcome.out / "report.html"),
@@ -103,6 +133,9 @@ def _tell(outcome: Outcome, seconds: float) -> None:
     Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(attrition(outcome.out / "decisions", filters)))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
+    idle = outcome.idle()
+    if idle is not None:
+        click.echo(f"captioner and matcher waited for pictures {idle:.0%} of their time")
     for item in outcome.partial:
         click.secho(f"cut short: {item['shard']}: {item['reason']} (the records before are kept)", err=True, fg="yellow")
     for item in outcome.failed:

@@ -19,6 +19,7 @@ from curate import plan as planning
 from curate.commands import common
 from curate.commands.options import Calibrate, List, Plan, Report, Stats
 from curate.contracts import CorpusCount, Needs, Shard, ShardBreak, TaskDied
+from curate.job import checked
 from curate.runners.local import LocalRunner
 from curate.scan import base_facts
 from curate.sources import open_shard, shard_name
@@ -44,6 +45,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def plan_command(given: Plan) -> None:
     """Print the passes of a recipe."""
     plan = planning.plan(recipe.load(given.recipe, given.overrides, given.models))
+    models = checked(plan)
     shards = common.shards_of(given.inputs, given.columns) if given.inputs else []
     rows = [
         ("scan", "every record", "record, header, sha256, text", _cost("header", "text")),
@@ -59,13 +61,24 @@ def plan_command(given: Plan) -> None:
     if given.as_json:
         passes = [dict(zip(("pass", "rows", "what", "cost"), row, strict=True)) for row in rows]
         sizes = {"shards": len(shards), "bytes": sum(shard.size for shard in shards)}
-        common.print_json({"passes": passes, "input": sizes, "warnings": plan.warnings(), "recipe_hash": plan.recipe.digest()})
+        described = {"passes": passes, "models": models, "input": sizes, "warnings": plan.warnings()}
+        common.print_json({**described, "recipe_hash": plan.recipe.digest()})
         return
     _table(("pass", "rows", "what", "core time a record"), rows)
+    if models:
+        _table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
     if shards:
         click.echo(f"input: {len(shards):,} shards, {sum(shard.size for shard in shards) / 1e9:,.2f} GB")
     for warning in plan.warnings():
         click.secho(f"warning: {warning}", fg="yellow")
+
+
+_MODEL = ("stage", "spec", "revision", "sha256")
+
+
+def _short(text: str | None) -> str:
+    """Return a cell: of a long hash its beginning."""
+    return "" if text is None else text[:12] if len(text) in (40, 64) and "/" not in text else text
 
 
 def _floor(count: CorpusCount) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,40 +17,80 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OM
 
 
 class LocalRunner:
-    """A pool of `workers` processes, kept over all passes of a run; two with one thread each beat one with two."""
+    """A pool of `workers` processes, kept over the passes of a run; two with one thread each beat one with two.
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    Tasks that need a GPU get a process for each of `gpus`, which sees no other; they live as long as their pass, and the
+    others end before it: neither holds memory, of host or GPU, that the other could use.
+    """
+
+    def __init__(self, workers: int, gpus: int = 0) -> None:
+        self.workers, self.gpus = workers, gpus
+        self._pools: list[Any] = []  # one of all workers, or one for each GPU
+        self._on_gpus = False
 
     def __enter__(self) -> LocalRunner:
-        import multiprocessing
-
-        from pebble import ProcessPool
-
         for name in _ONE_THREAD:  # read by the libraries when the spawned process loads them
             os.environ.setdefault(name, "1")
-        self._pool = ProcessPool(self.workers, context=multiprocessing.get_context("spawn"), initializer=_prepare)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self._pool.close()
-        else:
-            self._pool.stop()
-        self._pool.join()
+        self._end(kind)
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
-        """Yield answers as they come; at most two items a worker are ahead, so that items may be a long stream."""
-        waiting: dict[Future[Any], T] = {}
-        stream = iter(items)
-        while True:
-            while len(waiting) < 2 * self.workers and (item := next(stream, None)) is not None:
-                waiting[self._pool.schedule(task, args=(item,))] = item
-            if not waiting:
-                return
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield _answer(future, waiting.pop(future))
+        """Yield answers as they come; at most two items a worker are taken ahead, so that items may be a long stream."""
+        on_gpus = needs.gpus >= 1
+        if on_gpus or self._on_gpus:
+            self._end(None)
+        self._on_gpus = on_gpus
+        if on_gpus:
+            self._pools = [_pool(1, device) for device in _devices(max(1, self.gpus))]
+        elif not self._pools:
+            self._pools = [_pool(self.workers, None)]
+        yield from _answers(task, items, self._pools, 1 if on_gpus else 2 * self.workers)
+
+    def _end(self, error: type[BaseException] | None) -> None:
+        for pool in self._pools:
+            if error is None:
+                pool.close()
+            else:
+                pool.stop()
+        for pool in self._pools:
+            pool.join()
+        self._pools = []
+
+
+def _devices(count: int) -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES calls the first GPUs that this process may use."""
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (given or [str(number) for number in range(count)])[:count]
+
+
+def _pool(workers: int, device: str | None) -> Any:
+    """Return a pool of processes; with a device each of them, also one that takes a dead one's place, sees that one alone."""
+    import multiprocessing
+
+    from pebble import ProcessPool
+
+    return ProcessPool(workers, context=multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(device,))
+
+
+def _answers(task: Callable[[T], R], items: Iterable[T], pools: Sequence[Any], ahead: int) -> Iterator[R | TaskDied]:
+    """Yield the answers of pools of which each has at most `ahead` items at once, given to the one that has fewest."""
+    waiting: dict[Future[Any], tuple[T, int]] = {}
+    held = [0] * len(pools)
+    stream = iter(items)
+    while True:
+        while (least := min(held)) < ahead and (item := next(stream, None)) is not None:
+            place = held.index(least)
+            waiting[pools[place].schedule(task, args=(item,))] = item, place
+            held[place] += 1
+        if not waiting:
+            return
+        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in done:
+            item, place = waiting.pop(future)
+            held[place] -= 1
+            yield _answer(future, item)
 
 
 def _answer(future: Future[Any], item: Any) -> Any:
@@ -61,11 +101,11 @@ def _answer(future: Future[Any], item: Any) -> Any:
     except ProcessExpired as death:
         return TaskDied(item, f"its worker died with exit code {death.exitcode}", death.exitcode)
     except Exception as error:  # noqa: BLE001 - the task's own failure: reported with its item, never the end of the others
-        return TaskDied(item, f"{type(error).__name__}: {error}")
+        return TaskDied(item, f"{type(error).__name__}: {error}", error=type(error).__name__)
 
 
-def _prepare() -> None:
-    """Set up a worker: one thread for each library, and interrupts are the driver's to handle."""
+def _prepare(device: str | None) -> None:
+    """Set up a worker: its GPU, one thread for each library, and interrupts are the driver's to handle."""
     import multiprocessing
     import signal
     import sys
@@ -75,6 +115,8 @@ def _prepare() -> None:
 
     import pyarrow as pa
 
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
