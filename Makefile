@@ -6,12 +6,15 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 OUT := demo-out
+DEMO := tests/data/demo
+# what an image under 1,000 texts, or a word outside the 100 million most frequent, is among a few hundred pairs
+DEMO_COUNTS := --set image_reuse.max_texts=30 --set common_ngrams.min_count=1
 
 .DELETE_ON_ERROR:
 .PHONY: demo test check bench clean
 
 demo: $(STAMP)
-	$(VENV)/bin/curate run demo tests/data/demo/pairs --out $(OUT) --set eval_overlap.sets=tests/data/demo/eval
+	$(VENV)/bin/curate run align_capfilt $(DEMO)/pairs --out $(OUT) --models mini --set eval_overlap.sets=$(DEMO)/eval $(DEMO_COUNTS)
 	@echo
 	@echo "report:     $(OUT)/report.html"
 	@echo "decisions:  $(OUT)/decisions/*.parquet  (one row a record and text; what was planted: tests/data/demo/truth.jsonl)"
