@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.errors import ModelError
+from curate.errors import ModelError, OutOfDeviceMemory
 from curate.models import load_captioner, load_embedder, load_matcher
 from curate.models.blip import TEXT_TOKENS, BlipCaptioner, BlipEmbedder, BlipMatcher, cleaned
 from curate.models.blip_network import MEAN, STD
 from curate.models.checkpoint import CONFIG, WEIGHTS, Kind, inspect, open_checkpoint
+from curate.models.device import out_of_memory_told
 from curate.models.protocols import Compute, Sampling
 from curate.models.sampling import next_tokens
 from tests import blips, running
@@ -210,6 +211,18 @@ def test_the_prompt_is_no_part_of_a_caption_and_words_are_put_together(captioner
     assert ours._text([102, 0]) == ""
 
 
+def test_a_full_gpu_is_told_as_such_also_behind_another_error() -> None:
+    with pytest.raises(OutOfDeviceMemory, match="mine: 128 images a call do not fit"), out_of_memory_told("mine", 128):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(OutOfDeviceMemory), out_of_memory_told("mine", 128):
+        try:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+    with pytest.raises(RuntimeError, match="another"), out_of_memory_told("mine", 128):
+        raise RuntimeError("another")
+
+
 # Sampling --------------------------------------------------------------------------------------------------------------
 
 
@@ -353,7 +366,7 @@ def test_a_model_of_the_hub_has_a_fixed_revision(spec: str, told: str, kind: Kin
 
 HUB = """
 import sys
-from curate.errors import ModelError
+from curate.errors import ModelError, OutOfDeviceMemory
 from curate.models.checkpoint import inspect, open_checkpoint
 try:
     print(inspect(sys.argv[1], "captioner"), open_checkpoint(sys.argv[1], "captioner").shape.side)

@@ -52,6 +52,8 @@ def _print(found: Found, given: DryRun) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from curate.models.checks import gpus
+
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(attrition_table(found.attrition))
     table = Table(box=None, padding=(0, 2))
@@ -63,8 +65,7 @@ def _print(found: Found, given: DryRun) -> None:
         mark = "  <- bottleneck" if name == found.bottleneck() else ""
         table.add_row(name, f"{rows:,}", f"{seconds:.3f}", f"{rows / max(seconds, 1e-9):,.0f}", f"{seconds / total:.0%}{mark}")
     console.print(table)
-    idle = found.idle()
-    if idle is not None:
+    if (idle := found.idle()) is not None and gpus():  # on a CPU they share the core with what they wait for
         click.echo(f"captioner and matcher waited for pictures {idle:.0%} of their time")
     for name in found.not_estimated:
         click.echo(f"{name}: not estimated, it needs corpus counts (--counts OUT of an earlier run)")

@@ -14,6 +14,7 @@ class Run:
     inputs: tuple[str, ...]
     out: str
     workers: int | None
+    gpus: int | None
     samples_per_shard: int | None
     memory: str
     max_failed_shards: int | None
@@ -96,6 +97,18 @@ class Calibrate:
     candidates: tuple[str, ...]
     rate: float
     embedder: str
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class TrainMini:
+    """Arguments of `curate train-mini`."""
+
+    data: tuple[str, ...]
+    out: Path
+    holdout: tuple[str, ...]
+    epochs: int
+    workers: int | None
     as_json: bool
 
 

@@ -125,6 +125,7 @@ def _tell(outcome: Outcome, seconds: float) -> None:
     import click
     from rich.console import Console
 
+    from curate.models.checks import gpus
     from curate.report.attrition import attrition, attrition_table
 
     if outcome.state == "nothing to do":
@@ -133,8 +134,7 @@ def _tell(outcome: Outcome, seconds: float) -> None:
     Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(attrition(outcome.out / "decisions", filters)))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
-    idle = outcome.idle()
-    if idle is not None:
+    if (idle := outcome.idle()) is not None and gpus():  # on a CPU they share the core with what they wait for
         click.echo(f"captioner and matcher waited for pictures {idle:.0%} of their time")
     for item in outcome.partial:
         click.secho(f"cut short: {item['shard']}: {item['reason']} (the records before are kept)", err=True, fg="yellow")

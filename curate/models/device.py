@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,9 +49,27 @@ def out_of_memory_told(model: str, rows: int) -> Iterator[None]:
 
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         raise OutOfDeviceMemory(f"{model}: {rows} images a call do not fit the GPU's memory") from error
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether a full GPU is behind an error; one that breaks off a recording ends in another error."""
+    import torch
+
+    return error is not None and (isinstance(error, torch.cuda.OutOfMemoryError) or _is_out_of_memory(error.__context__))
+
+
+@lru_cache(maxsize=1)
+def _graph_memory() -> Any:
+    """Return the memory that all graphs share: they never run at once, and what one returned is held as long as it counts."""
+    import torch
+
+    return torch.cuda.graph_pool_handle()
 
 
 class Graphed:
@@ -91,5 +110,5 @@ class Graphed:
                 self._call(*self._inputs, *standing)
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=_graph_memory()):
             self._output = self._call(*self._inputs, *standing)
