@@ -90,6 +90,7 @@ def main() -> None:
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--out", required=True, type=str, help="Output folder: new, empty, or of an earlier run (which goes on).")
 @click.option("--workers", type=click.IntRange(1), default=None, help="Worker processes. Default: one per core.")
+@click.option("--gpus", type=click.IntRange(0), default=None, help="GPUs for captioner and matcher. Default: all; 0: none.")
 @click.option("--samples-per-shard", type=click.IntRange(1), default=None, help="Samples a tar. Default: the recipe's, 10000.")
 @click.option("--memory", default="1GB", show_default=True, help="Memory for merging corpus counts; the rest spills to disk.")
 @click.option("--max-failed-shards", type=click.IntRange(0), default=None, help="Stop when more shards than this have failed.")
@@ -253,6 +254,29 @@ def calibrate(given: options.Calibrate) -> None:
     from curate.commands.show import calibrate_command
 
     calibrate_command(given)
+
+
+@main.command("train-mini")
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the weights.")
+@click.option("--holdout", multiple=True, metavar="TAR", help="Tar that is only measured, also where DATA names it; repeatable.")
+@click.option("--epochs", type=click.IntRange(1), default=8, show_default=True, help="Times the captioner sees every picture.")
+@click.option("--workers", type=click.IntRange(1), default=None, help="Worker processes for features. Default: one per core.")
+@_json
+@_gathered(options.TrainMini)
+def train_mini(given: options.TrainMini) -> None:
+    """Train the models named `mini`, captioner, matcher and embedder, from images with captions that people wrote.
+
+    DATA: WebDataset tars with key.jpg and key.json {"captions": [...]}, or folders of them. Writes two .safetensors files.
+
+    \b
+    Examples:
+      curate train-mini flickr8k/ --holdout flickr8k/000005.tar --out weights
+      curate train-mini 000000.tar 000001.tar --epochs 4 --out weights --json
+    """
+    from curate.commands.train import train_mini_command
+
+    train_mini_command(given)
 
 
 @main.command("filters")
