@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, Precision, Stage, setting, threshold
+from curate.contracts import IMAGE_ROWS, Batch, Filter, Precision, Stage, setting, threshold
 
 
 @dataclass(frozen=True)
@@ -57,5 +57,5 @@ class CaptionMatch(Filter):
         """Refuse a bound that every text or none reaches."""
         if not 0 < self.at_least <= 1:
             raise ValueError(f"at_least {self.at_least} is not above 0 and at most 1")
-        if self.batch < 1:
-            raise ValueError(f"batch {self.batch} is less than 1")
+        if not 1 <= self.batch <= IMAGE_ROWS:
+            raise ValueError(f"batch {self.batch} is not 1 to {IMAGE_ROWS}, the images that are in memory at once")

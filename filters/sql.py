@@ -1,5 +1,6 @@
 """Rule that a recipe writes itself."""
 
+import contextlib
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -7,11 +8,14 @@ import pyarrow.compute as pc
 
 from curate.contracts import Batch, Filter, setting
 from curate.expressions import columns_of, evaluate
+from curate.facts import FACTS
 
 
 @dataclass(frozen=True)
 class Sql(Filter):
     """Drop texts for which an expression over recorded facts is not true; null is not true, as in SQL's WHERE.
+
+    An expression over facts of the image alone drops the image, and with it every text.
 
     The expression is DuckDB's SQL without subqueries, evaluated with file and network access off; what cannot be
     computed for a row, like a division by zero, is null. DataComp's basic
@@ -22,6 +26,8 @@ class Sql(Filter):
     ['height', 'language', 'width']
     >>> rule.keep(pa.array([True, False, None])).to_pylist()
     [True, False, False]
+    >>> rule.about, Sql(where="width * height > 90000").about
+    ('text', 'image')
     """
 
     about = "text"
@@ -29,6 +35,12 @@ class Sql(Filter):
     evidence = pa.bool_()
 
     where: str = setting("true", "a DuckDB expression over facts (curate filters lists them)")
+
+    def __post_init__(self) -> None:
+        """Find out what the rule is about: the image where no fact of the text is mentioned."""
+        with contextlib.suppress(ValueError):  # which `check` raises, with file and line
+            if self.reads() and all(FACTS[name].about == "image" for name in self.reads()):
+                object.__setattr__(self, "about", "image")
 
     def reads(self) -> tuple[str, ...]:
         """Name the facts that the expression mentions."""

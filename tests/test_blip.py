@@ -8,8 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,7 @@ from curate.models import load_captioner, load_embedder, load_matcher
 from curate.models.blip import TEXT_TOKENS, BlipCaptioner, BlipEmbedder, BlipMatcher, cleaned
 from curate.models.blip_network import MEAN, STD
 from curate.models.checkpoint import CONFIG, WEIGHTS, Kind, inspect, open_checkpoint
-from curate.models.device import out_of_memory_told
+from curate.models.device import Graphed, GraphMemory, out_of_memory_told
 from curate.models.protocols import Compute, Sampling
 from curate.models.sampling import next_tokens
 from tests import blips, running
@@ -195,6 +198,11 @@ def test_scores_depend_on_their_picture_and_text_alone(matcher: Made) -> None:
     assert all(0 <= score <= 1 for several in whole for score in several)
 
 
+def test_texts_of_which_nothing_is_left_are_not_read(matcher: Made) -> None:
+    ours = load_matcher(str(matcher.folder))
+    assert [ours.reads(text) for text in ("...", " !!! ", "#", "", "a", "犬", " " * 9000 + "dog")] == [False] * 4 + [True] * 3
+
+
 def test_a_caption_has_at_least_and_at_most_so_many_tokens(captioner: Made) -> None:
     ours = BlipCaptioner.load(str(captioner.folder), Sampling(min_tokens=3, max_tokens=6), EXACT)
     ours._loaded.params["head.bias"][102] = 50.0  # it would stop at once
@@ -221,6 +229,42 @@ def test_a_full_gpu_is_told_as_such_also_behind_another_error() -> None:
             raise RuntimeError("operation failed due to a previous error during capture")
     with pytest.raises(RuntimeError, match="another"), out_of_memory_told("mine", 128):
         raise RuntimeError("another")
+
+
+class StubGraph:
+    """A CUDA graph that cannot be replayed before it was recorded to the end."""
+
+    recorded = False
+
+    def replay(self) -> None:
+        assert self.recorded
+
+
+def test_a_recording_that_failed_is_tried_again_and_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, failing = [], [True]
+
+    @contextmanager
+    def graph(recorded: StubGraph, **_: object) -> Iterator[None]:
+        made.append(recorded)
+        yield
+        if failing.pop():
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        recorded.recorded = True
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, value in {"Stream": lambda: stream, "current_stream": lambda: stream, "stream": lambda given: nullcontext(),
+                        "CUDAGraph": StubGraph, "graph": graph, "graph_pool_handle": lambda: 1}.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    failing.append(True)
+    failing[0] = False
+    given = SimpleNamespace(device=SimpleNamespace(type="cuda"), copy_=lambda other, non_blocking: None)
+    given.clone = lambda: given
+    call = Graphed(lambda one: one, GraphMemory())
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        call((given,))
+    assert call((given,)) is given
+    assert call((given,)) is given
+    assert len(made) == 2
 
 
 # Sampling --------------------------------------------------------------------------------------------------------------
@@ -265,11 +309,11 @@ def test_texts_are_cleaned_as_in_the_authors_code(text: str) -> None:
 # Checkpoints -----------------------------------------------------------------------------------------------------------
 
 
-def damaged(source: Path, folder: Path, **changes: Any) -> Path:
-    """Copy a checkpoint and change its config: vision__width=.. is vision_config's."""
+def damaged(source: Path, folder: Path, changes: dict[str, Any] | None = None) -> Path:
+    """Copy a checkpoint and change its config: vision__width is vision_config's."""
     shutil.copytree(source, folder)
     config = json.loads((folder / CONFIG).read_text())
-    for name, value in changes.items():
+    for name, value in (changes or {}).items():
         owner, _, key = name.rpartition("__")
         (config[f"{owner}_config"] if owner else config)[key] = value
     (folder / CONFIG).write_text(json.dumps(config))
@@ -286,18 +330,46 @@ def damaged(source: Path, folder: Path, **changes: Any) -> Path:
         ({"vision__image_size": 80}, "another size: vision_model.embeddings.position_embedding"),
         ({"text__num_hidden_layers": 3}, "another architecture: model.safetensors lacks text_decoder.bert.encoder.layer.2"),
         ({"vision__num_attention_heads": 7}, "sizes are not multiples"),
-        ({"text__bos_token_id": 30523}, "no token [ENC]"),
+        ({"text__bos_token_id": 30523}, "a special token is none of the 30524 words"),
+        ({"text__bos_token_id": -9}, "a special token is none of"),
+        ({"text__sep_token_id": 10**12}, "a special token is none of"),
+        ({"text__max_position_embeddings": 16}, "too few for the 35 tokens"),
+        ({"vision__patch_size": 0}, "a size is less than 1"),
+        ({"vision__image_size": float("inf")}, "does not describe a BLIP model"),
     ],
 )
 def test_a_config_that_does_not_fit_is_told_in_one_line(
     captioner: Made, changes: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    folder = damaged(captioner.folder, tmp_path / "model", **changes)
+    folder = damaged(captioner.folder, tmp_path / "model", changes)
     for call in (inspect, open_checkpoint):
         with pytest.raises(ModelError) as error:
             call(str(folder), "captioner")
         assert told in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_tokenizers_and_numbers_that_do_not_fit_are_told(captioner: Made, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = damaged(captioner.folder, tmp_path / "garbage")
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot read its tokenizer"):
+        inspect(str(folder), "captioner")
+    folder = damaged(captioner.folder, tmp_path / "larger")
+    known = json.loads((folder / "tokenizer.json").read_text())
+    known["model"]["vocab"]["##zzzz"] = 30524
+    (folder / "tokenizer.json").write_text(json.dumps(known))
+    with pytest.raises(ModelError, match="has a token 30524, the model knows 30524"):
+        inspect(str(folder), "captioner")
+    folder = damaged(captioner.folder, tmp_path / "whole")
+    save_file({name: value.to(torch.int8) for name, value in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+    with pytest.raises(ModelError, match="in I8; only F32, F16, BF16 are read"):
+        inspect(str(folder), "captioner")
+    folder = damaged(captioner.folder, tmp_path / "nested")
+    (folder / CONFIG).write_text("[" * 200_000)
+    with pytest.raises(ModelError, match="does not describe a BLIP model"):
+        inspect(str(folder), "captioner")
 
 
 def test_a_captioner_is_no_matcher(captioner: Made, matcher: Made) -> None:

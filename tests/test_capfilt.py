@@ -303,6 +303,22 @@ def test_texts_with_nothing_in_them_are_not_matched() -> None:
     assert texts_of(batch, 0) == [["a dog"], [None], [None], ["b"]]
 
 
+def test_a_text_of_which_nothing_is_left_has_no_score_and_is_dropped(tmp_path: Path) -> None:
+    members = [(f"{n}.{kind}", body) for n in range(3) for kind, body in (("jpg", running.jpeg(n)), ("txt", b"..."))]
+    recipe = CAPTIONS + "filters:\n  caption_match: {matcher: fake}\n"
+    run_job(Setup(recipe, [running.make_tar(tmp_path / "a.tar", members)]), tmp_path / "out")
+    web = [row for row in running.decisions(tmp_path / "out") if not row["text_no"]]
+    assert [(row["caption_match"], row["dropped_by"]) for row in web] == [(None, "caption_match")] * 3
+
+
+def test_an_expression_over_the_image_ends_its_captions_too(tmp_path: Path) -> None:
+    tar = running.make_tar(tmp_path / "a.tar", running.pairs(range(6)))
+    for where, captions in (("width > 256", 0), ("width > 256 or words > 99", 12)):
+        recipe = CAPTIONS + f"filters:\n  sql: {{where: '{where}'}}\n  caption_match: {{matcher: fake}}\n"
+        run_job(Setup(recipe, [tar]), tmp_path / where / "out")
+        assert sum(row["text_no"] > 0 for row in running.decisions(tmp_path / where / "out")) == captions
+
+
 # Recipes -------------------------------------------------------------------------------------------------------------
 
 

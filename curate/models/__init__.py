@@ -70,7 +70,7 @@ def load_embedder(spec: str) -> Embedder:
         if is_checkpoint(spec):
             from curate.models.blip import BlipEmbedder
 
-            return BlipEmbedder.load(spec, _USUAL)
+            return BlipEmbedder.load(spec, Compute(batch=32))
     except ImportError as error:
         raise _extra_missing(spec, error) from error
     if spec == "fake":
@@ -208,6 +208,10 @@ class FakeMatcher:
 
     name: str = "fake"
     side: int = 32
+
+    def reads(self, text: str) -> bool:
+        """Return whether there is anything but full stops in a text."""
+        return bool(text.strip(" ."))
 
     def match(self, pictures: Pixels, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return a score, 0 to 1, of every text of each picture."""

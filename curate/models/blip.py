@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curate.errors import ModelError
 from curate.models.blip_network import Manner, Params, Shape, linear, prepared, read, remembered, see, write
-from curate.models.checkpoint import Kind, inspect, open_checkpoint
-from curate.models.device import Graphed, out_of_memory_told, place, rows_of_call, upload
+from curate.models.checkpoint import TEXT_TOKENS, Kind, inspect, open_checkpoint
+from curate.models.device import Graphed, GraphMemory, out_of_memory_told, place, rows_of_call, upload
 from curate.models.protocols import Compute, Floats, Pixels, Sampling, unit
 
 __all__ = ["BlipCaptioner", "BlipEmbedder", "BlipMatcher", "cleaned", "inspect"]
 
 PROMPT = "a picture of "
-TEXT_WORDS, TEXT_TOKENS = 30, 35
-"""Of a text to be matched: words as in pre-training (data/utils.py), tokens as in the authors' matcher (blip_itm.py)."""
+TEXT_WORDS = 30
+"""Of a text to be matched, as in pre-training (data/utils.py)."""
 
 _LENGTHS = (12, 20, TEXT_TOKENS)  # a text is filled up to the least of these that holds it
 _TEXT_CHARACTERS = 4096  # of a text that are looked at: more than its tokens can hold, whatever stands in it
@@ -35,7 +36,7 @@ def cleaned(text: str) -> str:
     >>> cleaned('A "Dog" (brown): runs.'), cleaned("Людина!  йде")
     ('a dog brown runs', 'людина йде')
     """
-    return " ".join(_MARKS.sub(" ", text[:_TEXT_CHARACTERS].lower()).split()[:TEXT_WORDS])
+    return " ".join(_MARKS.sub(" ", " ".join(text.split())[:_TEXT_CHARACTERS].lower()).split()[:TEXT_WORDS])
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class _Loaded:
     tokenizer: Any = field(repr=False)
     device: Any
     rows: int
+    memory: GraphMemory = field(default_factory=GraphMemory, repr=False)
 
     @classmethod
     def of(cls, spec: str, kind: Kind, compute: Compute) -> _Loaded:
@@ -66,9 +68,13 @@ class _Loaded:
                 block = np.concatenate([block, np.zeros((self.rows - count, *block.shape[1:]), block.dtype)])
             yield start, count, upload(block, self.device)
 
+    def graphed(self, call: Callable[..., Any]) -> Graphed:
+        """Return a function of tensors as one that is recorded."""
+        return Graphed(call, self.memory)
+
     def remembering(self) -> Graphed:
         """Return the function from pictures to the keys and values that texts look at."""
-        return Graphed(lambda pictures: remembered(self.params, self.shape, see(self.params, self.shape, pictures)))
+        return self.graphed(lambda pictures: remembered(self.params, self.shape, see(self.params, self.shape, pictures)))
 
 
 class BlipCaptioner:
@@ -78,9 +84,11 @@ class BlipCaptioner:
         self.name, self.side, self.sampling = spec, loaded.shape.side, sampling
         self._loaded = loaded
         ids = loaded.tokenizer.encode(PROMPT, add_special_tokens=False).ids
+        if 1 + len(ids) + sampling.max_tokens > loaded.shape.positions:
+            raise ModelError(f"{spec}: {sampling.max_tokens} tokens and the prompt are more than its {loaded.shape.positions}")
         manner = Manner(upload(np.array([loaded.shape.decode, *ids], np.int64), loaded.device), sampling)
         self._remembering = loaded.remembering()
-        self._writing = Graphed(lambda draws, memory: write(loaded.params, loaded.shape, manner, draws, memory))
+        self._writing = loaded.graphed(lambda draws, memory: write(loaded.params, loaded.shape, manner, draws, memory))
 
     @classmethod
     def load(cls, spec: str, sampling: Sampling, compute: Compute) -> BlipCaptioner:
@@ -125,13 +133,16 @@ class BlipMatcher:
         self.name, self.side = spec, loaded.shape.side
         self._loaded = loaded
         self._remembering = loaded.remembering()
-        lengths = sorted({min(length, loaded.shape.positions) for length in _LENGTHS})
-        self._reading = {length: Graphed(self._logits) for length in lengths}
+        self._reading = {length: loaded.graphed(self._logits) for length in _LENGTHS}
 
     @classmethod
     def load(cls, spec: str, compute: Compute) -> BlipMatcher:
         """Read and check the checkpoint that `spec` names. Raises ModelError, OutOfDeviceMemory, ImportError for a package."""
         return cls(spec, _Loaded.of(spec, "matcher", compute))
+
+    def reads(self, text: str) -> bool:
+        """Return whether anything is left of a text once it is cleaned; BLIP's own loader refuses the others."""
+        return bool(cleaned(text))
 
     def match(self, pictures: Pixels, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return P(match), 0 to 1, of every text of each picture. Raises OutOfDeviceMemory."""
@@ -197,8 +208,8 @@ class BlipEmbedder:
     def __init__(self, spec: str, loaded: _Loaded) -> None:
         self.name, self.dim = spec, loaded.shape.shared
         self._loaded = loaded
-        self._seeing = Graphed(self._seen)
-        self._reading = Graphed(self._read)
+        self._seeing = loaded.graphed(self._seen)
+        self._reading = loaded.graphed(self._read)
 
     @classmethod
     def load(cls, spec: str, compute: Compute) -> BlipEmbedder:
@@ -215,8 +226,7 @@ class BlipEmbedder:
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """Return float32 [n, dim], each row of length 1."""
-        length = min(TEXT_TOKENS, self._loaded.shape.positions)
-        tokens = np.full((len(texts), length), self._loaded.shape.pad, np.int64)
+        tokens = np.full((len(texts), TEXT_TOKENS), self._loaded.shape.pad, np.int64)
         for row, text in enumerate(texts):
             pieces = _pieces(self._loaded, text)
             tokens[row, : len(pieces) + 1] = [self._loaded.tokenizer.token_to_id("[CLS]"), *pieces]
@@ -242,6 +252,5 @@ class BlipEmbedder:
 
 def _pieces(loaded: _Loaded, text: str) -> list[int]:
     """Return the word pieces of a cleaned text and [SEP], with room left for one token before them."""
-    longest = min(TEXT_TOKENS, loaded.shape.positions)
-    ids: list[int] = loaded.tokenizer.encode(cleaned(text), add_special_tokens=False).ids[: longest - 2]
+    ids: list[int] = loaded.tokenizer.encode(cleaned(text), add_special_tokens=False).ids[: TEXT_TOKENS - 2]
     return [*ids, loaded.shape.stop]

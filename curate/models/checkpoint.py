@@ -27,6 +27,9 @@ REVISIONS = {
 """What a spec without a revision means; other repositories must be given one."""
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TEXT_TOKENS = 35
+"""Of a text that is matched at most, as in the authors' matcher (blip_itm.py)."""
+
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
 """Files with the words of the text transformer; the first that is there is read."""
 
@@ -36,6 +39,7 @@ _ALIASES = {
 }
 """Tensors that are one and the same: a file may hold them under either name."""
 
+_NUMBERS = ("F32", "F16", "BF16")
 _SMALL = 16 << 20  # bytes of a config or tokenizer that is read at all
 _HEADER = 100 << 20  # bytes of a safetensors header: the format's own limit
 _REVISION = re.compile(r"[0-9a-f]{40}")
@@ -75,13 +79,16 @@ class Checkpoint:
             raise ModelError(f"{self.spec}: cannot read its tokenizer: {error}") from error
         found.no_padding()
         found.no_truncation()
+        largest = max(found.get_vocab().values(), default=0)
+        if largest >= self.shape.words:
+            raise ModelError(f"{self.spec}: its tokenizer has a token {largest}, the model knows {self.shape.words}")
         return found
 
 
 def open_checkpoint(spec: str, kind: Kind) -> Checkpoint:
     """Return the checkpoint that `spec` names, fetched where it is on the hub, with its header checked. Raises ModelError."""
     folder, revision = _fetched(spec, weights=True) if spec.startswith("hf:") else (Path(spec), None)
-    checkpoint = Checkpoint(spec, folder, _shape(spec, folder, kind), revision)
+    checkpoint = Checkpoint(spec, folder, _shape(spec, folder), revision)
     _check_header(spec, folder / WEIGHTS, wanted(checkpoint.shape, kind))
     return checkpoint
 
@@ -92,11 +99,11 @@ def inspect(spec: str, kind: Kind) -> tuple[str | None, str | None]:
     Returns its revision (of the hub) and the sha256 of its weights. Raises ModelError.
     """
     if not spec.startswith("hf:"):
-        folder = Path(spec)
-        _check_header(spec, folder / WEIGHTS, wanted(_shape(spec, folder, kind), kind))
-        return None, _sha256(folder / WEIGHTS)
+        open_checkpoint(spec, kind).tokenizer()
+        return None, _sha256(Path(spec) / WEIGHTS)
     folder, revision = _fetched(spec, weights=False)
-    shape = _shape(spec, folder, kind)
+    shape = _shape(spec, folder)
+    Checkpoint(spec, folder, shape, revision).tokenizer()
     if (folder / WEIGHTS).is_file():
         _check_header(spec, folder / WEIGHTS, wanted(shape, kind))
     return revision, _sha256_on_hub(spec, revision)
@@ -105,8 +112,8 @@ def inspect(spec: str, kind: Kind) -> tuple[str | None, str | None]:
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
-def _shape(spec: str, folder: Path, kind: Kind) -> Shape:
-    """Return the shape that config.json tells. Raises ModelError where it is not a BLIP of this kind."""
+def _shape(spec: str, folder: Path) -> Shape:
+    """Return the shape that config.json tells. Raises ModelError where it is no BLIP."""
     missing = [name for name in (CONFIG,) if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append(f"{' or '.join(TOKENIZERS)}")
@@ -115,13 +122,27 @@ def _shape(spec: str, folder: Path, kind: Kind) -> Shape:
     try:
         config = json.loads(_read_small(folder / CONFIG))
         shape = _configured(config)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = _contradiction(shape)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ModelError(f"{spec}: {CONFIG} does not describe a BLIP model: {error!r}") from error
-    if shape.side % shape.patch or shape.vision.width % shape.vision.heads or shape.text.width % shape.text.heads:
-        raise ModelError(f"{spec}: {CONFIG} contradicts itself: sizes are not multiples of patch or heads")
-    if shape.encode >= shape.words:
-        raise ModelError(f"{spec}: {CONFIG} has no token [ENC] beside [DEC]: {shape.words} words, [DEC] is {shape.decode}")
+    if problem is not None:
+        raise ModelError(f"{spec}: {CONFIG} contradicts itself: {problem}")
     return shape
+
+
+def _contradiction(shape: Shape) -> str | None:
+    """Return why no model can have this shape, or None."""
+    towers = (shape.vision, shape.text)
+    sizes = [shape.side, shape.patch, shape.words, shape.positions, shape.shared]
+    if min([*sizes, *(size for t in towers for size in (t.width, t.inner, t.layers, t.heads))]) < 1:
+        return "a size is less than 1"
+    if shape.side % shape.patch or any(tower.width % tower.heads for tower in towers):
+        return "sizes are not multiples of patch or heads"
+    if shape.encode >= shape.words or not all(0 <= token < shape.words for token in (shape.decode, shape.stop, shape.pad)):
+        return f"a special token is none of the {shape.words} words ([ENC], the one after [DEC], among them)"
+    if shape.positions < TEXT_TOKENS:
+        return f"max_position_embeddings is {shape.positions}, too few for the {TEXT_TOKENS} tokens of a text"
+    return None
 
 
 def _configured(config: dict[str, Any]) -> Shape:
@@ -168,17 +189,27 @@ def _check_header(spec: str, path: Path, sizes: Sizes) -> None:
         raise ModelError(f"{spec}: {path} is not a safetensors file: {error}") from error
     found |= {name: found[alias] for name, alias in _ALIASES.items() if alias in found and name not in found}
     missing = [name for name in sizes if name not in found]
+    if not missing and (odd := next((name for name in sizes if found[name].dtype not in _NUMBERS), None)):
+        raise ModelError(f"{spec}: {WEIGHTS} has {odd} in {found[odd].dtype}; only {', '.join(_NUMBERS)} are read")
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{spec}: a checkpoint of another architecture: {WEIGHTS} lacks {missing[0]}{more}")
     for name, size in sizes.items():
-        if tuple(found[name]) != size:
-            said = f"{name} is {list(found[name])}, {CONFIG} says {list(size)}"
+        if found[name].size != size:
+            said = f"{name} is {list(found[name].size)}, {CONFIG} says {list(size)}"
             raise ModelError(f"{spec}: a checkpoint of another size: {said}")
 
 
-def _header(path: Path) -> dict[str, list[int]]:
-    """Return the shapes of a safetensors file's tensors by name. Raises OSError, ValueError."""
+@dataclass(frozen=True)
+class _Tensor:
+    """What a header says of a tensor."""
+
+    dtype: str
+    size: tuple[int, ...]
+
+
+def _header(path: Path) -> dict[str, _Tensor]:
+    """Return what a safetensors file's header says of its tensors, by name. Raises OSError, ValueError."""
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else _HEADER + 1
@@ -186,15 +217,18 @@ def _header(path: Path) -> dict[str, list[int]]:
             raise ValueError("no header")
         body = file.read(length)
         size = path.stat().st_size - 8 - length
-    header = json.loads(body)
+    try:
+        header = json.loads(body)
+    except RecursionError:
+        raise ValueError("its header is nested too deeply") from None
     if not isinstance(header, dict):
         raise ValueError("its header is no mapping")
     try:
         tensors = {name: about for name, about in header.items() if name != "__metadata__"}
         if max((about["data_offsets"][1] for about in tensors.values()), default=0) > size:
             raise ValueError("it is cut off")
-        return {name: [int(one) for one in about["shape"]] for name, about in tensors.items()}
-    except (KeyError, TypeError, IndexError) as error:
+        return {name: _Tensor(str(about["dtype"]), tuple(map(int, about["shape"]))) for name, about in tensors.items()}
+    except (KeyError, TypeError, IndexError, OverflowError) as error:
         raise ValueError(f"its header is damaged: {error!r}") from error
 
 
@@ -250,7 +284,8 @@ def _fetched(spec: str, *, weights: bool) -> tuple[Path, str]:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline))
 
     cached = _or_none(lambda: get(offline=True))
-    if cached is not None and all((cached / file).is_file() for file in (CONFIG, *wanted_files[3:])):
+    needed = (CONFIG, *([WEIGHTS] if weights else []))
+    if cached and all((cached / file).is_file() for file in needed) and any((cached / file).is_file() for file in TOKENIZERS):
         return cached, revision
     _asking_hub(spec, lambda: get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision)))  # fails at once, unlike a fetch
     return _asking_hub(spec, lambda: get(offline=False)), revision

@@ -1,4 +1,4 @@
-"""Whether a model can be had, told in milliseconds and without loading it: before a run, not in the middle of one."""
+"""Whether a model can be had, told without loading it: before a run, not in the middle of one. Files are only hashed."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ PACKAGES = {
     "blip": ("torch", "safetensors", "tokenizers"),
 }
 """What each model imports when it is loaded."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:

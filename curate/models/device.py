@@ -1,10 +1,10 @@
-"""Where models run, and how: static shapes, graphs instead of launches, copies that overlap."""
+"""Where models run, and how: static shapes, graphs instead of launches, copies that nobody waits for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def rows_of_call(device: Any, batch: int) -> int:
 
 
 def upload(array: npt.NDArray[Any], device: Any) -> Any:
-    """Return the array as a tensor on the device; the copy to a GPU runs from pinned memory, beside what the GPU does."""
+    """Return the array as a tensor on the device; the copy to a GPU runs from pinned memory: the host does not wait for it."""
     import torch
 
     tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))
@@ -64,12 +64,22 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return error is not None and (isinstance(error, torch.cuda.OutOfMemoryError) or _is_out_of_memory(error.__context__))
 
 
-@lru_cache(maxsize=1)
-def _graph_memory() -> Any:
-    """Return the memory that all graphs share: they never run at once, and what one returned is held as long as it counts."""
-    import torch
+@dataclass
+class GraphMemory:
+    """The memory that the graphs of one model share: they never run at once, and what one returned counts until the next.
 
-    return torch.cuda.graph_pool_handle()
+    Models do not share it: a graph that was recorded earlier may keep its passing values where a later one returns its own.
+    """
+
+    _pool: Any = None
+
+    def pool(self) -> Any:
+        """Return the pool, made at the first call."""
+        import torch
+
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        return self._pool
 
 
 class Graphed:
@@ -79,8 +89,8 @@ class Graphed:
     copied in; `standing` ones are what another Graphed returned, at the same place every time, and are read there.
     """
 
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
+    def __init__(self, call: Callable[..., Any], memory: GraphMemory) -> None:
+        self._call, self._memory = call, memory
         self._graph: Any = None
         self._inputs: tuple[Any, ...] = ()
         self._output: Any = None
@@ -109,6 +119,8 @@ class Graphed:
             for _ in range(_WARM_UPS):
                 self._call(*self._inputs, *standing)
         torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=_graph_memory()):
+        graph = torch.cuda.CUDAGraph()
+        # other threads may use the device meanwhile; only when all went well is there a graph
+        with torch.cuda.graph(graph, pool=self._memory.pool(), capture_error_mode="thread_local"):
             self._output = self._call(*self._inputs, *standing)
+        self._graph = graph

@@ -19,6 +19,7 @@ from curate.models.mini_features import (
     WEIGHTS,
     Language,
     Vision,
+    cleaned,
     in_picture_blocks,
     load_language,
     load_vision,
@@ -130,6 +131,10 @@ class MiniMatcher:
     def load(cls, folder: Path | None = None) -> MiniMatcher:
         """Read the weights in `folder`, or those that come with curate. Raises ModelError, ImportError for a package."""
         return cls(load_vision(), load_language(), Space.load(folder))
+
+    def reads(self, text: str) -> bool:
+        """Return whether a text has a word."""
+        return bool(cleaned(text))
 
     def match(self, pictures: Pixels, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return P(match), 0 to 1, of every text of each picture, RGB uint8 [n, SIDE, SIDE, 3]."""

@@ -89,6 +89,9 @@ class Matcher(Protocol):
     def side(self) -> int:
         """Side of the square pictures that it reads: the whole image, squashed."""
 
+    def reads(self, text: str) -> bool:
+        """Return whether anything of a text is left once it is cleaned as the model wants it; else it is not to be matched."""
+
     def match(self, pictures: Pixels, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return P(match), 0 to 1, of every text of each picture, RGB uint8 [n, side, side, 3].
 

@@ -111,7 +111,7 @@ def tally(found: Sequence[Combination], filters: Sequence[str]) -> list[Attritio
         left = alive - dropped[name]
         rule = described(name)
         asked = web if rule.about == "text" and not rule.per_text else total
-        evaluated = max(0, asked - missing[name])
+        evaluated = max(failed[name], asked - missing[name])
         lines.append(Attrition(name, rule.about, alive, dropped[name], left, share, failed[name], evaluated, written[name]))
         alive = left
     return lines

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.contracts import Batch, ModelKind, Needs, Precision, Stage, setting
+from curate.contracts import IMAGE_ROWS, Batch, ModelKind, Needs, Precision, Stage, setting
 from curate.facts import schema
 from curate.stages.pictures import pictures_of
 from curate.stages.text import mix
@@ -70,8 +70,8 @@ class CaptionStage(Stage):
             raise ValueError(f"repetition_penalty {self.repetition_penalty} is less than 1, which would reward repetition")
         if not 0 <= self.min_tokens <= self.max_tokens <= 256 or self.max_tokens < 1:
             raise ValueError(f"min_tokens {self.min_tokens} and max_tokens {self.max_tokens} must be ordered, and 1 to 256")
-        if self.batch < 1:
-            raise ValueError(f"batch {self.batch} is less than 1")
+        if not 1 <= self.batch <= IMAGE_ROWS:
+            raise ValueError(f"batch {self.batch} is not 1 to {IMAGE_ROWS}, the images that are in memory at once")
 
     def __call__(self, batch: Batch) -> Batch:
         """Return `batch` with captions (list<string>) appended; null where there is no picture. Raises ModelError."""

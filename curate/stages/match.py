@@ -56,7 +56,8 @@ class MatchStage(Stage):
         """Return `batch` with match_scores (list<float32>) appended; null where there is no picture. Raises ModelError."""
         model = self._load()
         pictures, rows = pictures_of(batch, model.side)
-        texts = texts_of(batch, 0 if self.captions is None else self.captions.per_image)
+        found = texts_of(batch, 0 if self.captions is None else self.captions.per_image)
+        texts = [[text if text is not None and model.reads(text) else None for text in several] for several in found]
         scores = _scored([texts[row] for row in rows.tolist()], lambda given: model.match(pictures, given))
         return batch.append_column(self.provides.field(0), _column(batch.num_rows, rows.tolist(), scores))
 
