@@ -21,7 +21,7 @@ from curate.contracts import ROW_GROUP, Batch, Stage
 from curate.sources import OpenShard
 from curate.sources.records import image_array
 from curate.stages.decode import PIXELS_SIDE, DecodeStage, Want
-from curate.stages.pictures import picture_column, squashed
+from curate.stages.pictures import picture_column, pictures_in, recorded
 from curate.store import ParquetWriter
 from curate.verdict import Mask, one
 
@@ -111,6 +111,7 @@ class Chunk:
         self._place: dict[int, int] = {}
         self._images: dict[int, pa.BinaryScalar] = {}
         self._pictures: dict[int, dict[int, Pixels | None]] = {}
+        self._columns: dict[tuple[int, bytes], pa.Array] = {}
 
     def ensure(self, stage: Stage, alive: Mask) -> None:
         """Make sure that the stage's facts are known on the rows alive."""
@@ -130,6 +131,9 @@ class Chunk:
         stored = self.supply.stored[stage.name].known
         rows = self.columns["row"].to_numpy()
         where = pc.index_in(self.columns["row"], value_set=stored["row"].combine_chunks())
+        if stage.name == "decode":  # a row may have decoded well in grey and have killed a worker in colour since
+            culprits = pa.array(list(self.supply.culprits), pa.int64())
+            where = pc.if_else(pc.is_in(self.columns["row"], value_set=culprits), pa.scalar(None, where.type), where)
         self.known[stage.name] = where.is_valid().to_numpy(zero_copy_only=False) if len(rows) else np.zeros(0, np.bool_)
         for item in stage.provides:
             self.columns[item.name] = stored[item.name].combine_chunks().take(where).cast(item.type)
@@ -209,13 +213,26 @@ class Chunk:
         return held.take(pa.array(places, pa.int64()))
 
     def pictures(self, side: int, wanted: Mask) -> pa.Array:
-        """Return the pictures of rows at a model's side, decoding those that nobody has asked for yet."""
+        """Return the pictures of rows at a model's side, decoding those that nobody has asked for yet.
+
+        The column is kept: preparing makes it, and captioner and matcher, who want the same rows, do not wait for a copy.
+        """
+        asked = (side, wanted.tobytes())
+        if asked not in self._columns:
+            self._columns = {asked: self._gathered(side, wanted)}
+        return self._columns[asked]
+
+    def _gathered(self, side: int, wanted: Mask) -> pa.Array:
         held = self._pictures.setdefault(side, {})
         rows = self.columns["row"].to_pylist()
         again = wanted & np.array([row not in held for row in rows], np.bool_) & self._usable()
         if again.any():
             self._squash(again, side)
-        return picture_column([held.get(row) for row, want in zip(rows, wanted.tolist(), strict=True) if want], side)
+        listed = [row for row, want in zip(rows, wanted.tolist(), strict=True) if want]
+        column = picture_column([held.get(row) for row in listed], side)
+        for row, picture in zip(listed, pictures_in(column, side), strict=True):
+            held[row] = None if held.get(row) is None else picture  # a view: the column holds the only copy
+        return column
 
     def _squash(self, wanted: Mask, side: int) -> None:
         unread = wanted & np.array([row not in self._images for row in self.columns["row"].to_pylist()], np.bool_)
@@ -227,7 +244,7 @@ class Chunk:
         wants = [wanting(self._images[row].as_py() or b"", form) for row, form in zip(rows, formats, strict=True)]
         assert self.supply.threads is not None
         with self.supply.activities.doing("pictures", len(rows)):
-            self._pictures[side].update(zip(rows, self.supply.threads.map(squashed, wants), strict=True))
+            self._pictures[side].update(zip(rows, self.supply.threads.map(recorded, rows, wants), strict=True))
 
     def _usable(self) -> Mask:
         """Return the rows that may go into a decoder."""

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate import guard
-from curate.contracts import Shard, Stage
+from curate.contracts import Shard
 from curate.sources import open_shard
+from curate.stages.decode import DecodeStage, Want
+from curate.stages.pictures import recorded
 from curate.stages.thumbnails import thumbnail
 
 MEMORY = 4 << 30
@@ -30,8 +32,9 @@ class Suspect:
     base: Path  # the shard's base facts
     shard: Shard
     row: int
-    decode: Stage
+    decode: DecodeStage
     seconds: float = guard.ROW_SECONDS
+    side: int = 0  # of the picture that was made of it for a model; 0: none was
 
 
 def confirm(suspect: Suspect, journal: Path) -> str | None:
@@ -41,12 +44,12 @@ def confirm(suspect: Suspect, journal: Path) -> str | None:
     """
     process = multiprocessing.get_context("spawn").Process(target=_decode, args=(suspect, journal))
     process.start()
-    process.join(_START_SECONDS + 2 * suspect.seconds)
+    process.join(_START_SECONDS + 3 * suspect.seconds)
     hung = process.is_alive()
     if hung:
         process.kill()
         process.join()
-    blamed = guard.culprit(journal) == suspect.row
+    blamed = bool(guard.inside(journal))
     journal.unlink(missing_ok=True)
     if not blamed or not process.exitcode:
         return None
@@ -58,12 +61,16 @@ def _decode(suspect: Suspect, journal: Path) -> None:
     with open_shard(suspect.shard) as opened:
         images = list(opened.images(facts.select(["row", "offset", "bytes"])))
     batch = facts.append_column("image", pa.array(images, pa.binary())).combine_chunks().to_batches()[0]
+    data = images[0] or b""
     _limit()
     with guard.journal(journal, suspect.seconds):
         try:
             suspect.decode(batch)
+            if suspect.side:
+                form = batch["format"][0].as_py()
+                recorded(suspect.row, Want(data, form, rgb=True, side=suspect.side, max_bytes=suspect.decode.max_bytes))
             with guard.row(suspect.row):
-                thumbnail(images[0] or b"")
+                thumbnail(data)
         except MemoryError:
             with guard.row(suspect.row):
                 os._exit(1)

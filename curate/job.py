@@ -34,6 +34,7 @@ from curate.scan import Scan, base_key
 from curate.sources import open_shard, shard_name
 from curate.stages.blocklist import BlocklistStage
 from curate.stages.caption import CaptionStage
+from curate.stages.decode import DecodeStage
 from curate.stages.embed import EvalDistanceStage, EvalSimilarityStage
 from curate.stages.match import ClipStage, MatchStage
 from curate.store import Store, read_json, write_json
@@ -296,22 +297,22 @@ class Job:
             raise OutputError(f"{len(outcome.failed)} shards failed, more than --max-failed-shards; the last: {reason}")
 
     def _blame(self, shard: Shard) -> bool:
-        """Find the image that killed a worker, make sure of it in a process of its own, and record it."""
-        row = guard.culprit(journal_of(self.store, shard))
+        """Try the images that a dead worker was decoding, each in a process of its own, and record those that kill it too."""
         path = suspects_path(self.store, shard)
         known = read_json(path) or {}
-        if row is None or str(row) in known or len(known) >= _CULPRITS:
-            return False
         base = self.store.facts(base_key(self.plan), shard.fingerprint)
-        if base is None:
+        if base is None or len(known) >= _CULPRITS:
             return False
-        decode = next(stage for stage in self.plan.stages() if stage.name == "decode")
-        suspect = Suspect(base, shard, row, decode, self.row_seconds)
-        reason = confirm(suspect, self.store.out / "work" / f"suspect-{shard.index}.row")
-        if reason is None:
-            return False
-        write_json(path, {**known, str(row): reason})
-        return True
+        decode = next(stage for stage in self.plan.stages() if isinstance(stage, DecodeStage))
+        found = {}
+        for row, side in guard.inside(journal_of(self.store, shard)):
+            suspect = Suspect(base, shard, row, decode, self.row_seconds, side)
+            reason = None if str(row) in known else confirm(suspect, self.store.out / "work" / f"suspect-{shard.index}.row")
+            if reason is not None:
+                found[str(row)] = reason
+        if found:
+            write_json(path, {**known, **found})
+        return bool(found)
 
     def _conclude(self, key: str, judged: list[Shard], marks: list[dict[str, Any]], outcome: Outcome) -> None:
         """Write sizes.json, then the manifest (its presence means done), then the report."""

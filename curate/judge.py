@@ -104,10 +104,11 @@ class Prepare:
 
 @contextmanager
 def _walking(task: Judge, shard: Shard, activities: Activities) -> Iterator[_Walk]:
-    """Give the walk over a scanned shard, with the row that is being decoded on record."""
+    """Give the walk over a scanned shard, with the rows that are being decoded on record."""
     with ExitStack() as held:
         opened = held.enter_context(open_shard(shard))
-        held.enter_context(guard.journal(journal_of(task.store, shard), task.row_seconds))
+        at_once = task.threads + 1  # with the one that prepares
+        held.enter_context(guard.journal(journal_of(task.store, shard), task.row_seconds, at_once))
         yield held.enter_context(_Walk(task, shard, opened, activities))
 
 
@@ -117,7 +118,7 @@ def counts_of(lookups: dict[str, Lookup]) -> list[str]:
 
 
 def journal_of(store: Store, shard: Shard) -> Path:
-    """Return where a worker notes the row that it is decoding."""
+    """Return where a worker notes the rows that it is decoding."""
     return store.out / "work" / f"judge-{shard.index}.row"
 
 
@@ -145,7 +146,7 @@ class _Walk:
     """Judges the batches of one shard in order.
 
     Up to the first filter that asks a model of pictures, a chunk is prepared in a thread of its own, one chunk ahead: the
-    model does not wait for the reader or the decoder.
+    model does not wait for the reader or the decoder. Only that thread reads the shard meanwhile, which is read in order.
     """
 
     def __init__(self, task: Judge, shard: Shard, opened: OpenShard, activities: Activities) -> None:
@@ -255,10 +256,14 @@ class _Walk:
             yield ready, chunk
 
     def _before_models(self, whole: Batch, index: Index, verdict: Verdict) -> Chunk:
-        """Walk the filters before the models."""
+        """Walk the filters before the models, and decode what the models will see if none of these filters asked for it."""
         chunk = Chunk(self._supply, whole.take(pa.array(index)))
         for step in self._before:
             self._step(chunk, step, index, verdict)
+        for step in self._models[:1]:  # its pictures are decoded ones, so no later step brings the decoder
+            for stage in step.stages:
+                if "image" in stage.reads:
+                    chunk.ensure(stage, verdict.alive_before(step)[index])
         return chunk
 
     def _prepare(self, whole: Batch, index: Index, verdict: Verdict) -> Chunk:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curate import guard
 from curate.contracts import Batch
 from curate.stages.decode import Want, decode_picture
 
 if TYPE_CHECKING:
     from curate.models.protocols import Pixels
+
+_turn = Lock()
+"""Pillow decodes one image at a time (see curate.stages.decode): the time of the others has not begun while they wait."""
+
+
+def recorded(row: int, want: Want) -> Pixels | None:
+    """Return `squashed(want)`, with the row on record for as long as it takes."""
+    with nullcontext() if want.format == "jpeg" else _turn, guard.row(row, want.side or 0):
+        return squashed(want)
 
 
 def squashed(want: Want) -> Pixels | None:
@@ -46,9 +58,14 @@ def pictures_of(batch: Batch, side: int) -> tuple[Pixels, npt.NDArray[np.int64]]
     """Return the pictures of column `pictures`, uint8 [n, side, side, 3], and their rows; nulls have none."""
     column = batch["pictures"]
     rows: npt.NDArray[np.int64] = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+    pictures = pictures_in(column, side)
+    return (pictures if len(rows) == len(column) else pictures[rows]), rows
+
+
+def pictures_in(column: pa.Array, side: int) -> Pixels:
+    """Return what a column of pictures holds, uint8 [n, side, side, 3], without a copy; anything at its nulls."""
     data = column.buffers()[1]
     if data is None or not len(column):
-        return np.empty((0, side, side, 3), np.uint8), rows[:0]
+        return np.empty((0, side, side, 3), np.uint8)
     size = side * side * 3
-    pictures = np.frombuffer(data, np.uint8, len(column) * size, column.offset * size).reshape(len(column), side, side, 3)
-    return (pictures if len(rows) == len(column) else pictures[rows]), rows
+    return np.frombuffer(data, np.uint8, len(column) * size, column.offset * size).reshape(len(column), side, side, 3)
