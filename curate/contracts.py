@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import pyarrow as pa
@@ -185,6 +187,33 @@ class Report:
     failed: bool = False
 
 
+PLACE_BITS = 40
+"""A place in the corpus is one int64: the shard's index above, the row in these bits."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """One group-by over the whole corpus, of the partial counts that every shard has committed (see curate.counts).
+
+    sum: the sum of column n for each `key`. histogram: the same, then for each sum (as key) how many keys have it.
+    distinct: how many different values of `other` stand with each `key`. first: the smallest place of each `key` that
+    stands in two rows or more, as (shard index << PLACE_BITS) + row + 1.
+    """
+
+    kind: Literal["sum", "histogram", "distinct", "first"]
+    files: tuple[tuple[str, int], ...]  # parquet: path, index of its shard
+    key: str = "key"  # uint64
+    other: str = "n"  # the second column: n, row (int64), text, image (uint64)
+    floor: int = 1  # keys of a smaller value are left out; for histogram, keys of a smaller sum
+
+
+class Counting(Protocol):
+    """A session of group-bys: what two of them share (the sums, the distinct pairs) is computed once."""
+
+    def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
+        """Yield key (uint64) and value (int64), sorted by key, each key once."""
+
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -196,6 +225,12 @@ class Runner(Protocol):
         """Yield an answer, or how it died, for every item, in any order; a dead worker never stops the others.
 
         Items are taken as workers get free. Where `needs` names a GPU, a task sees that one alone (CUDA_VISIBLE_DEVICES).
+        """
+
+    def counting(self, scratch: Path, memory: int) -> AbstractContextManager[Counting]:
+        """Open a session on the engine's own shuffle; where that runs in this process, within `memory` bytes.
+
+        `scratch` is a folder for what spills; its owner removes it.
         """
 
 

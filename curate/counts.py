@@ -1,6 +1,6 @@
 """Corpus counts: what each record contributes, the merge over the whole corpus, and the look-up of exact counts.
 
-Each shard's partial counts are committed like any fact. The merge is a group-by on an engine that spills (DuckDB here);
+Each shard's partial counts are committed like any fact. The merge is a group-by on the shuffle of the runner's engine;
 its answer is the small side: sorted 64-bit keys and their values in two memory-mapped files that all workers share.
 Counts are exact up to collisions of 64-bit hashes.
 """
@@ -8,7 +8,9 @@ Counts are exact up to collisions of 64-bit hashes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from curate.contracts import Batch, CorpusCount
+from curate.contracts import PLACE_BITS, Batch, CorpusCount, Counting, Grouping, Runner
 from curate.stages.text import Keys, TextStage, Tokens, mix
 from curate.store import ParquetWriter, Store, write_json
 
 VERSION = 2
-_ROW_BITS = 40  # a place in the corpus is one int64: shard number above, row below
 _RUN = 4_000_000  # keys held by a builder before they are reduced and written: bounds its memory
 
 
@@ -156,9 +157,9 @@ def lookup_fact(count: CorpusCount, lookup: Lookup, batch: Batch, words: Tokens,
     values = lookup.values(keys.fill_null(0).to_numpy())
     if count.kind not in ("first_pair", "first_image"):
         return pa.array(values, pa.int64(), mask=missing | (values == 0))
-    own = (np.int64(shard) << _ROW_BITS) + batch["row"].to_numpy() + 1
+    own = (np.int64(shard) << PLACE_BITS) + batch["row"].to_numpy() + 1
     places = [
-        None if none or not value or value == here else f"{(value - 1) >> _ROW_BITS}/{(value - 1) & ((1 << _ROW_BITS) - 1)}"
+        None if none or not value or value == here else f"{(value - 1) >> PLACE_BITS}/{(value - 1) & ((1 << PLACE_BITS) - 1)}"
         for none, value, here in zip(missing.tolist(), values.tolist(), own.tolist(), strict=True)
     ]
     return pa.array(places, pa.string())
@@ -185,10 +186,18 @@ def _rarest(lookup: Lookup, words: Tokens) -> pa.Array:
     return pa.array(rarest, pa.int64(), mask=lengths == 0)
 
 
-def merge(store: Store, counts: Sequence[CorpusCount], shards: Sequence[tuple[int, str]], memory: int) -> dict[str, Lookup]:
+@dataclass(frozen=True)
+class Engine:
+    """Where corpus counts are merged: a runner, and the bytes of memory that it may take in this process."""
+
+    runner: Runner
+    memory: int
+
+
+def merge(store: Store, counts: Sequence[CorpusCount], shards: Sequence[tuple[int, str]], engine: Engine) -> dict[str, Lookup]:
     """Merge the partial counts of `shards` (index, fingerprint) and return a Lookup for each count's fact.
 
-    Runs DuckDB within `memory` bytes, spilling to OUT/work; what is already merged is found by its key.
+    What is already merged is found by its key.
     """
     inputs = xxhash.xxh3_64_hexdigest(json.dumps(list(shards)).encode())
     found: dict[str, Lookup] = {}
@@ -202,9 +211,9 @@ def merge(store: Store, counts: Sequence[CorpusCount], shards: Sequence[tuple[in
         else:
             found[count.fact] = lookup
     if missing:
-        with _Merge(store, shards, memory) as merging:
+        with _session(store, engine) as session:
             for count, folder in missing:
-                found[count.fact] = merging.run(count, folder)
+                found[count.fact] = _Merge(session, count, _partials(store, count, shards)).into(folder)
     return found
 
 
@@ -216,89 +225,69 @@ def load(folder: Path) -> Lookup | None:
     return None if meta is None else Lookup(folder, int(meta["floor"]))
 
 
+@contextmanager
+def _session(store: Store, engine: Engine) -> Iterator[Counting]:
+    """Give a session of the engine; what it spills to OUT/work is gone with it."""
+    scratch = store.out / "work" / "merge"
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        with engine.runner.counting(scratch, engine.memory) as session:
+            yield session
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _partials(store: Store, count: CorpusCount, shards: Sequence[tuple[int, str]]) -> tuple[tuple[str, int], ...]:
+    name = partial_name(count)
+    found = ((store.facts(name, fingerprint), index) for index, fingerprint in shards)
+    return tuple((str(path), index) for path, index in found if path is not None)
+
+
+@dataclass(frozen=True)
 class _Merge:
-    """One DuckDB session over the partial counts; shared steps (the distinct pairs) run once."""
+    """The merge of one count: its group-bys, and its two files."""
 
-    def __init__(self, store: Store, shards: Sequence[tuple[int, str]], memory: int) -> None:
-        self._store, self._shards = store, shards
-        self._memory = memory
-        self._made: set[str] = set()
+    session: Counting
+    count: CorpusCount
+    files: tuple[tuple[str, int], ...]
 
-    def __enter__(self) -> _Merge:
-        import duckdb
-
-        self._work = self._store.out / "work" / "merge"
-        self._work.mkdir(parents=True, exist_ok=True)
-        self._con = duckdb.connect()  # in memory, spilling to temp_directory: a file would be written in any case
-        self._con.execute(f"set memory_limit='{self._memory // 1_000_000}MB'")
-        self._con.execute("set temp_directory=?", [str(self._work)])
-        self._con.execute("set preserve_insertion_order=false")
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        import shutil
-
-        self._con.close()
-        shutil.rmtree(self._work, ignore_errors=True)
-
-    def run(self, count: CorpusCount, folder: Path) -> Lookup:
-        """Merge one count into `folder`."""
-        floor = count.record_from
+    def into(self, folder: Path) -> Lookup:
+        """Merge into `folder`."""
+        count, floor = self.count, self.count.record_from
         if count.kind == "ngrams":
-            least = 1 if count.vocabulary is not None else floor
-            # a double holds counts to 2^53 exactly; DuckDB sums integers in 128 bits, at twice the time
-            source = f"from {self._partials(count)} group by key having sum(n::double) >= {least}"
-            self._once("grams", f"select key, sum(n::double)::bigint as n {source}")
             if count.vocabulary is not None:
                 floor = self._least_count(count.vocabulary)
             elif floor == 2:
                 floor = 1
-            query = f"select key, n as value from grams where n >= {max(2, floor)} order by key"
+            grouping = Grouping("sum", self.files, floor=max(2, floor))
         elif count.kind in ("first_pair", "first_image"):
-            query = self._first(count)
+            grouping = Grouping("first", self.files, other="row")
         else:
-            pairs = f"pairs_{count.identity}"
-            self._once(pairs, f"select distinct image, text from {self._partials(count)}")
-            key = "image" if count.kind == "texts_per_image" else "text"
-            query = f"select {key} as key, count(*) as value from {pairs} group by 1 having count(*) >= {floor} order by 1"
-        self._write(query, folder)
+            key, other = ("image", "text") if count.kind == "texts_per_image" else ("text", "image")
+            grouping = Grouping("distinct", self.files, key, other, floor)
+        self._write(grouping, folder)
         write_json(folder / "counts.json", {"fact": count.fact, "floor": floor})
         return Lookup(folder, floor)
 
-    def _partials(self, count: CorpusCount) -> str:
-        paths = [self._store.facts(partial_name(count), fingerprint) for _, fingerprint in self._shards]
-        listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths if path is not None)
-        return f"read_parquet([{listed}], filename = {str(count.kind in ('first_pair', 'first_image')).lower()})"
-
-    def _once(self, table: str, query: str) -> None:
-        if table not in self._made:
-            self._con.execute(f"create table {table} as {query}")
-            self._made.add(table)
-
     def _least_count(self, size: int) -> int:
         """Return the smallest c for which the n-grams with count >= c are at most `size`."""
-        total, least = 0, None
-        for n, number in self._con.execute("select n, count(*) from grams group by n order by n desc").fetchall():
+        sums: list[tuple[int, int]] = []
+        for batch in self._counted(Grouping("histogram", self.files)):
+            sums += zip(batch["key"].to_pylist(), batch["value"].to_pylist(), strict=True)
+        total, least = 0, sums[-1][0] + 1 if sums else 1
+        for n, number in reversed(sums):
             total += number
             if total > size:
                 break
-            least = int(n)
-        highest = self._con.execute("select coalesce(max(n), 0) from grams").fetchall()[0][0]
-        return int(highest) + 1 if least is None else least
+            least = n
+        return least
 
-    def _first(self, count: CorpusCount) -> str:
-        """Return the query for keys that more than one record has: the first place, plus 1 (0 means none)."""
-        self._con.execute("create or replace table place (filename varchar, shard bigint)")
-        rows = [(str(self._store.facts(partial_name(count), fingerprint)), index) for index, fingerprint in self._shards]
-        self._con.executemany("insert into place values (?, ?)", rows)
-        return (
-            f"select key, min((shard << {_ROW_BITS}) + row) + 1 as value from {self._partials(count)} "
-            "join place using (filename) group by key having count(*) > 1 order by key"
-        )
+    def _counted(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
+        return self.session.count(grouping) if self.files else iter(())
 
-    def _write(self, query: str, folder: Path) -> None:
+    def _write(self, grouping: Grouping, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "keys.u64").open("wb") as keys, (folder / "values.i64").open("wb") as values:
-            for batch in self._con.sql(query).to_arrow_reader(100_000):
+            for batch in self._counted(grouping):
                 keys.write(np.ascontiguousarray(batch["key"].to_numpy(), np.uint64).tobytes())
                 values.write(np.ascontiguousarray(batch["value"].to_numpy(zero_copy_only=False), np.int64).tobytes())

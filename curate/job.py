@@ -24,7 +24,7 @@ import xxhash
 import curate
 from curate import guard
 from curate.contracts import Needs, Report, Runner, Shard, ShardBreak, Stage, TaskDied
-from curate.counts import Lookup, merge
+from curate.counts import Engine, Lookup, merge
 from curate.errors import ModelError, OutOfDeviceMemory, OutputError
 from curate.isolate import Suspect, confirm
 from curate.judge import WAIT, Judge, Prepare, counts_of, journal_of, suspects_path
@@ -179,7 +179,7 @@ class Job:
             return {}
         scanned = [(shard.index, shard.fingerprint) for shard in self.shards if task.done(shard)]
         self.progress.start("merge corpus counts", 0)
-        return merge(self.store, self.plan.counts, scanned, self.memory)
+        return merge(self.store, self.plan.counts, scanned, Engine(self.runner, self.memory))
 
     def _judge(self, outcome: Outcome) -> list[Shard]:
         """Judge what is missing; where a GPU is too small for the batch, all of it again with half of that."""

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +25,9 @@ from PIL import Image
 
 from curate import plan as planning
 from curate import recipe as recipes
-from curate.contracts import Needs, Runner, Stage, TaskDied
+from curate.contracts import Counting, Needs, Runner, Stage, TaskDied
 from curate.job import Job, Outcome, Progress, Quiet, resolve
+from curate.runners.duck import duckdb_counting
 from curate.sources import list_shards
 from curate.store import Store
 
@@ -97,6 +99,9 @@ class InProcess:
                 yield task(item)
             except Exception as error:  # noqa: BLE001 - a runner reports whatever a task raises
                 yield TaskDied(item, f"{type(error).__name__}: {error}")
+
+    def counting(self, scratch: Path, memory: int) -> AbstractContextManager[Counting]:
+        return duckdb_counting(scratch, memory)
 
 
 @dataclass(frozen=True)

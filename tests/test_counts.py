@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curate.contracts import Batch, CorpusCount
-from curate.counts import Lookup, Partial, lookup_fact, merge, partial_name
+from curate.counts import Engine, Lookup, Partial, lookup_fact, merge, partial_name
 from curate.scan import BASE_SCHEMA, base_facts
 from curate.stages.text import normalise, normalised, tokens
 from curate.store import Store
+from tests.running import InProcess
 
 Record = tuple[int | None, str | None, str | None]  # image, url, text
 
@@ -29,7 +30,7 @@ RECORDS = st.tuples(
     st.one_of(st.none(), st.lists(st.sampled_from(WORDS), max_size=3).map(" ".join)),
 )
 CORPORA = st.lists(st.lists(RECORDS, max_size=20), min_size=1, max_size=4)
-MEMORY = 200_000_000
+ENGINE = Engine(InProcess(), 200_000_000)
 
 
 def facts(rows: list[Record]) -> tuple[Batch, pa.Array]:
@@ -52,7 +53,7 @@ def merged(store: Store, corpus: list[list[Record]], counts: list[CorpusCount]) 
                     partial = Partial(count, path)
                     partial.add(batch, tokens(normal))
                     partial.close()
-    return merge(store, counts, [(shard, f"f{shard}") for shard in range(len(corpus))], MEMORY)
+    return merge(store, counts, [(shard, f"f{shard}") for shard in range(len(corpus))], ENGINE)
 
 
 def looked_up(
@@ -165,6 +166,6 @@ def test_a_merge_spills_within_its_memory(tmp_path: Path) -> None:
         partial = Partial(count, path)
         partial.add(batch, tokens(pa.array([], pa.string())))
         partial.close()
-    lookup = merge(store, [count], [(0, "f0")], 100_000_000)["texts_per_image"]
+    lookup = merge(store, [count], [(0, "f0")], Engine(InProcess(), 100_000_000))["texts_per_image"]
     assert lookup.values(np.array([0, 999, 1000], np.uint64)).tolist() == [300, 300, 0]
     assert not (tmp_path / "work" / "merge").exists()

@@ -35,7 +35,7 @@ from curate.stages.decode import DecodeStage
 from curate.stages.match import MatchStage
 from curate.store import Store
 from tests import running
-from tests.running import Setup, leftovers, manifest, run_job, stamps, written
+from tests.running import InProcess, Setup, leftovers, manifest, run_job, stamps, written
 
 CAPTIONS = "captions: {model: fake, min_tokens: 3, per_image: 2}\n"
 RECIPE = CAPTIONS + running.RECIPE.lstrip().replace("output", "  caption_match: {matcher: fake}\noutput")
@@ -63,7 +63,7 @@ class Watching:
 
 
 @dataclass(frozen=True)
-class OneByOne:
+class OneByOne(InProcess):
     """This process as a runner that tells the class of an error, as every runner must."""
 
     def map(self, task: Callable[[Any], Any], items: Iterable[Any], needs: Needs) -> Iterator[Any]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from curate.contracts import Needs, TaskDied
+from curate.contracts import Counting, Needs, TaskDied
+from curate.runners.duck import duckdb_counting
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,6 +50,10 @@ class LocalRunner:
         elif not self._pools:
             self._pools = [_pool(self.workers, None)]
         yield from _answers(task, items, self._pools, 1 if on_gpus else 2 * self.workers)
+
+    def counting(self, scratch: Path, memory: int) -> AbstractContextManager[Counting]:
+        """Open a DuckDB session in this process."""
+        return duckdb_counting(scratch, memory)
 
     def _end(self, error: type[BaseException] | None) -> None:
         for pool in self._pools:

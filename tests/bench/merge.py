@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from curate.contracts import CorpusCount
-from curate.counts import Partial, merge, partial_name
+from curate.counts import Engine, Partial, merge, partial_name
+from curate.runners.local import LocalRunner
 from curate.stages.text import Tokens
 from curate.store import Store
 from tests.bench.measure import ROOT, Figure, at_most, scratch
@@ -25,7 +26,7 @@ PAIRS = (
     CorpusCount("images_per_text", "images_per_text", record_from=10),
 )
 GRAMS = CorpusCount("rarest_ngram", "ngrams", record_from=2, vocabulary=100_000_000)
-MEMORY = 1_000_000_000  # what `curate run` gives the merge when nothing is said
+ENGINE = Engine(LocalRunner(1), 1_000_000_000)  # what `curate run` gives the merge when nothing is said
 
 
 def write_partials(out: Path) -> list[tuple[int, str]]:
@@ -59,9 +60,9 @@ def child(out: Path) -> None:
     """Merge, and print seconds and the peak of this process in bytes."""
     shards = [(number, f"{number:016x}") for number in range(SHARDS)]
     started = time.perf_counter()
-    merge(Store(out), PAIRS, shards, MEMORY)
+    merge(Store(out), PAIRS, shards, ENGINE)
     pairs = time.perf_counter() - started
-    merge(Store(out), [GRAMS], shards, MEMORY)
+    merge(Store(out), [GRAMS], shards, ENGINE)
     grams = time.perf_counter() - started - pairs
     print(pairs, grams, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
