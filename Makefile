@@ -11,7 +11,7 @@ DEMO := tests/data/demo
 DEMO_COUNTS := --set image_reuse.max_texts=30 --set common_ngrams.min_count=1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench clean
+.PHONY: demo test test-cluster check bench clean
 
 demo: $(STAMP)
 	$(VENV)/bin/curate run align_capfilt $(DEMO)/pairs --out $(OUT) --models mini --set eval_overlap.sets=$(DEMO)/eval $(DEMO_COUNTS)
@@ -22,6 +22,10 @@ demo: $(STAMP)
 
 test: check
 	$(VENV)/bin/python -m pytest -q -n 2
+
+test-cluster: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	$(VENV)/bin/python -m pytest -q -m cluster
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -89,6 +89,8 @@ def main() -> None:
 @RECIPE
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--out", required=True, type=str, help="Output folder: new, empty, or of an earlier run (which goes on).")
+@click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where it runs.")
+@click.option("--address", default="auto", show_default=True, help="Ray cluster: auto, or ray://HOST:10001.")
 @click.option("--workers", type=click.IntRange(1), default=None, help="Worker processes. Default: one per core.")
 @click.option("--gpus", type=click.IntRange(0), default=None, help="GPUs for captioner and matcher. Default: all; 0: none.")
 @click.option("--samples-per-shard", type=click.IntRange(1), default=None, help="Samples a tar. Default: the recipe's, 10000.")
@@ -111,6 +113,7 @@ def run(given: options.Run) -> None:
       curate run my.yaml s3://bucket/pairs/ --out curated --workers 16 --set nsfw.below=0.3
       curate run align pairs.parquet --out curated --column image=jpg --column text=alt
       curate run align_capfilt 'crawl/*.tar' --out curated --models blip-base
+      curate run align /shared/crawl --out /shared/curated --runner ray
     """
     from curate.commands.run import run_command
 

@@ -28,11 +28,12 @@ ROW_GROUP = 8192
 
 @dataclass(frozen=True)
 class Needs:
-    """Resources of one task: cores, GPUs (may be a fraction) and memory in bytes."""
+    """Resources of one task: cores, GPUs (may be a fraction) and memory in bytes; and whether it loads models."""
 
     cpus: float = 1
     gpus: float = 0
     memory: int = 1 << 30
+    models: bool = False  # worth a worker that stays: weights are loaded once in each
 
 
 @dataclass(frozen=True)

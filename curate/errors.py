@@ -4,6 +4,7 @@ CurateError
 ├── RecipeError     the recipe or a --set is wrong                exit 2
 ├── InputError      an input cannot be found, listed or used      exit 1
 ├── OutputError     OUT is in use, remote, or not one of ours     exit 1
+├── RunnerError     an engine or its cluster cannot be had        exit 1
 ├── ModelError      a model cannot be loaded                      exit 1
 └── OutOfDeviceMemory  a batch does not fit the GPU               the job halves the batch, once
 """
@@ -27,6 +28,10 @@ class InputError(CurateError):
 
 class OutputError(CurateError):
     """An output folder that is in use by another run, or cannot be one."""
+
+
+class RunnerError(CurateError):
+    """An engine that is not installed, a cluster that does not answer, or one whose workers cannot start."""
 
 
 class ModelError(CurateError):

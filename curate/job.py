@@ -210,12 +210,13 @@ class Job:
         missing = [shard for shard in scanned if not self._is_judged(key, shard)]
         asking = self._prepare(task, missing, outcome) if self.gpus and self.plan.asks_for_pictures else set()
         self.progress.start("judge", len(missing) - len(asking))
-        for _ in self._tried(task, [shard for shard in missing if shard.index not in asking | outcome.gone], outcome):
+        rest = [shard for shard in missing if shard.index not in asking | outcome.gone]
+        for _ in self._tried(task, rest, outcome, Needs(models=any(self.plan.models()))):
             pass
         if asking:
             self.progress.start("judge with models", len(asking))
             asked = [shard for shard in missing if shard.index in asking]
-            for _ in self._tried(replace(task, threads=self.threads), asked, outcome, Needs(self.threads, gpus=1)):
+            for _ in self._tried(replace(task, threads=self.threads), asked, outcome, Needs(self.threads, gpus=1, models=True)):
                 pass
         return [shard for shard in scanned if shard.index not in outcome.gone]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import pyarrow as pa
 
+from curate.errors import OutOfDeviceMemory
 from curate.stages.decode import DecodeStage, Picture
 
 SEGFAULT, LEAVE, KILLED, HANG, RAISE = b"please-segfault", b"please-leave", b"please-be-killed", b"please-hang", b"please-raise"
@@ -36,3 +38,30 @@ class DangerousDecode(DecodeStage):
 def _forever() -> NoReturn:
     while True:
         pass
+
+
+@dataclass(frozen=True)
+class KilledOnce(DecodeStage):
+    """DecodeStage whose worker is killed from outside, once: `flag` says that it happened."""
+
+    flag: str = ""
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        try:
+            Path(self.flag).touch(exist_ok=False)
+        except FileExistsError:
+            return super().__call__(batch)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return batch
+
+
+def full(item: int) -> int:
+    """Fail as a model does whose batch does not fit."""
+    if item == 1:
+        raise OutOfDeviceMemory("1 image a call does not fit")
+    return item
+
+
+def worker_of(item: int) -> tuple[int, int]:
+    """Return the item and the process that got it."""
+    return item, os.getpid()

@@ -13,6 +13,8 @@ class Run:
     recipe: str
     inputs: tuple[str, ...]
     out: str
+    runner: str
+    address: str
     workers: int | None
     gpus: int | None
     samples_per_shard: int | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import time
 from types import TracebackType
@@ -11,11 +10,10 @@ from types import TracebackType
 from curate import plan as planning
 from curate import recipe as recipes
 from curate.commands import common
+from curate.commands.engine import crew
 from curate.commands.options import Run
-from curate.errors import InputError
 from curate.job import Job, Outcome, checked, resolve
 from curate.judge import WAIT
-from curate.runners.local import LocalRunner
 from curate.store import Store
 
 PARTIAL = 3
@@ -69,20 +67,19 @@ def run_command(given: Run) -> int:
     recipe = recipes.load(given.recipe, given.overrides, given.models)
     if given.samples_per_shard is not None:
         recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=given.samples_per_shard))
-    store = Store(common.local_folder(given.out))
+    out = common.local_folder(given.out)
+    store = Store(out if given.runner == "local" else out.absolute())  # workers of a cluster have folders of their own
     shards = common.shards_of(given.inputs, given.columns)
     plan = planning.plan(recipe)
     checked(plan)
-    gpus = min(_gpus(given.gpus, plan), len(shards))
     plan, unread = resolve(plan, common.cache())
     warnings = [*plan.warnings(), *unread]
     for warning in warnings:
         _warn(warning)
     started = time.monotonic()
-    workers = common.workers(given.workers)
-    with Bars() as bars, LocalRunner(min(workers, max(1, len(shards))), gpus) as runner:
-        job = Job(plan, shards, store, runner, bars, common.size(given.memory), warnings, given.max_failed_shards)
-        job.gpus, job.threads = gpus, max(1, workers // max(1, gpus))
+    with Bars() as bars, crew(given, plan, len(shards)) as workers:
+        job = Job(plan, shards, store, workers.runner, bars, common.size(given.memory), warnings, given.max_failed_shards)
+        job.gpus, job.threads = workers.gpus, workers.threads
         outcome = job.run()
     seconds = time.monotonic() - started
     if given.as_json:
@@ -90,20 +87,6 @@ def run_command(given: Run) -> int:
     else:
         _tell(outcome, seconds)
     return PARTIAL if outcome.failed or outcome.partial else 0
-
-
-def _gpus(wanted: int | None, plan: planning.Plan) -> int:
-    """Return on how many GPUs captioner and matcher run. Raises InputError when there are not as many as wanted."""
-    from curate.models.checks import gpus
-
-    if wanted == 0:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read by CUDA when it starts, in this process and in the workers
-    if wanted == 0 or not plan.asks_for_pictures:
-        return 0
-    found = gpus()
-    if wanted is not None and wanted > found:
-        raise InputError(f"--gpus {wanted}: this machine has {found or 'none'} that torch can use")
-    return found if wanted is None else wanted
 
 
 def _described(outcome: Outcome, seconds: float) -> dict[str, object]:

@@ -1,1 +1,1 @@
-"""Runners move tasks over shards: `local` on this machine."""
+"""Runners move tasks over shards: `local` on this machine, `ray` on a Ray cluster."""

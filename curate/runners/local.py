@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from curate.contracts import Counting, Needs, TaskDied
 from curate.runners.duck import duckdb_counting
+from curate.runners.worker import prepare
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -115,12 +116,7 @@ def _prepare(device: str | None) -> None:
     """Set up a worker: its GPU, one thread for each library, and interrupts are the driver's to handle."""
     import multiprocessing
     import signal
-    import sys
     import threading
-    from importlib.util import find_spec
-    from typing import cast
-
-    import pyarrow as pa
 
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -128,12 +124,7 @@ def _prepare(device: str | None) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)
-    pa.array([0])  # makes its Python half look for pandas, once
-    for name in ("pandas", "dateutil"):
-        if find_spec(name) is None:  # its C++ half would look again at every list that becomes an array: 0.1 ms each
-            cast(dict[str, object], sys.modules)[name] = None
+    prepare()
 
 
 def _end_with(sentinel: int) -> None:

@@ -1,0 +1,68 @@
+"""Which runner a command uses, and what it has to work with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from curate.commands import common
+from curate.commands.options import Run
+from curate.contracts import Runner
+from curate.errors import InputError, RunnerError
+from curate.plan import Plan
+
+
+@dataclass(frozen=True)
+class Crew:
+    """A runner, the GPUs on which captioner and matcher run, and the threads that decode pictures beside each."""
+
+    runner: Runner
+    gpus: int
+    threads: int
+
+
+@contextmanager
+def crew(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
+    """Open the runner that the command asks for.
+
+    Raises RunnerError without its package or cluster, InputError without the GPUs that are wanted.
+    """
+    with {"local": _local, "ray": _ray}[given.runner](given, plan, shards) as found:
+        yield found
+
+
+@contextmanager
+def _local(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
+    from curate.runners.local import LocalRunner
+
+    gpus, workers = min(_gpus(given.gpus, plan), shards), common.workers(given.workers)
+    with LocalRunner(min(workers, max(1, shards)), gpus) as runner:
+        yield Crew(runner, gpus, max(1, workers // max(1, gpus)))
+
+
+@contextmanager
+def _ray(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
+    try:
+        from curate.runners.ray import RayRunner
+    except ImportError as error:
+        raise RunnerError(f"--runner ray needs {error.name}: pip install 'curate[ray]'") from None
+    with RayRunner(given.address, given.workers, given.gpus) as runner:
+        asks = plan.asks_for_pictures and given.gpus != 0
+        gpus = min(given.gpus or runner.size("GPU"), shards) if asks else 0
+        yield Crew(runner, gpus, runner.cores_beside_a_gpu())
+
+
+def _gpus(wanted: int | None, plan: Plan) -> int:
+    """Return on how many GPUs of this machine captioner and matcher run. Raises InputError when there are not as many."""
+    from curate.models.checks import gpus
+
+    if wanted == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read by CUDA when it starts, in this process and in the workers
+    if wanted == 0 or not plan.asks_for_pictures:
+        return 0
+    found = gpus()
+    if wanted is not None and wanted > found:
+        raise InputError(f"--gpus {wanted}: this machine has {found or 'none'} that torch can use")
+    return found if wanted is None else wanted

@@ -1,0 +1,140 @@
+"""Corpus counts on Ray Data's own shuffle.
+
+Keys travel as int64 with the highest bit turned over: their order is that of the uint64, which Ray Data's blocks lose
+above 2^63. Merging 2 million rows takes 5 s, sorting the answer as long again; a group-by of a few rows takes 4 s.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.contracts import PLACE_BITS, Counting, Grouping
+
+_ROWS = 1 << 20  # of a piece of a file that is handed on at once
+_PARTITION = 128 << 20  # bytes of partial counts in a partition of a shuffle
+_FILES = 16  # files that a task reads, where there are many
+_TOP = np.uint64(1 << 63)
+
+
+@contextmanager
+def ray_counting() -> Iterator[Counting]:
+    """Open a session on the cluster that this process is connected to."""
+    from ray.data import DataContext
+    from ray.data.context import ShuffleStrategy
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells every step of every plan
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True  # of the sorted answer
+    context.shuffle_strategy = ShuffleStrategy.SHUFFLE_V2  # the one that aggregates in Arrow: the others go row by row in Python
+    yield _Session()
+
+
+class _Session:
+    """Group-bys; shared steps stay in the object store."""
+
+    def __init__(self) -> None:
+        self._made: dict[object, Any] = {}
+
+    def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
+        """Yield key and value, sorted by key."""
+        made = {"sum": self._sum, "histogram": self._histogram, "distinct": self._distinct, "first": self._first}
+        for table in made[grouping.kind](grouping).iter_batches(batch_format="pyarrow", batch_size=None):
+            yield from _batches(table, signed=grouping.kind == "histogram")
+
+    def _sum(self, asked: Grouping) -> Any:
+        return _sorted(self._made[asked.files] if asked.files in self._made else _sums(asked), asked.floor)
+
+    def _histogram(self, asked: Grouping) -> Any:
+        from ray.data.aggregate import Count
+
+        sums = self._once(asked.files, _sums(asked))
+        counted = sums.groupby("value", num_partitions=1).aggregate(Count(alias_name="n"))
+        return _sorted(counted.rename_columns({"value": "key", "n": "value"}), 1)
+
+    def _distinct(self, asked: Grouping) -> Any:
+        from ray.data.aggregate import Count
+
+        columns = sorted((asked.key, asked.other))
+        parts = _partitions(asked)
+        pairs = self._once((asked.files, *columns), _read(asked).groupby(columns, parts).aggregate(Count(alias_name="n")))
+        counted = pairs.groupby(asked.key, parts).aggregate(Count(alias_name="value"))
+        return _sorted(counted.rename_columns({asked.key: "key"}), asked.floor)
+
+    def _first(self, asked: Grouping) -> Any:
+        from ray.data.aggregate import Count, Min
+
+        grouped = _read(asked).groupby("key", _partitions(asked)).aggregate(Min("row", alias_name="value"), Count(alias_name="n"))
+        return _sorted(grouped.map_batches(_several, batch_format="pyarrow", batch_size=None), 1)
+
+    def _once(self, of: object, made: Any) -> Any:
+        if of not in self._made:
+            self._made[of] = made.materialize()
+        return self._made[of]
+
+
+def _sums(asked: Grouping) -> Any:
+    from ray.data.aggregate import Sum
+
+    return _read(asked).groupby("key", _partitions(asked)).aggregate(Sum("n", alias_name="value"))
+
+
+def _sorted(counted: Any, floor: int) -> Any:
+    kept = functools.partial(_at_least, floor)
+    return counted.map_batches(kept, batch_format="pyarrow", batch_size=None).sort("key")
+
+
+def _at_least(floor: int, table: pa.Table) -> pa.Table:
+    return table.filter(pc.greater_equal(table["value"], floor)).select(["key", "value"])
+
+
+def _several(table: pa.Table) -> pa.Table:
+    return table.filter(pc.greater(table["n"], 1)).select(["key", "value"])
+
+
+def _partitions(asked: Grouping) -> int:
+    import ray
+
+    size = sum(Path(path).stat().st_size for path, _ in asked.files)
+    return max(int(ray.cluster_resources().get("CPU", 1)), -(-size // _PARTITION))
+
+
+def _read(asked: Grouping) -> Any:
+    """Return the partial counts as a dataset; only their paths leave this process."""
+    import ray
+    import ray.data
+
+    listed = [{"path": path, "shard": shard} for path, shard in asked.files]
+    blocks = min(len(listed), max(int(ray.cluster_resources().get("CPU", 1)), -(-len(listed) // _FILES)))
+    files = ray.data.from_items(listed, override_num_blocks=blocks)
+    reader = functools.partial(_tables, (asked.key, asked.other))
+    return files.map_batches(reader, batch_format="numpy", batch_size=_FILES)
+
+
+def _tables(columns: tuple[str, str], files: dict[str, Any]) -> Iterator[pa.Table]:
+    for path, shard in zip(files["path"], files["shard"], strict=True):
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=list(columns)):
+            yield pa.table({name: _signed(batch[name], int(shard), name) for name in columns})
+
+
+def _signed(column: pa.Array, shard: int, name: str) -> pa.Array:
+    values = column.to_numpy(zero_copy_only=False)
+    if name == "row":
+        return pa.array((np.int64(shard) << PLACE_BITS) + values + 1)
+    return pa.array((values ^ _TOP).view(np.int64) if values.dtype == np.uint64 else values)
+
+
+def _batches(table: pa.Table, *, signed: bool) -> Iterator[pa.RecordBatch]:
+    keys = table["key"].to_numpy()
+    found = keys.astype(np.uint64) if signed else keys.view(np.uint64) ^ _TOP
+    yield from pa.table({"key": pa.array(found, pa.uint64()), "value": table["value"].cast(pa.int64())}).to_batches()
