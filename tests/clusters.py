@@ -23,6 +23,7 @@ class RayCluster:
     """A head with one core and as many other nodes with one."""
 
     address: str
+    jobs: str  # url that `ray job submit` asks
     folder: Path  # of the sessions; short, for the names of sockets are limited
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -64,12 +65,12 @@ class RayCluster:
 def ray_cluster() -> Iterator[RayCluster]:
     """Start a head and a second node, a core each; `ray stop` would end every other Ray of the machine too."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as name:
-        folder, port = Path(name), free_port()
+        folder, port, dashboard = Path(name), free_port(), free_port()
         (folder / "token").write_text(os.urandom(32).hex())
-        cluster = RayCluster(f"127.0.0.1:{port}", folder)
+        cluster = RayCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", folder)
         here = "--node-ip-address=127.0.0.1"
         try:
-            cluster.add("--head", f"--port={port}", here, f"--temp-dir={name}", "--include-dashboard=false")
+            cluster.add("--head", f"--port={port}", here, f"--temp-dir={name}", f"--dashboard-port={dashboard}")
             cluster.join()
             yield cluster
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -74,6 +75,17 @@ def test_the_command_writes_the_bytes_of_one_machine(
     assert done.stderr == ""
     assert written(tmp_path / "out") == undisturbed
     assert leftovers(tmp_path / "out") == []
+
+
+def test_a_submitted_job_needs_no_more_than_the_command(
+    cluster: RayCluster, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    submit = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "job", "submit", "--address", cluster.jobs]
+    line = [*submit, "--", *running.command(*arguments(setup, tmp_path))]
+    environment = {name: value for name, value in cluster.environment().items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert written(tmp_path / "out") == undisturbed
 
 
 def test_passes_with_models_write_the_bytes_of_one_machine(runner: Runner, setup: Setup, tmp_path: Path) -> None:
