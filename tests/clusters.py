@@ -24,6 +24,7 @@ class RayCluster:
 
     address: str
     jobs: str  # url that `ray job submit` asks
+    client: str  # url of a driver that is only a client
     folder: Path  # of the sessions; short, for the names of sockets are limited
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -65,12 +66,13 @@ class RayCluster:
 def ray_cluster() -> Iterator[RayCluster]:
     """Start a head and a second node, a core each; `ray stop` would end every other Ray of the machine too."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as name:
-        folder, port, dashboard = Path(name), free_port(), free_port()
+        folder, port, dashboard, client = Path(name), free_port(), free_port(), free_port()
         (folder / "token").write_text(os.urandom(32).hex())
-        cluster = RayCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", folder)
+        cluster = RayCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}", folder)
         here = "--node-ip-address=127.0.0.1"
         try:
-            cluster.add("--head", f"--port={port}", here, f"--temp-dir={name}", f"--dashboard-port={dashboard}")
+            ports = (f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")
+            cluster.add("--head", here, f"--temp-dir={name}", *ports)
             cluster.join()
             yield cluster
         finally:

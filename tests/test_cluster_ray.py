@@ -77,6 +77,15 @@ def test_the_command_writes_the_bytes_of_one_machine(
     assert leftovers(tmp_path / "out") == []
 
 
+def test_a_client_writes_the_bytes_of_one_machine(
+    cluster: RayCluster, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    done = running.curate(*arguments(setup, tmp_path), "--address", cluster.client)
+    assert done.returncode == 0, done.stderr
+    assert written(tmp_path / "out") == undisturbed
+    assert leftovers(tmp_path / "out") == []
+
+
 def test_a_submitted_job_needs_no_more_than_the_command(
     cluster: RayCluster, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:

@@ -70,7 +70,7 @@ class RayRunner:
 
     def counting(self, scratch: Path, memory: int) -> AbstractContextManager[Counting]:
         """Open a session on Ray Data, which spills to the nodes' own disks."""
-        return ray_counting()
+        return ray_counting(scratch)
 
 
 def _reach(address: str) -> None:

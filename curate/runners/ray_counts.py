@@ -24,26 +24,51 @@ _ROWS = 1 << 20  # of a piece of a file that is handed on at once
 _PARTITION = 128 << 20  # bytes of partial counts in a partition of a shuffle
 _FILES = 16  # files that a task reads, where there are many
 _TOP = np.uint64(1 << 63)
+_ANSWER = pa.schema([("key", pa.uint64()), ("value", pa.int64())])
 
 
 @contextmanager
-def ray_counting() -> Iterator[Counting]:
-    """Open a session on the cluster that this process is connected to."""
-    from ray.data import DataContext
-    from ray.data.context import ShuffleStrategy
+def ray_counting(scratch: Path) -> Iterator[Counting]:
+    """Open a session on the cluster that this process is connected to; through ray:// it runs there and answers in `scratch`."""
+    import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells every step of every plan
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True  # of the sorted answer
-    context.shuffle_strategy = ShuffleStrategy.SHUFFLE_V2  # the one that aggregates in Arrow: the others go row by row in Python
-    yield _Session()
+    if not ray.util.client.ray.is_connected():
+        yield _Session()
+        return
+    session = ray.remote(_Session).options(num_cpus=0).remote()
+    try:
+        yield _There(session, scratch)
+    finally:
+        ray.kill(session)
+
+
+class _There:
+    """A session in an actor: Ray Data does not run in a process that is only a client of the cluster."""
+
+    def __init__(self, session: Any, scratch: Path) -> None:
+        self._session, self._path = session, scratch / "answer.arrow"
+
+    def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
+        """Yield key and value, sorted by key."""
+        import ray
+
+        ray.get(self._session.write.remote(grouping, self._path))
+        with pa.memory_map(str(self._path)) as file, pa.ipc.open_stream(file) as batches:
+            yield from batches
 
 
 class _Session:
     """Group-bys; shared steps stay in the object store."""
 
     def __init__(self) -> None:
+        from ray.data import DataContext
+        from ray.data.context import ShuffleStrategy
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells every step of every plan
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True  # of the sorted answer
+        context.shuffle_strategy = ShuffleStrategy.SHUFFLE_V2  # aggregates in Arrow: the others go row by row in Python
         self._made: dict[object, Any] = {}
 
     def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
@@ -51,6 +76,12 @@ class _Session:
         made = {"sum": self._sum, "histogram": self._histogram, "distinct": self._distinct, "first": self._first}
         for table in made[grouping.kind](grouping).iter_batches(batch_format="pyarrow", batch_size=None):
             yield from _batches(table, signed=grouping.kind == "histogram")
+
+    def write(self, grouping: Grouping, path: Path) -> None:
+        """Write what `count` yields into an Arrow stream."""
+        with pa.ipc.new_stream(path, _ANSWER) as file:
+            for batch in self.count(grouping):
+                file.write_batch(batch)
 
     def _sum(self, asked: Grouping) -> Any:
         return _sorted(self._made[asked.files] if asked.files in self._made else _sums(asked), asked.floor)
@@ -137,4 +168,4 @@ def _signed(column: pa.Array, shard: int, name: str) -> pa.Array:
 def _batches(table: pa.Table, *, signed: bool) -> Iterator[pa.RecordBatch]:
     keys = table["key"].to_numpy()
     found = keys.astype(np.uint64) if signed else keys.view(np.uint64) ^ _TOP
-    yield from pa.table({"key": pa.array(found, pa.uint64()), "value": table["value"].cast(pa.int64())}).to_batches()
+    yield from pa.table({"key": pa.array(found, pa.uint64()), "value": table["value"].cast(pa.int64())}, _ANSWER).to_batches()
