@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -275,8 +275,7 @@ class Chunk:
 
 
 def _side(stage: Stage) -> int:
-    side: Callable[[], int] = getattr(stage, "side")  # noqa: B009 - what a PictureStage has
-    return side()
+    return cast(PictureStage, stage).side()
 
 
 def _mask(index: npt.NDArray[np.int64], rows: int) -> Mask:

@@ -9,6 +9,11 @@ CurateError
 └── OutOfDeviceMemory  a batch does not fit the GPU               the job halves the batch, once
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class CurateError(Exception):
     """Base of all errors that are shown as one line, without a traceback."""
@@ -40,3 +45,13 @@ class ModelError(CurateError):
 
 class OutOfDeviceMemory(CurateError):
     """A batch that does not fit the memory of the GPU: the job halves the batch of the models, once (see curate.job)."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return what a message adds when something known is spelt almost so; nothing otherwise.
+
+    >>> near("min_sid", ["min_side", "nsfw"]), near("x", ["min_side"])
+    ("; did you mean 'min_side'?", '')
+    """
+    close = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

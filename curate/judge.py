@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from curate.activity import Activities
 from curate.chunk import Chunk, Stored, Supply
 from curate.contracts import IMAGE_ROWS, ROW_GROUP, Batch, Report, Shard
 from curate.counts import Lookup, lookup_fact
+from curate.digest import file_sha256
 from curate.facts import FACTS
 from curate.plan import Plan, Step, provider_key
 from curate.sources import OpenShard, open_shard
@@ -125,12 +125,6 @@ def journal_of(store: Store, shard: Shard) -> Path:
 def suspects_path(store: Store, shard: Shard) -> Path:
     """Return where rows that killed their decoder are recorded: {row: reason}."""
     return store.out / "facts" / "culprits" / f"{shard.fingerprint}.json"
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _count(tally: dict[str, int], table: pa.Table) -> None:

@@ -22,7 +22,7 @@ import xxhash
 
 from curate.activity import Activities
 from curate.contracts import Report, Shard
-from curate.judge import file_sha256
+from curate.digest import file_sha256
 from curate.plan import Plan
 from curate.sources import open_shard
 from curate.stages.thumbnails import reencode

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ import yaml
 
 import filters
 from curate.contracts import Filter
-from curate.errors import RecipeError
+from curate.errors import RecipeError, near
 from curate.stages.caption import CaptionStage
 
 MODELS = {
@@ -100,7 +99,7 @@ def load(name_or_path: str, overrides: Sequence[str] = (), models: str | None = 
     """Load a recipe by name or path; apply a set of MODELS, then FILTER.PARAM=VALUE. Raises RecipeError, in one line."""
     path = folder() / f"{name_or_path}.yaml" if name_or_path in names() else Path(name_or_path)
     if not _is_file(path):
-        known = f"neither a file nor one of {', '.join(names())}{_near(name_or_path, names())}"
+        known = f"neither a file nor one of {', '.join(names())}{near(name_or_path, names())}"
         raise RecipeError(f"no recipe {name_or_path!r}: {known}")
     if path.stat().st_size > _MAX_BYTES:
         raise RecipeError(f"{path}: larger than 1 MiB, not a recipe")
@@ -126,7 +125,7 @@ def _model_set(name: str | None, rules: dict[str, Values], others: dict[str, Val
     if name is None:
         return []
     if name not in MODELS:
-        raise RecipeError(f"--models {name}: known are {', '.join(MODELS)}{_near(name, MODELS)}")
+        raise RecipeError(f"--models {name}: known are {', '.join(MODELS)}{near(name, MODELS)}")
     chosen = [f"{place}={spec}" for place, spec in MODELS[name].items() if place.partition(".")[0] in (*rules, *others)]
     if not chosen:
         raise RecipeError(f"--models {name}: this recipe has no captions, caption_match or clip_similarity")
@@ -143,14 +142,14 @@ class _Loader:
         top = self._mapping(self._parse(), "a recipe")
         for key, (line, _) in top.items():
             if key not in _KEYS:
-                raise self._error(line, f"unknown key {key!r}{_near(key, _KEYS)}")
+                raise self._error(line, f"unknown key {key!r}{near(key, _KEYS)}")
         if "filters" not in top:
             raise self._error(1, "a recipe needs filters")
         about = str(self._value(top["about"][1])) if "about" in top else ""
         rules = {}
         for key, (line, node) in self._mapping(top["filters"][1], "filters").items():
             if key not in filters.names():
-                raise self._error(line, f"unknown filter {key!r}{_near(key, filters.names())}")
+                raise self._error(line, f"unknown filter {key!r}{near(key, filters.names())}")
             rules[key] = self._parameters(node, key)
         others: dict[str, Values] = {key: self._parameters(top[key][1], key) for key in _SECTIONS if key in top}
         self.override(rules, others, [*_model_set(models, rules, others), *overrides])
@@ -217,14 +216,14 @@ class _Loader:
                 raise RecipeError(f"{_said(text)}: this recipe writes no captions; give it a section 'captions:'")
             else:
                 known = "is not in this recipe" if owner in filters.names() else "is not a filter"
-                raise RecipeError(f"{_said(text)}: {owner!r} {known}{_near(owner, rules)}")
+                raise RecipeError(f"{_said(text)}: {owner!r} {known}{near(owner, rules)}")
 
     def build(self, kind: type[Any], owner: str, values: dict[str, tuple[str, Any]]) -> Any:
         known = {item.name: item for item in dataclasses.fields(kind)}
         checked = {}
         for name, (where, value) in values.items():
             if name not in known:
-                raise RecipeError(f"{where}: {owner} has no parameter {name!r}{_near(name, known)}")
+                raise RecipeError(f"{where}: {owner} has no parameter {name!r}{near(name, known)}")
             checked[name] = _typed(kind, name, value, f"{where}: {owner}.{name}")
         built = kind(**checked)
         try:
@@ -305,11 +304,6 @@ def always_on(rules: dict[str, Filter]) -> dict[str, Filter]:
         ordered[name] = rule
     ordered.setdefault("unreadable", Unreadable())
     return ordered
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _is_file(path: Path) -> bool:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.contracts import IMAGE_ROWS, Needs, Runner, TaskDied
-from curate.judge import file_sha256
+from curate.digest import file_sha256
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
 from curate.store import read_json

@@ -24,7 +24,7 @@ from curate.stages.caption import CaptionStage, fault
 from curate.stages.match import MatchStage, texts_of
 from curate.whatif import what_if
 from tests import running
-from tests.running import Setup, run_job, written
+from tests.running import Setup, manifest, run_job, written
 
 CAPTIONS = "captions: {model: fake, min_tokens: 3, per_image: 2}\n"
 MATCH = "  caption_match: {matcher: fake}\noutput"
@@ -54,11 +54,6 @@ def texts(undisturbed: Path) -> Texts:
     found: Texts = {}
     for row in running.decisions(undisturbed):
         found.setdefault((row["shard_index"], row["row"]), []).append(row)
-    return found
-
-
-def manifest(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "manifest.json").read_text())
     return found
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from curate.whatif import WhatIf, what_if
 from tests import running
+from tests.running import manifest
 
 CHANGES = 10
 RANGES: dict[str, tuple[float, float]] = {
@@ -43,11 +42,6 @@ def once(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def setup(demo: Path, overrides: tuple[str, ...] = ()) -> running.Setup:
     return running.Setup(running.RECIPE, [demo / "pairs"], (f"eval_overlap.sets={demo / 'eval'}", *overrides))
-
-
-def manifest(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "manifest.json").read_text())
-    return found
 
 
 def dropped(answer: WhatIf) -> dict[str, int]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from curate.digest import file_sha256
 from curate.errors import ModelError
 from curate.models.blip_network import Params, Shape, Sizes, Tower, wanted
 
@@ -100,7 +101,7 @@ def inspect(spec: str, kind: Kind) -> tuple[str | None, str | None]:
     """
     if not spec.startswith("hf:"):
         open_checkpoint(spec, kind).tokenizer()
-        return None, _sha256(Path(spec) / WEIGHTS)
+        return None, file_sha256(Path(spec) / WEIGHTS)
     folder, revision = _fetched(spec, weights=False)
     shape = _shape(spec, folder)
     Checkpoint(spec, folder, shape, revision).tokenizer()
@@ -230,13 +231,6 @@ def _header(path: Path) -> dict[str, _Tensor]:
         return {name: _Tensor(str(about["dtype"]), tuple(map(int, about["shape"]))) for name, about in tensors.items()}
     except (KeyError, TypeError, IndexError, OverflowError) as error:
         raise ValueError(f"its header is damaged: {error!r}") from error
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_small(path: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from curate.contracts import ModelKind
-from curate.errors import ModelError
+from curate.digest import file_sha256
+from curate.errors import ModelError, near
 from curate.models import BLIP, CLASSIFIERS, EMBEDDERS, TEXT_EMBEDDERS, is_checkpoint
 
 KNOWN: dict[ModelKind, tuple[str, ...]] = {
@@ -91,7 +90,7 @@ def _mini(kind: ModelKind) -> ModelFacts:
     for path in (weights, WEIGHTS / "minilm-tokenizer.json"):
         if not path.is_file():
             raise ModelError(f"mini has no {path}: install curate again")
-    return ModelFacts("mini", sha256=_sha256(weights))
+    return ModelFacts("mini", sha256=file_sha256(weights))
 
 
 def _blip(kind: Literal["captioner", "matcher", "embedder"], spec: str) -> ModelFacts:
@@ -114,20 +113,10 @@ def _open_clip(spec: str) -> ModelFacts:
 
     known = open_clip.list_models()
     if architecture not in known:
-        raise ModelError(f"{spec}: open_clip has no model {architecture!r}{_near(architecture, known)}")
+        raise ModelError(f"{spec}: open_clip has no model {architecture!r}{near(architecture, known)}")
     if Path(pretrained).is_file():
-        return ModelFacts(spec, sha256=_sha256(Path(pretrained)))
+        return ModelFacts(spec, sha256=file_sha256(Path(pretrained)))
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained.lower().replace("-", "_") not in tags and pretrained not in tags:
-        raise ModelError(f"{spec}: {pretrained!r} is no file and no tag of {architecture}{_near(pretrained, tags)}")
+        raise ModelError(f"{spec}: {pretrained!r} is no file and no tag of {architecture}{near(pretrained, tags)}")
     return ModelFacts(spec)
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
