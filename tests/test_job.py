@@ -21,6 +21,7 @@ from curate.errors import OutputError
 from curate.isolate import Suspect, confirm
 from curate.judge import suspects_path
 from curate.plan import Plan
+from curate.runners import local
 from curate.runners.local import LocalRunner
 from curate.sources import list_shards
 from curate.stages.decode import DecodeStage
@@ -527,3 +528,22 @@ def test_too_many_failed_shards_stop_the_run(tmp_path: Path) -> None:
     assert len(run_job(setup, tmp_path / "out").failed) == 2
     with pytest.raises(OutputError, match="2 shards failed, more than --max-failed-shards"):
         run_job(replace(setup, max_failed_shards=1), tmp_path / "other")
+
+
+@dataclass
+class Unpickled:
+    """Leaves a file when a process has been given it."""
+
+    path: Path
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path = state["path"]
+        self.path.touch()
+
+
+def test_a_runner_ends_when_its_workers_have_begun(tmp_path: Path) -> None:
+    with LocalRunner(1):
+        late = local._Worker(target=print, args=(Unpickled(tmp_path / "begun"),))
+        late.start()
+    assert (tmp_path / "begun").exists()  # its pool's semaphores are gone now
+    late.join()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -57,6 +59,9 @@ class LocalRunner:
         return duckdb_counting(scratch, memory)
 
     def _end(self, error: type[BaseException] | None) -> None:
+        for child in multiprocessing.active_children():
+            if isinstance(child, _Worker):
+                child.wait_begun()
         for pool in self._pools:
             if error is None:
                 pool.close()
@@ -67,6 +72,29 @@ class LocalRunner:
         self._pools = []
 
 
+class _Worker(SpawnProcess):
+    """A worker that tells when it has begun: a pool that ends takes away semaphores, which a worker opens as it begins."""
+
+    def start(self) -> None:
+        self._begun, self._tell = multiprocessing.Pipe(duplex=False)
+        super().start()
+        self._tell.close()
+
+    def run(self) -> None:
+        self._tell.close()
+        super().run()
+
+    def wait_begun(self) -> None:
+        """Wait until the worker has all that it was given, or is dead: either closes its end."""
+        self._begun.poll(None)
+
+
+class _Spawn(SpawnContext):
+    """Processes of a pool, each a _Worker."""
+
+    Process = _Worker
+
+
 def _devices(count: int) -> list[str]:
     """Return what CUDA_VISIBLE_DEVICES calls the first GPUs that this process may use."""
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
@@ -75,11 +103,9 @@ def _devices(count: int) -> list[str]:
 
 def _pool(workers: int, device: str | None) -> Any:
     """Return a pool of processes; with a device each of them, also one that takes a dead one's place, sees that one alone."""
-    import multiprocessing
-
     from pebble import ProcessPool
 
-    return ProcessPool(workers, context=multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(device,))
+    return ProcessPool(workers, context=_Spawn(), initializer=_prepare, initargs=(device,))
 
 
 def _answers(task: Callable[[T], R], items: Iterable[T], pools: Sequence[Any], ahead: int) -> Iterator[R | TaskDied]:
@@ -114,7 +140,6 @@ def _answer(future: Future[Any], item: Any) -> Any:
 
 def _prepare(device: str | None) -> None:
     """Set up a worker: its GPU, one thread for each library, and interrupts are the driver's to handle."""
-    import multiprocessing
     import signal
     import threading
 
