@@ -12,10 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Batch: TypeAlias = pa.RecordBatch
 
@@ -192,6 +192,31 @@ PLACE_BITS = 40
 """A place in the corpus is one int64: the shard's index above, the row in these bits."""
 
 
+@dataclass(frozen=True, eq=False)
+class PartialCounts:
+    """The committed partial counts of one kind, a parquet file a shard in one folder (a path or an fsspec URL).
+
+    `names` (string), `shards` (int64: their indexes) and `sizes` (int64: bytes) have a value a file.
+    """
+
+    folder: str
+    names: pa.Array
+    shards: pa.Array
+    sizes: pa.Array
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def urls(self) -> Iterator[str]:
+        """Yield the path or URL of each file."""
+        for name in self.names:
+            yield f"{self.folder}/{name.as_py()}"
+
+    def bytes(self) -> int:
+        """Return the size of all files."""
+        return int(pc.sum(self.sizes).as_py() or 0)
+
+
 @dataclass(frozen=True)
 class Grouping:
     """One group-by over the whole corpus, of the partial counts that every shard has committed (see curate.counts).
@@ -202,14 +227,14 @@ class Grouping:
     """
 
     kind: Literal["sum", "histogram", "distinct", "first"]
-    files: tuple[tuple[str, int], ...]  # parquet: path, index of its shard
+    files: PartialCounts
     key: str = "key"  # uint64
     other: str = "n"  # the second column: n, row (int64), text, image (uint64)
     floor: int = 1  # keys of a smaller value are left out; for histogram, keys of a smaller sum
 
 
 class Counting(Protocol):
-    """A session of group-bys: what two of them share (the sums, the distinct pairs) is computed once."""
+    """A session of group-bys, all over the same shards: what two of them share (sums, distinct pairs) is computed once."""
 
     def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
         """Yield key (uint64) and value (int64), sorted by key, each key once."""
@@ -228,10 +253,10 @@ class Runner(Protocol):
         Items are taken as workers get free. Where `needs` names a GPU, a task sees that one alone (CUDA_VISIBLE_DEVICES).
         """
 
-    def counting(self, scratch: Path, memory: int) -> AbstractContextManager[Counting]:
+    def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
         """Open a session on the engine's own shuffle; where that runs in this process, within `memory` bytes.
 
-        `scratch` is a folder for what spills; its owner removes it.
+        `scratch` is a folder (path or fsspec URL) that every worker reaches; its owner removes it.
         """
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from curate.contracts import PLACE_BITS, Batch, CorpusCount, Counting, Grouping, Runner
+from curate.contracts import PLACE_BITS, Batch, CorpusCount, Counting, Grouping, PartialCounts, Runner
 from curate.stages.text import Keys, TextStage, Tokens, mix
 from curate.store import ParquetWriter, Store, write_json
 
@@ -231,16 +231,19 @@ def _session(store: Store, engine: Engine) -> Iterator[Counting]:
     scratch = store.out / "work" / "merge"
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with engine.runner.counting(scratch, engine.memory) as session:
+        with engine.runner.counting(str(scratch), engine.memory) as session:
             yield session
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _partials(store: Store, count: CorpusCount, shards: Sequence[tuple[int, str]]) -> tuple[tuple[str, int], ...]:
+def _partials(store: Store, count: CorpusCount, shards: Sequence[tuple[int, str]]) -> PartialCounts:
     name = partial_name(count)
-    found = ((store.facts(name, fingerprint), index) for index, fingerprint in shards)
-    return tuple((str(path), index) for path, index in found if path is not None)
+    listed = ((store.facts(name, fingerprint), index) for index, fingerprint in shards)
+    found = [(path.name, index, path.stat().st_size) for path, index in listed if path is not None]
+    names, indexes, sizes = zip(*found, strict=True) if found else ((), (), ())
+    columns = pa.array(names, pa.string()), pa.array(indexes, pa.int64()), pa.array(sizes, pa.int64())
+    return PartialCounts(str(store.out / "facts" / name), *columns)
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,7 @@ class _Merge:
 
     session: Counting
     count: CorpusCount
-    files: tuple[tuple[str, int], ...]
+    files: PartialCounts
 
     def into(self, folder: Path) -> Lookup:
         """Merge into `folder`."""

@@ -100,7 +100,7 @@ class InProcess:
             except Exception as error:  # noqa: BLE001 - a runner reports whatever a task raises
                 yield TaskDied(item, f"{type(error).__name__}: {error}")
 
-    def counting(self, scratch: Path, memory: int) -> AbstractContextManager[Counting]:
+    def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
         return duckdb_counting(scratch, memory)
 
 

@@ -182,7 +182,7 @@ class Counted:
         self.asked.extend(getattr(item, "url", None) for item in given)
         return self.runner.map(task, given, needs)
 
-    def counting(self, scratch: Path, memory: int) -> Any:
+    def counting(self, scratch: str, memory: int) -> Any:
         return self.runner.counting(scratch, memory)
 
 

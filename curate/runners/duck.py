@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 
 from curate.contracts import PLACE_BITS, Counting, Grouping
+from curate.sources.files import filesystem, is_local
 
 _BATCH = 100_000  # rows of a batch of the answer
 
 
 @contextmanager
-def duckdb_counting(scratch: Path, memory: int) -> Iterator[Counting]:
-    """Open a DuckDB session within `memory` bytes that spills to `scratch`."""
+def duckdb_counting(scratch: str, memory: int) -> Iterator[Counting]:
+    """Open a DuckDB session within `memory` bytes that spills to `scratch`, or to this disk where that is remote."""
     import duckdb
 
-    with duckdb.connect() as connection:  # in memory, spilling to temp_directory: a file would be written in any case
+    with TemporaryDirectory(prefix="curate-") as here, duckdb.connect() as connection:  # a database file would be written in full
         connection.execute(f"set memory_limit='{memory // 1_000_000}MB'")
-        connection.execute("set temp_directory=?", [str(scratch)])
+        connection.execute("set temp_directory=?", [scratch if is_local(scratch) else here])
         connection.execute("set preserve_insertion_order=false")
+        if not is_local(scratch):
+            connection.register_filesystem(filesystem(scratch)[0])
         yield _Session(connection)
 
 
@@ -39,23 +42,25 @@ class _Session:
         return iter(self._con.sql(query[grouping.kind](grouping)).to_arrow_reader(_BATCH))
 
     def _sum(self, asked: Grouping) -> str:
-        made = self._made.get(asked.files)
+        made = self._made.get(asked.files.folder)
         if made is not None:
             return f"select key, value from {made} where value >= {asked.floor} order by key"
         return f"{_sums(asked)} order by key"
 
     def _histogram(self, asked: Grouping) -> str:
-        sums = self._once(asked.files, _sums(asked))
+        sums = self._once(asked.files.folder, _sums(asked))
         return f"select value::ubigint as key, count(*) as value from {sums} group by all order by 1"
 
     def _distinct(self, asked: Grouping) -> str:
         columns = ", ".join(sorted((asked.key, asked.other)))
-        pairs = self._once((asked.files, columns), f"select distinct {columns} from {_partials(asked)}")
+        pairs = self._once((asked.files.folder, columns), f"select distinct {columns} from {_partials(asked)}")
         return f"select {asked.key} as key, count(*) as value from {pairs} group by 1 having count(*) >= {asked.floor} order by 1"
 
     def _first(self, asked: Grouping) -> str:
         self._con.execute("create or replace table place (filename varchar, shard bigint)")
-        self._con.executemany("insert into place values (?, ?)", asked.files)
+        named = pa.table({"filename": pa.array(asked.files.urls(), pa.string()), "shard": asked.files.shards})
+        self._con.register("named", named)
+        self._con.execute("insert into place select * from named")
         return (
             f"select key, min((shard << {PLACE_BITS}) + row) + 1 as value from {_partials(asked)} "
             "join place using (filename) group by key having count(*) > 1 order by key"
@@ -76,5 +81,5 @@ def _sums(asked: Grouping) -> str:
 
 
 def _partials(asked: Grouping) -> str:
-    listed = ", ".join("'" + path.replace("'", "''") + "'" for path, _ in asked.files)
+    listed = ", ".join("'" + url.replace("'", "''") + "'" for url in asked.files.urls())
     return f"read_parquet([{listed}], filename = {str(asked.kind == 'first').lower()})"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager
 from multiprocessing.context import SpawnContext, SpawnProcess
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -54,7 +53,7 @@ class LocalRunner:
             self._pools = [_pool(self.workers, None)]
         yield from _answers(task, items, self._pools, 1 if on_gpus else 2 * self.workers)
 
-    def counting(self, scratch: Path, memory: int) -> AbstractContextManager[Counting]:
+    def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
         """Open a DuckDB session in this process."""
         return duckdb_counting(scratch, memory)
 

@@ -13,7 +13,6 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -68,7 +67,7 @@ class RayRunner:
         finally:
             pool.close()
 
-    def counting(self, scratch: Path, memory: int) -> AbstractContextManager[Counting]:
+    def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
         """Open a session on Ray Data, which spills to the nodes' own disks."""
         return ray_counting(scratch)
 

@@ -1,7 +1,6 @@
 """Corpus counts on Ray Data's own shuffle.
 
-Keys travel as int64 with the highest bit turned over: their order is that of the uint64, which Ray Data's blocks lose
-above 2^63. Merging 2 million rows takes 5 s, sorting the answer as long again; a group-by of a few rows takes 4 s.
+Merging 2 million rows takes 5 s, sorting the answer as long again; a group-by of a few rows takes 4 s.
 """
 
 from __future__ import annotations
@@ -10,25 +9,22 @@ import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from curate.contracts import PLACE_BITS, Counting, Grouping
+from curate.contracts import Counting, Grouping
+from curate.runners import partials
+from curate.storage import storage
 
-_ROWS = 1 << 20  # of a piece of a file that is handed on at once
 _PARTITION = 128 << 20  # bytes of partial counts in a partition of a shuffle
+_ANSWER_FILE = "answer.arrow"
 _FILES = 16  # files that a task reads, where there are many
-_TOP = np.uint64(1 << 63)
-_ANSWER = pa.schema([("key", pa.uint64()), ("value", pa.int64())])
 
 
 @contextmanager
-def ray_counting(scratch: Path) -> Iterator[Counting]:
+def ray_counting(scratch: str) -> Iterator[Counting]:
     """Open a session on the cluster that this process is connected to; through ray:// it runs there and answers in `scratch`."""
     import ray
 
@@ -45,15 +41,19 @@ def ray_counting(scratch: Path) -> Iterator[Counting]:
 class _There:
     """A session in an actor: Ray Data does not run in a process that is only a client of the cluster."""
 
-    def __init__(self, session: Any, scratch: Path) -> None:
-        self._session, self._path = session, scratch / "answer.arrow"
+    def __init__(self, session: Any, scratch: str) -> None:
+        self._session, self._scratch = session, scratch
 
     def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
         """Yield key and value, sorted by key."""
         import ray
 
-        ray.get(self._session.write.remote(grouping, self._path))
-        with pa.memory_map(str(self._path)) as file, pa.ipc.open_stream(file) as batches:
+        ray.get(self._session.write.remote(grouping, self._scratch))
+        with (
+            storage(self._scratch).reading(_ANSWER_FILE) as path,
+            pa.memory_map(str(path)) as file,
+            pa.ipc.open_stream(file) as batches,
+        ):
             yield from batches
 
 
@@ -75,21 +75,21 @@ class _Session:
         """Yield key and value, sorted by key."""
         made = {"sum": self._sum, "histogram": self._histogram, "distinct": self._distinct, "first": self._first}
         for table in made[grouping.kind](grouping).iter_batches(batch_format="pyarrow", batch_size=None):
-            yield from _batches(table, signed=grouping.kind == "histogram")
+            yield from partials.answer(table, grouping)
 
-    def write(self, grouping: Grouping, path: Path) -> None:
-        """Write what `count` yields into an Arrow stream."""
-        with pa.ipc.new_stream(path, _ANSWER) as file:
+    def write(self, grouping: Grouping, scratch: str) -> None:
+        """Write what `count` yields into an Arrow stream in `scratch`."""
+        with storage(scratch).writing(_ANSWER_FILE) as path, pa.ipc.new_stream(path, partials.ANSWER) as file:
             for batch in self.count(grouping):
                 file.write_batch(batch)
 
     def _sum(self, asked: Grouping) -> Any:
-        return _sorted(self._made[asked.files] if asked.files in self._made else _sums(asked), asked.floor)
+        return _sorted(self._made[asked.files.folder] if asked.files.folder in self._made else _sums(asked), asked.floor)
 
     def _histogram(self, asked: Grouping) -> Any:
         from ray.data.aggregate import Count
 
-        sums = self._once(asked.files, _sums(asked))
+        sums = self._once(asked.files.folder, _sums(asked))
         counted = sums.groupby("value", num_partitions=1).aggregate(Count(alias_name="n"))
         return _sorted(counted.rename_columns({"value": "key", "n": "value"}), 1)
 
@@ -98,7 +98,8 @@ class _Session:
 
         columns = sorted((asked.key, asked.other))
         parts = _partitions(asked)
-        pairs = self._once((asked.files, *columns), _read(asked).groupby(columns, parts).aggregate(Count(alias_name="n")))
+        distinct = _read(asked).groupby(columns, parts).aggregate(Count(alias_name="n"))
+        pairs = self._once((asked.files.folder, *columns), distinct)
         counted = pairs.groupby(asked.key, parts).aggregate(Count(alias_name="value"))
         return _sorted(counted.rename_columns({asked.key: "key"}), asked.floor)
 
@@ -136,36 +137,21 @@ def _several(table: pa.Table) -> pa.Table:
 def _partitions(asked: Grouping) -> int:
     import ray
 
-    size = sum(Path(path).stat().st_size for path, _ in asked.files)
-    return max(int(ray.cluster_resources().get("CPU", 1)), -(-size // _PARTITION))
+    return max(int(ray.cluster_resources().get("CPU", 1)), -(-asked.files.bytes() // _PARTITION))
 
 
 def _read(asked: Grouping) -> Any:
-    """Return the partial counts as a dataset; only their paths leave this process."""
+    """Return the partial counts as a dataset; only their urls leave this process."""
     import ray
     import ray.data
 
-    listed = [{"path": path, "shard": shard} for path, shard in asked.files]
+    listed = pa.table({"url": pa.array(asked.files.urls(), pa.string()), "shard": asked.files.shards})
     blocks = min(len(listed), max(int(ray.cluster_resources().get("CPU", 1)), -(-len(listed) // _FILES)))
-    files = ray.data.from_items(listed, override_num_blocks=blocks)
-    reader = functools.partial(_tables, (asked.key, asked.other))
-    return files.map_batches(reader, batch_format="numpy", batch_size=_FILES)
+    files = ray.data.from_arrow(listed).repartition(blocks)
+    reader = functools.partial(_tables, partials.columns(asked))
+    return files.map_batches(reader, batch_format="pyarrow", batch_size=_FILES)
 
 
-def _tables(columns: tuple[str, str], files: dict[str, Any]) -> Iterator[pa.Table]:
-    for path, shard in zip(files["path"], files["shard"], strict=True):
-        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=list(columns)):
-            yield pa.table({name: _signed(batch[name], int(shard), name) for name in columns})
-
-
-def _signed(column: pa.Array, shard: int, name: str) -> pa.Array:
-    values = column.to_numpy(zero_copy_only=False)
-    if name == "row":
-        return pa.array((np.int64(shard) << PLACE_BITS) + values + 1)
-    return pa.array((values ^ _TOP).view(np.int64) if values.dtype == np.uint64 else values)
-
-
-def _batches(table: pa.Table, *, signed: bool) -> Iterator[pa.RecordBatch]:
-    keys = table["key"].to_numpy()
-    found = keys.astype(np.uint64) if signed else keys.view(np.uint64) ^ _TOP
-    yield from pa.table({"key": pa.array(found, pa.uint64()), "value": table["value"].cast(pa.int64())}, _ANSWER).to_batches()
+def _tables(names: tuple[str, str], files: pa.Table) -> Iterator[pa.Table]:
+    for batch in partials.batches(names, zip(files["url"].to_pylist(), files["shard"].to_pylist(), strict=True)):
+        yield pa.Table.from_batches([batch])
