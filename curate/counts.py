@@ -7,8 +7,8 @@ Counts are exact up to collisions of 64-bit hashes.
 
 from __future__ import annotations
 
+import functools
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +22,12 @@ import xxhash
 
 from curate.contracts import PLACE_BITS, Batch, CorpusCount, Counting, Grouping, PartialCounts, Runner
 from curate.stages.text import Keys, TextStage, Tokens, mix
-from curate.store import ParquetWriter, Store, write_json
+from curate.storage import Disk, Storage, local_copy
+from curate.store import ParquetWriter, Store
 
 VERSION = 2
+_SCRATCH = "work/merge"
+_FILES = ("keys.u64", "values.i64")
 _RUN = 4_000_000  # keys held by a builder before they are reduced and written: bounds its memory
 
 
@@ -116,20 +119,21 @@ def _distinct(left: npt.NDArray[Any], right: npt.NDArray[Any], *, first: bool) -
 
 @dataclass(frozen=True)
 class Lookup:
-    """Merged counts in a folder: keys.u64 sorted, values.i64, and what they are exact from.
+    """Merged counts in a folder of an output: keys.u64 sorted, values.i64, and what they are exact from.
 
     `floor` 1 says that every count is known: what is not found counts exactly 1 (an n-gram of the corpus cannot count less).
+    All processes of a node map the same two files: those of the output, or of a copy that the first of them makes.
     """
 
-    folder: Path
+    storage: Storage
+    name: str
     floor: int
 
     def values(self, keys: Keys) -> npt.NDArray[np.int64]:
         """Return the value of each key, 0 where it is below the floor. Queries are searched in sorted order: 4x faster."""
-        if not (self.folder / "keys.u64").stat().st_size or not len(keys):  # an empty file cannot be mapped
+        stored, values = _mapped(self.storage, self.name)
+        if not len(stored) or not len(keys):
             return np.zeros(len(keys), np.int64)
-        stored = np.memmap(self.folder / "keys.u64", np.uint64, "r")
-        values = np.memmap(self.folder / "values.i64", np.int64, "r")
         order = np.argsort(keys)
         ordered = keys[order]
         new = np.ones(len(keys), np.bool_)
@@ -140,6 +144,14 @@ class Lookup:
         found = np.empty(len(keys), np.int64)
         found[order] = np.repeat(answers, np.diff(np.flatnonzero(new), append=len(keys)))
         return found
+
+
+@functools.lru_cache(16)
+def _mapped(storage: Storage, name: str) -> tuple[Keys, npt.NDArray[np.int64]]:
+    folder = local_copy(storage, f"counts/{name}", _FILES)
+    if not (folder / "keys.u64").stat().st_size:  # an empty file cannot be mapped
+        return np.empty(0, np.uint64), np.empty(0, np.int64)
+    return np.memmap(folder / "keys.u64", np.uint64, "r"), np.memmap(folder / "values.i64", np.int64, "r")
 
 
 def lookup_fact(count: CorpusCount, lookup: Lookup, batch: Batch, words: Tokens, shard: int) -> pa.Array:
@@ -194,56 +206,63 @@ class Engine:
     memory: int
 
 
-def merge(store: Store, counts: Sequence[CorpusCount], shards: Sequence[tuple[int, str]], engine: Engine) -> dict[str, Lookup]:
-    """Merge the partial counts of `shards` (index, fingerprint) and return a Lookup for each count's fact.
+@dataclass(frozen=True)
+class Scanned:
+    """The shards whose partial counts are merged: fingerprints (uint64) and indexes (int64), in order."""
+
+    prints: npt.NDArray[np.uint64]
+    indexes: npt.NDArray[np.int64]
+
+    def digest(self) -> str:
+        """Return what names them."""
+        return xxhash.xxh3_64_hexdigest(self.prints.tobytes() + self.indexes.tobytes())
+
+
+def merge(store: Store, counts: Sequence[CorpusCount], scanned: Scanned, engine: Engine) -> dict[str, Lookup]:
+    """Merge the partial counts of the scanned shards and return a Lookup for each count's fact.
 
     What is already merged is found by its key.
     """
-    inputs = xxhash.xxh3_64_hexdigest(json.dumps(list(shards)).encode())
+    inputs = scanned.digest()
     found: dict[str, Lookup] = {}
     missing = []
     for count in counts:
         described = json.dumps([VERSION, count.kind, count.identity, count.record_from, count.vocabulary, inputs])
-        folder = store.out / "counts" / f"{count.fact}-{xxhash.xxh3_64_hexdigest(described.encode())}"
-        lookup = load(folder)
+        name = f"{count.fact}-{xxhash.xxh3_64_hexdigest(described.encode())}"
+        lookup = load(store.storage, name)
         if lookup is None:
-            missing.append((count, folder))
+            missing.append((count, name))
         else:
             found[count.fact] = lookup
     if missing:
+        kinds = dict.fromkeys(partial_name(count) for count, _ in missing)
+        files = {kind: _partials(store, kind, scanned) for kind in kinds}
         with _session(store, engine) as session:
-            for count, folder in missing:
-                found[count.fact] = _Merge(session, count, _partials(store, count, shards)).into(folder)
+            for count, name in missing:
+                found[count.fact] = _Merge(session, count, files[partial_name(count)]).into(store, name)
     return found
 
 
-def load(folder: Path) -> Lookup | None:
-    """Return committed counts, or None."""
-    from curate.store import read_json
+def _partials(store: Store, kind: str, scanned: Scanned) -> PartialCounts:
+    return store.committed(kind).files(store.storage.url(f"facts/{kind}"), scanned.prints, scanned.indexes)
 
-    meta = read_json(folder / "counts.json")
-    return None if meta is None else Lookup(folder, int(meta["floor"]))
+
+def load(storage: Storage, name: str) -> Lookup | None:
+    """Return the committed counts of an output, or None."""
+    meta = storage.read(f"counts/{name}/counts.json")
+    return None if meta is None else Lookup(storage, name, int(json.loads(meta)["floor"]))
 
 
 @contextmanager
 def _session(store: Store, engine: Engine) -> Iterator[Counting]:
     """Give a session of the engine; what it spills to OUT/work is gone with it."""
-    scratch = store.out / "work" / "merge"
-    scratch.mkdir(parents=True, exist_ok=True)
+    if isinstance(store.storage, Disk):
+        Path(store.storage.root, _SCRATCH).mkdir(parents=True, exist_ok=True)
     try:
-        with engine.runner.counting(str(scratch), engine.memory) as session:
+        with engine.runner.counting(store.storage.url(_SCRATCH), engine.memory) as session:
             yield session
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _partials(store: Store, count: CorpusCount, shards: Sequence[tuple[int, str]]) -> PartialCounts:
-    name = partial_name(count)
-    listed = ((store.facts(name, fingerprint), index) for index, fingerprint in shards)
-    found = [(path.name, index, path.stat().st_size) for path, index in listed if path is not None]
-    names, indexes, sizes = zip(*found, strict=True) if found else ((), (), ())
-    columns = pa.array(names, pa.string()), pa.array(indexes, pa.int64()), pa.array(sizes, pa.int64())
-    return PartialCounts(str(store.out / "facts" / name), *columns)
+        store.storage.remove_folder(_SCRATCH)
 
 
 @dataclass(frozen=True)
@@ -254,8 +273,8 @@ class _Merge:
     count: CorpusCount
     files: PartialCounts
 
-    def into(self, folder: Path) -> Lookup:
-        """Merge into `folder`."""
+    def into(self, store: Store, name: str) -> Lookup:
+        """Merge into the folder of that name."""
         count, floor = self.count, self.count.record_from
         if count.kind == "ngrams":
             if count.vocabulary is not None:
@@ -268,9 +287,9 @@ class _Merge:
         else:
             key, other = ("image", "text") if count.kind == "texts_per_image" else ("text", "image")
             grouping = Grouping("distinct", self.files, key, other, floor)
-        self._write(grouping, folder)
-        write_json(folder / "counts.json", {"fact": count.fact, "floor": floor})
-        return Lookup(folder, floor)
+        self._write(grouping, store.storage, name)
+        store.write_json(f"counts/{name}/counts.json", {"fact": count.fact, "floor": floor})
+        return Lookup(store.storage, name, floor)
 
     def _least_count(self, size: int) -> int:
         """Return the smallest c for which the n-grams with count >= c are at most `size`."""
@@ -288,9 +307,13 @@ class _Merge:
     def _counted(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
         return self.session.count(grouping) if self.files else iter(())
 
-    def _write(self, grouping: Grouping, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "keys.u64").open("wb") as keys, (folder / "values.i64").open("wb") as values:
+    def _write(self, grouping: Grouping, storage: Storage, name: str) -> None:
+        with (
+            storage.writing(f"counts/{name}/keys.u64") as keys_path,
+            storage.writing(f"counts/{name}/values.i64") as values_path,
+            keys_path.open("wb") as keys,
+            values_path.open("wb") as values,
+        ):
             for batch in self._counted(grouping):
                 keys.write(np.ascontiguousarray(batch["key"].to_numpy(), np.uint64).tobytes())
                 values.write(np.ascontiguousarray(batch["value"].to_numpy(zero_copy_only=False), np.int64).tobytes())

@@ -14,11 +14,14 @@ from typing import Any
 from curate.contracts import Report, Shard
 from curate.counts import Lookup, load
 from curate.errors import OutputError
-from curate.job import described, idle
+from curate.job import idle
 from curate.judge import WAIT, Judge
+from curate.manifest import described
 from curate.plan import Plan
 from curate.report.attrition import Attrition, attrition
 from curate.scan import Scan, base_key
+from curate.shards import Shards
+from curate.storage import storage
 from curate.store import Store, read_json, write_json
 
 _WARM = 64  # records of a first, unmeasured round: models are loaded and compiled in it
@@ -73,7 +76,7 @@ def earlier_counts(out: Path, plan: Plan) -> tuple[dict[str, Lookup], list[str]]
         if count is None:
             continue
         recorded = manifest["counts"].get(count.fact)
-        lookup = None if recorded is None else load(out / "counts" / recorded["folder"])
+        lookup = None if recorded is None else load(storage(out), recorded["folder"])
         if lookup is None or not step.rule.answerable(lookup.floor) or count.kind.startswith("first_"):
             unserved.append(step.name)
         else:
@@ -102,7 +105,7 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
         records, kept = reports[1].counts["records"], reports[1].counts["kept"]
         counted = {"records": records, "texts": reports[1].counts["texts"], "kept": kept}
         totals = {**counted, "shards": {}, "failed_shards": [], "partial_shards": []}
-        write_json(out / "try" / "manifest.json", {**described(plan, [shard], lookups, plan.warnings()), **totals})
+        write_json(out / "try" / "manifest.json", {**described(plan, Shards([shard]), lookups, plan.warnings()), **totals})
         yield out / "try"
         yield DryRun(
             records=records, kept=kept, attrition=table, seconds=seconds, rows=rows,
@@ -111,7 +114,7 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
 
 
 def _once(plan: Plan, shard: Shard, lookups: dict[str, Lookup], out: Path) -> list[Report]:
-    store, base = Store(out), base_key(plan)
+    store, base = Store(storage(out)), base_key(plan)
     scanned = Scan(store, base, plan.header, plan.text, ())(shard)
     return [scanned, Judge(store, plan, base, "dry-run", lookups, samples=24)(shard)]
 

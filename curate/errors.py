@@ -3,7 +3,9 @@
 CurateError
 ├── RecipeError     the recipe or a --set is wrong                exit 2
 ├── InputError      an input cannot be found, listed or used      exit 1
-├── OutputError     OUT is in use, remote, or not one of ours     exit 1
+├── OutputError     OUT is in use, full, or not one of ours       exit 1
+├── DiskFull        OUT's disk is full                            exit 1
+├── StorageError    a remote store gives no answer                exit 1
 ├── RunnerError     an engine or its cluster cannot be had        exit 1
 ├── ModelError      a model cannot be loaded                      exit 1
 └── OutOfDeviceMemory  a batch does not fit the GPU               the job halves the batch, once
@@ -29,6 +31,14 @@ class RecipeError(CurateError):
 
 class InputError(CurateError):
     """An input that cannot be found, listed or used at all (a broken shard is not an error: it is recorded)."""
+
+
+class StorageError(CurateError, OSError):
+    """A remote store gave no answer, however often it was asked."""
+
+
+class DiskFull(CurateError, OSError):
+    """The disk of OUT has no room left: says which file could not be written."""
 
 
 class OutputError(CurateError):

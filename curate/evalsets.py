@@ -20,6 +20,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -31,7 +32,8 @@ from pyarrow import parquet
 
 from curate.contracts import Batch
 from curate.errors import InputError
-from curate.stages.embed import EvalDistanceStage, EvalSetRef, EvalSimilarityStage, pixels_of
+from curate.stages.embed import FILES, EvalDistanceStage, EvalSetRef, EvalSimilarityStage, pixels_of
+from curate.storage import Storage, at_hand
 
 Kind = Literal["embedding", "hash"]
 
@@ -73,9 +75,19 @@ def signatures(path: str, kind: Kind, embedder: str, cache: Path) -> EvalSetRef:
     return EvalSetRef(Path(path).name, digest, path, str(folder), images, unreadable)
 
 
+def published(ref: EvalSetRef, out: Storage) -> EvalSetRef:
+    """Return the set with its signatures in an output, where the workers of a cluster find them."""
+    here = Path(ref.folder)
+    for name in FILES:
+        if out.size(f"evalsets/{here.name}/{name}") != (here / name).stat().st_size:
+            with out.writing(f"evalsets/{here.name}/{name}") as path:
+                shutil.copyfile(here / name, path)
+    return replace(ref, folder=out.url(f"evalsets/{here.name}"))
+
+
 def thumbnail(ref: EvalSetRef, name: str) -> bytes | None:
     """Return the JPEG thumbnail of image `name` of a set, None where there is no such image."""
-    table = parquet.read_table(Path(ref.folder) / "images.parquet", filters=[("name", "==", name)])
+    table = parquet.read_table(at_hand(ref.folder, FILES) / "images.parquet", filters=[("name", "==", name)])
     return table.column("thumb")[0].as_py() if len(table) else None
 
 

@@ -1,9 +1,8 @@
-"""Notes which rows are inside native code, so that a crash or a hang names its culprit.
+"""Bounds the time of a row inside native code, and notes which one is in, so that a crash or a hang names its culprit.
 
-A decoder that segfaults or never returns takes its process with it. Before a row enters one, its thread writes the row's
-number into a slot of a small memory-mapped file, and the process's timer is set for the row that is longest in: the kernel
-delivers its signal even when native code holds the interpreter lock. After the death the file says which rows were in; one
-of them is the culprit.
+A decoder that segfaults or never returns takes its process with it. Before a row enters one, the process's timer is set for
+the row that is longest in: the kernel delivers its signal even when native code holds the interpreter lock. Where the
+culprit of an earlier death is sought (see curate.isolate), its number stands in a small memory-mapped file meanwhile.
 """
 
 from __future__ import annotations
@@ -16,95 +15,93 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
 
 ROW_SECONDS = 30.0
 """A single image that takes longer to decode than this is recorded as `timeout`."""
 
-_SLOT = struct.Struct("<qq")  # row, side
-_NOBODY = (-1, 0)
+_ROW = struct.Struct("<q")
+_NOBODY = -1
 _AT_ONCE = 1e-6  # a timer of 0 seconds would be none
 
 
-class Inside(NamedTuple):
-    """A row that was in native code, and the side of the picture that was made of it for a model; 0: none was."""
+class _Watch:
+    """The rows in native code, and the time by which the first of them must be out; all have the same time."""
 
-    row: int
-    side: int
-
-
-class _Journal:
-    """The rows in native code, each in a slot of a mapped file, and the time by which the first of them must be out."""
-
-    def __init__(self, view: mmap.mmap, seconds: float) -> None:
-        self._view, self._seconds = view, seconds
-        self._free = list(range(len(view) // _SLOT.size))
-        self._due: dict[int, float] = {}  # by slot; all have the same time, so the first to enter is the first that is due
+    def __init__(self, seconds: float, note: mmap.mmap | None = None) -> None:
+        self._seconds, self._note = seconds, note
+        self._due: dict[object, float] = {}  # in the order of entering: the first to enter is the first that is due
         self._lock = Lock()
 
-    def enter(self, row: int, side: int) -> int:
+    def enter(self, row: int) -> object:
+        entry = object()
         with self._lock:
-            slot = self._free.pop()
-            _SLOT.pack_into(self._view, slot * _SLOT.size, row, side)
+            if self._note is not None:
+                _ROW.pack_into(self._note, 0, row)
             if not self._due:
                 signal.setitimer(signal.ITIMER_REAL, self._seconds)
-            self._due[slot] = time.monotonic() + self._seconds
-        return slot
+            self._due[entry] = time.monotonic() + self._seconds
+        return entry
 
-    def leave(self, slot: int) -> None:
+    def leave(self, entry: object) -> None:
         with self._lock:
-            first = next(iter(self._due)) == slot
-            del self._due[slot]
+            first = next(iter(self._due)) is entry
+            del self._due[entry]
             if first:
                 due = next(iter(self._due.values()), None)
                 left = 0.0 if due is None else max(due - time.monotonic(), _AT_ONCE)
                 signal.setitimer(signal.ITIMER_REAL, left)
-            _SLOT.pack_into(self._view, slot * _SLOT.size, *_NOBODY)
-            self._free.append(slot)
+            if self._note is not None:
+                _ROW.pack_into(self._note, 0, _NOBODY)
 
 
-_journal: _Journal | None = None
-
-
-@contextmanager
-def journal(path: Path, seconds: float = ROW_SECONDS, threads: int = 1) -> Iterator[None]:
-    """Keep the journal of the current task in `path`; gone when the task ends alive.
-
-    At most `threads` rows may be in native code at once. One that takes longer than `seconds` ends the process by SIGALRM.
-    """
-    global _journal
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_SLOT.pack(*_NOBODY) * threads)
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), threads * _SLOT.size) as view:
-        _journal = _Journal(view, seconds)
-        try:
-            yield
-        finally:
-            _journal = None
-    path.unlink()
+_watch: _Watch | None = None
 
 
 @contextmanager
-def row(number: int, side: int = 0) -> Iterator[None]:
-    """Note that `number` is in a decoder, for a picture of `side` if a model wants one; may be entered by several threads.
-
-    The process dies by SIGALRM when the row's time is over.
-    """
-    held = _journal
-    if held is None:  # outside a task (a test, a calibration): nobody would read it
-        yield
-        return
-    slot = held.enter(number, side)
+def watching(seconds: float = ROW_SECONDS) -> Iterator[None]:
+    """Bound the time of rows for the current task: one that takes longer than `seconds` ends the process by SIGALRM."""
+    global _watch
+    _watch = _Watch(seconds)
     try:
         yield
     finally:
-        held.leave(slot)
+        _watch = None
 
 
-def inside(path: Path) -> list[Inside]:
-    """Return the rows that a dead task was decoding; none when it died elsewhere or never began."""
+@contextmanager
+def noting(path: Path, seconds: float = ROW_SECONDS) -> Iterator[None]:
+    """Bound the time of rows, and keep the one that is in native code in `path`: of one thread only."""
+    global _watch
+    path.write_bytes(_ROW.pack(_NOBODY))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), _ROW.size) as view:
+        _watch = _Watch(seconds, view)
+        try:
+            yield
+        finally:
+            _watch = None
+
+
+@contextmanager
+def row(number: int) -> Iterator[None]:
+    """Say that row `number` is in a decoder; may be entered by several threads.
+
+    The process dies by SIGALRM when the row's time is over.
+    """
+    held = _watch
+    if held is None:  # outside a task (a test, a calibration)
+        yield
+        return
+    entry = held.enter(number)
     try:
-        found = [Inside(*slot) for slot in _SLOT.iter_unpack(path.read_bytes())]
+        yield
+    finally:
+        held.leave(entry)
+
+
+def inside(path: Path) -> int | None:
+    """Return the row that a dead process was decoding; None when it died elsewhere or never began."""
+    try:
+        [found] = _ROW.unpack(path.read_bytes())
     except (FileNotFoundError, struct.error):
-        return []
-    return [entry for entry in found if entry.row >= 0]
+        return None
+    return None if found == _NOBODY else int(found)

@@ -1,4 +1,9 @@
-"""One image, decoded in a process of its own: does it kill or hang its decoder, or was the worker's death something else?"""
+"""Which images of a shard kill or hang their decoder: sought after a worker died, in processes of their own with limits.
+
+A child decodes the images of the shard one after the other and notes which one is in. When it dies, a second child begins
+with that one: if it dies there too the image is a culprit, whatever else may go on on the machine, and a third goes on behind
+it. Nothing else of the shard's work is repeated, and no model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,73 +11,128 @@ import multiprocessing
 import os
 import resource
 import signal
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate import guard
-from curate.contracts import Shard
+from curate.contracts import IMAGE_ROWS, Batch, Report, Shard
 from curate.sources import open_shard
+from curate.sources.files import staged
 from curate.stages.decode import DecodeStage, Want
 from curate.stages.pictures import recorded
 from curate.stages.thumbnails import thumbnail
+from curate.store import Store
 
 MEMORY = 4 << 30
-"""Bytes of address space that the process of a suspect may take on top of what it starts with."""
+"""Bytes of address space that a child may take on top of what it starts with."""
 
-_START_SECONDS = 120.0  # to start a process, open its shard and find the row: on a busy machine, and with a remote shard
+_CULPRITS = 1000  # images of one shard that may kill their decoder before the shard itself is given up
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """A row that was being decoded when its worker died, and how to decode it again."""
+class Hunt:
+    """The task: records the images of a scanned shard that kill or hang their decoder."""
 
-    base: Path  # the shard's base facts
-    shard: Shard
-    row: int
+    store: Store
+    base: str  # of the shard's base facts
     decode: DecodeStage
+    sides: tuple[int, ...] = ()  # of the pictures that models want
     seconds: float = guard.ROW_SECONDS
-    side: int = 0  # of the picture that was made of it for a model; 0: none was
+
+    def __call__(self, shard: Shard) -> Report:
+        """Look through one shard; the report counts the culprits that were not known before."""
+        base = self.store.facts(self.base, shard.fingerprint)
+        known = culprits(self.store, shard)
+        if base is None or len(known) >= _CULPRITS:
+            return Report(shard.index, 0, counts={"culprits": 0})
+        with TemporaryDirectory(prefix="curate-") as folder, self.store.storage.reading(base) as path, _at_hand(shard) as here:
+            found = self._found(_Child(path, here, self, Path(folder) / "row"), known)
+        if found:
+            self.store.write_json(_name(shard), {str(row): reason for row, reason in {**known, **found}.items()})
+        return Report(shard.index, 0, counts={"culprits": len(found)})
+
+    def _found(self, child: _Child, known: dict[int, str]) -> dict[int, str]:
+        found: dict[int, str] = {}
+        start = 0
+        while len(known) + len(found) < _CULPRITS:
+            exitcode = child.look(start, frozenset({*known, *found}))
+            row = guard.inside(child.note) if exitcode else None
+            if row is None:  # all is well, or it died of something else
+                break
+            if row == start:
+                found[row] = "timeout" if exitcode == -signal.SIGALRM else "decoder_crash"
+            start = row
+        return found
 
 
-def confirm(suspect: Suspect, journal: Path) -> str | None:
-    """Return `decoder_crash` or `timeout` when decoding the row alone, within limits, ends so too, else None.
+def culprits(store: Store, shard: Shard) -> dict[int, str]:
+    """Return the rows of a shard that are known to kill or hang their decoder, and which of both."""
+    found = store.read_json(_name(shard)) or {}
+    return {int(row): str(reason) for row, reason in found.items()}
 
-    `journal` is a file for the child's notes: only a death while it was inside the decoder counts against the row.
-    """
-    process = multiprocessing.get_context("spawn").Process(target=_decode, args=(suspect, journal))
-    process.start()
-    process.join(_START_SECONDS + 3 * suspect.seconds)
-    hung = process.is_alive()
-    if hung:
-        process.kill()
+
+def _name(shard: Shard) -> str:
+    return f"facts/culprits/{shard.fingerprint}.json"
+
+
+@contextmanager
+def _at_hand(shard: Shard) -> Iterator[Shard]:
+    """Give the shard with its file on this disk: it is opened by one child after the other."""
+    if shard.kind == "folder":
+        yield shard
+        return
+    with staged(shard.url) as path:
+        yield replace(shard, url=path)
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A process that decodes the images of a shard from some row on, and notes in a file which one is in."""
+
+    base: Path
+    shard: Shard
+    hunt: Hunt
+    note: Path
+
+    def look(self, start: int, skipped: frozenset[int]) -> int:
+        """Return the exit code."""
+        process = multiprocessing.get_context("spawn").Process(target=self._run, args=(start, skipped))
+        process.start()
         process.join()
-    blamed = bool(guard.inside(journal))
-    journal.unlink(missing_ok=True)
-    if not blamed or not process.exitcode:
-        return None
-    return "timeout" if hung or process.exitcode == -signal.SIGALRM else "decoder_crash"
+        return process.exitcode or 0
 
+    def _run(self, start: int, skipped: frozenset[int]) -> None:
+        _limit()
+        with open_shard(self.shard) as opened, guard.noting(self.note, self.hunt.seconds):
+            for facts in pq.ParquetFile(self.base).iter_batches(IMAGE_ROWS):
+                wanted = pc.greater_equal(facts["row"], start)
+                wanted = pc.and_(wanted, pc.invert(pc.is_in(facts["row"], value_set=pa.array(list(skipped), pa.int64()))))
+                facts = facts.filter(wanted)
+                located = pa.Table.from_batches([facts.select(["row", "offset", "bytes"])])
+                for place, image in enumerate(opened.images(located)):
+                    self._decode(facts.slice(place, 1), image or b"")
 
-def _decode(suspect: Suspect, journal: Path) -> None:
-    facts = pq.read_table(suspect.base, filters=[("row", "==", suspect.row)])
-    with open_shard(suspect.shard) as opened:
-        images = list(opened.images(facts.select(["row", "offset", "bytes"])))
-    batch = facts.append_column("image", pa.array(images, pa.binary())).combine_chunks().to_batches()[0]
-    data = images[0] or b""
-    _limit()
-    with guard.journal(journal, suspect.seconds):
+    def _decode(self, facts: Batch, data: bytes) -> None:
+        """Decode one image in every way in which the run may decode it."""
+        row, decode = facts["row"][0].as_py(), self.hunt.decode
         try:
-            suspect.decode(batch)
-            if suspect.side:
-                form = batch["format"][0].as_py()
-                recorded(suspect.row, Want(data, form, rgb=True, side=suspect.side, max_bytes=suspect.decode.max_bytes))
-            with guard.row(suspect.row):
-                thumbnail(data)
+            if facts["header"][0].as_py() == "ok":
+                decode(facts.append_column("image", pa.array([data], pa.binary())))
+                for side in self.hunt.sides:
+                    form = facts["format"][0].as_py()
+                    recorded(row, Want(data, form, rgb=True, side=side, max_bytes=decode.max_bytes))
+            if data:
+                with guard.row(row):
+                    thumbnail(data)
         except MemoryError:
-            with guard.row(suspect.row):
+            with guard.row(row):
                 os._exit(1)
 
 

@@ -10,40 +10,41 @@ each GPU judges the shards on which these have not said everything yet.
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
 import curate
 from curate import guard
+from curate.chunk import PictureStage
 from curate.contracts import Needs, Report, Runner, Shard, ShardBreak, Stage, TaskDied
-from curate.counts import Engine, Lookup, merge
-from curate.errors import ModelError, OutOfDeviceMemory, OutputError
-from curate.isolate import Suspect, confirm
-from curate.judge import WAIT, Judge, Prepare, counts_of, journal_of, suspects_path
-from curate.pack import Block, Pack, sizes
+from curate.counts import Engine, Lookup, Scanned, merge
+from curate.errors import DiskFull, ModelError, OutOfDeviceMemory, OutputError
+from curate.isolate import Hunt
+from curate.judge import ASKS, WAIT, Judge, Prepare
+from curate.manifest import attrition, checked, described
+from curate.pack import Block, Pack, mark_of, packed, sizes
 from curate.plan import Plan, provider_key
 from curate.scan import Scan, base_key
+from curate.shards import Shards
 from curate.sources import open_shard, shard_name
 from curate.stages.blocklist import BlocklistStage
 from curate.stages.caption import CaptionStage
 from curate.stages.decode import DecodeStage
 from curate.stages.embed import EvalDistanceStage, EvalSimilarityStage
 from curate.stages.match import ClipStage, MatchStage
-from curate.store import Store, read_json, write_json
+from curate.store import Store
 from curate.thumbs import per_shard
 
 ATTEMPTS = 3
 """How often a shard is tried before it is reported as failed (a confirmed culprit does not count)."""
-
-_CULPRITS = 1000  # images of one shard that may kill their decoder before the shard itself is given up
 
 _HALVED = "halved.json"
 """In OUT: the batches that a run went on with when a GPU had been too small, and for which stages that holds."""
@@ -55,6 +56,8 @@ _NOWHERE = pa.table({"row": pa.array([], pa.int64()), "offset": pa.array([], pa.
 _ONE_CORE = Needs()
 
 T = TypeVar("T", Shard, Block)
+
+Index = npt.NDArray[np.int64]
 
 
 class Progress(Protocol):
@@ -88,7 +91,7 @@ class Quiet:
 class Outcome:
     """What a job did."""
 
-    out: Path
+    out: str  # path or URL
     state: str = "done"  # done, or nothing to do
     records: int = 0
     texts: int = 0  # with the synthetic ones
@@ -108,7 +111,7 @@ class Job:
     """One run of a recipe over an input into OUT. The plan's stages must be resolved (evaluation sets signed)."""
 
     plan: Plan
-    shards: Sequence[Shard]
+    shards: Shards
     store: Store
     runner: Runner
     progress: Progress = field(default_factory=Quiet)
@@ -118,6 +121,7 @@ class Job:
     row_seconds: float = guard.ROW_SECONDS
     gpus: int = 0  # with them captioner and matcher run in a pass of their own, one worker for each
     threads: int = 1  # that decode pictures beside a GPU
+    shared: bool = False  # workers are on other machines: they see OUT, and nothing else that this machine has
     _lookups: dict[str, Lookup] = field(default_factory=dict, init=False)
     _halved: dict[str, int] = field(default_factory=dict, init=False)
     _full: bool = field(default=False, init=False)  # a GPU was too small: no more items are given out
@@ -127,30 +131,31 @@ class Job:
 
         Raises OutputError when another run holds OUT or too many shards failed.
         """
-        outcome = Outcome(self.store.out)
+        outcome = Outcome(self.store.storage.root)
         checked(self.plan)
-        with self.store.locked():
+        with self.store.locked() as self.store:
+            self.plan = _published(self.plan, self.store) if self.shared else self.plan
             self._recall_halved()
             key = self.key()
-            manifest = read_json(self.store.out / "manifest.json")
+            manifest = self.store.read_json("manifest.json")
             if manifest is not None and manifest.get("run") == self._packed_as(key) and not manifest["failed_shards"]:
                 self._already(manifest, outcome)
                 return outcome
             self.store.clear_outputs(key)
             self.store.sweep()
-            self._lookups = self._scan(outcome)
-            judged = self._judge(outcome)
-            key = self.key()
-            marks = self._pack(key, judged, outcome)
-            judged = [shard for shard in judged if shard.index not in outcome.gone]
-            self._conclude(key, judged, marks, outcome)
+            marks = self.steps(outcome)
+            self._conclude(self.key(), marks, outcome)
             self.store.sweep()
         return outcome
 
+    def steps(self, outcome: Outcome) -> list[dict[str, Any]]:
+        """Scan, merge, judge and pack what is missing; return the marks of all blocks, in order."""
+        self._lookups = self._scan(outcome)
+        return self._pack(self._judge(outcome), outcome)
+
     def key(self) -> str:
         """Return what names the verdicts of this run: recipe, facts, input and code; how they are packed has no part in it."""
-        prints = xxhash.xxh3_128_hexdigest("\n".join(shard.fingerprint for shard in self.shards).encode())
-        described = json.dumps([curate.__version__, self.plan.decisive(), prints], sort_keys=True)
+        described = json.dumps([curate.__version__, self.plan.decisive(), self.shards.digest], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def _packed_as(self, key: str) -> str:
@@ -164,37 +169,50 @@ class Job:
         outcome.state = "nothing to do"
         outcome.records, outcome.kept, outcome.partial = manifest["records"], manifest["kept"], manifest["partial_shards"]
         outcome.texts = manifest["texts"]
-        if not (self.store.out / "report.html").exists():
+        if self.store.storage.size("report.html") is None:
             self.store.sweep()
-            write_report(self.store.out)
+            write_report(Path(self.store.storage.root))
 
     def _scan(self, outcome: Outcome) -> dict[str, Lookup]:
-        base = base_key(self.plan)
-        task = Scan(self.store, base, self.plan.header, self.plan.text, self.plan.counts)
-        missing = [shard for shard in self.shards if not task.done(shard)]
+        task = Scan(self.store, base_key(self.plan), self.plan.header, self.plan.text, self.plan.counts)
+        done = np.ones(len(self.shards), np.bool_)
+        for key in task.provides():
+            done &= self.store.committed(key).holds(self.shards.prints)
+        missing = np.flatnonzero(~done)
         self.progress.start("scan", len(missing))
-        for _ in self._tried(task, missing, outcome):
-            pass
+        self._over(task, missing, outcome)
         if not self.plan.counts:
             return {}
-        scanned = [(shard.index, shard.fingerprint) for shard in self.shards if task.done(shard)]
+        scanned = self._but(outcome.gone)
         self.progress.start("merge corpus counts", 0)
-        return merge(self.store, self.plan.counts, scanned, Engine(self.runner, self.memory))
+        merging = Scanned(self.shards.prints[scanned], scanned)
+        return merge(self.store, self.plan.counts, merging, Engine(self.runner, self.memory))
 
-    def _judge(self, outcome: Outcome) -> list[Shard]:
+    def _but(self, gone: set[int]) -> Index:
+        """Return the indexes of the shards but those."""
+        left = np.ones(len(self.shards), np.bool_)
+        left[list(gone)] = False
+        return np.flatnonzero(left)
+
+    def _over(self, task: Callable[[Shard], Report], places: Index, outcome: Outcome, needs: Needs = _ONE_CORE) -> None:
+        """Run a task over the shards at some places."""
+        for _ in self._tried(task, self.shards.at(places), outcome, needs):
+            pass
+
+    def _judge(self, outcome: Outcome) -> Judge:
         """Judge what is missing; where a GPU is too small for the batch, all of it again with half of that."""
         try:
             return self._judged(outcome)
         except OutOfDeviceMemory:
             half = {name: max(1, batch // 2) for name, batch in self.plan.batches().items()}
-            write_json(self.store.out / _HALVED, {"stages": self._batched(), "batch": half})
+            self.store.write_json(_HALVED, {"stages": self._batched(), "batch": half})
             self._recall_halved()
             self.store.clear_outputs(self.key())
             return self._judged(outcome)
 
     def _recall_halved(self) -> None:
         """Go on with half the batch where an earlier attempt at the same captions and scores had to: for all shards or none."""
-        found = read_json(self.store.out / _HALVED)
+        found = self.store.read_json(_HALVED)
         if found is not None and found["stages"] == self._batched():
             self._halved, self._full = found["batch"], False
             self.plan = self.plan.with_batches(self._halved)
@@ -203,52 +221,68 @@ class Job:
     def _batched(self) -> dict[str, str]:
         return {stage.name: provider_key(stage) for stage in self.plan.stages() if stage.name in self.plan.batches()}
 
-    def _judged(self, outcome: Outcome) -> list[Shard]:
-        key, samples = self.key(), per_shard(len(self.shards))
-        task = Judge(self.store, self.plan, base_key(self.plan), key, self._lookups, samples, self.row_seconds)
-        scanned = [shard for shard in self.shards if shard.index not in outcome.gone]
-        missing = [shard for shard in scanned if not self._is_judged(key, shard)]
-        asking = self._prepare(task, missing, outcome) if self.gpus and self.plan.asks_for_pictures else set()
-        self.progress.start("judge", len(missing) - len(asking))
-        rest = [shard for shard in missing if shard.index not in asking | outcome.gone]
-        for _ in self._tried(task, rest, outcome, Needs(models=any(self.plan.models()))):
-            pass
-        if asking:
+    def _judged(self, outcome: Outcome) -> Judge:
+        samples = per_shard(len(self.shards))
+        task = Judge(self.store, self.plan, base_key(self.plan), self.key(), self._lookups, samples, self.row_seconds)
+        missing = np.setdiff1d(self._but(outcome.gone), self._standing(task))
+        asking = self._prepare(task, missing, outcome) if self.gpus and self.plan.asks_for_pictures else np.empty(0, np.int64)
+        rest = np.setdiff1d(np.setdiff1d(missing, asking), _index_of(map(str, outcome.gone)))
+        self.progress.start("judge", len(rest))
+        self._over(task, rest, outcome, Needs(models=any(self.plan.models())))
+        if len(asking):
+            needs = Needs(self.threads, gpus=1, models=True)
             self.progress.start("judge with models", len(asking))
-            asked = [shard for shard in missing if shard.index in asking]
-            for _ in self._tried(replace(task, threads=self.threads), asked, outcome, Needs(self.threads, gpus=1, models=True)):
-                pass
-        return [shard for shard in scanned if shard.index not in outcome.gone]
+            self._over(replace(task, threads=self.threads), asking, outcome, needs)
+        return task
 
-    def _prepare(self, task: Judge, missing: list[Shard], outcome: Outcome) -> set[int]:
+    def _standing(self, task: Judge) -> Index:
+        """Return the indexes of the shards whose verdicts stand; marks of lost ones and of their blocks are removed."""
+        for kind in self.store.storage.folders(f"marks/{task.run}"):
+            if kind.startswith("judge-") and kind != task.marks:  # made with other counts; their decisions are overwritten now
+                self.store.storage.remove_folder(f"marks/{task.run}/{kind}")
+        there = {found.name.removesuffix(".parquet") for found in self.store.storage.listing("decisions")}
+        marked = list(self.store.marked(task.run, task.marks))
+        if lost := [name for name in marked if name not in there]:
+            size = self.plan.recipe.output.block_shards
+            self.store.unmark(task.run, [mark_of(int(name) // size) for name in lost])
+            self.store.unmark(task.run, [f"{task.marks}/{name}" for name in lost])
+        return _index_of(name for name in marked if name in there)
+
+    def _prepare(self, task: Judge, missing: Index, outcome: Outcome) -> Index:
         """Compute on all cores what comes before the models; return the indexes of the shards that lack what these say."""
-        counts = counts_of(self._lookups)
-        marks = {shard.index: self.store.mark(task.run, f"prepare-{shard.index:06d}") or {} for shard in missing}
-        unprepared = [shard for shard in missing if marks[shard.index].get("counts") != counts]
+        prepare = Prepare(task)
+        marked = list(self.store.marked(task.run, prepare.marks))
+        done = _index_of(name.removesuffix(ASKS) for name in marked)
+        unprepared = np.setdiff1d(missing, done)
         self.progress.start("prepare", len(unprepared))
-        for report in self._tried(Prepare(task), unprepared, outcome):
-            marks[report.shard] = self.store.mark(task.run, f"prepare-{report.shard:06d}") or {}
-        return {index for index, mark in marks.items() if mark.get("asks") and index not in outcome.gone}
+        self._over(prepare, unprepared, outcome)
+        asks = (name.removesuffix(ASKS) for name in self.store.marked(task.run, prepare.marks) if name.endswith(ASKS))
+        return np.setdiff1d(np.intersect1d(missing, _index_of(asks)), _index_of(map(str, outcome.gone)))
 
-    def _is_judged(self, key: str, shard: Shard) -> bool:
-        """Return whether the verdicts stand, made with these corpus counts: a shard that failed before may be in them now."""
-        mark = self.store.mark(key, f"judge-{shard.index:06d}")
-        there = (self.store.out / "decisions" / f"{shard.index:06d}.parquet").is_file()
-        return mark is not None and there and bool(mark["counts"] == counts_of(self._lookups))
-
-    def _pack(self, key: str, judged: list[Shard], outcome: Outcome) -> list[dict[str, Any]]:
-        size = self.plan.recipe.output.block_shards
-        blocks: dict[int, list[Shard]] = {}
-        for shard in judged:
-            blocks.setdefault(shard.index // size, []).append(shard)
-        task = Pack(self.store, self.plan, base_key(self.plan), key)
-        listed = [Block(index, tuple(shards)) for index, shards in sorted(blocks.items())]
-        missing = [block for block in listed if not task.done(block)]
+    def _pack(self, judge: Judge, outcome: Outcome) -> list[dict[str, Any]]:
+        """Pack what is missing and return the marks of all blocks, in order."""
+        task, blocks = Pack(self.store, self.plan, judge.base, judge.run, judge.marks), self._blocks(outcome.gone)
+        made_with = task.made_with()
+        stand = {block for block, mark in self._marks_of(task, blocks) if packed(mark, made_with, blocks[block])}
+        missing = [index for index in blocks if index not in stand]
         self.progress.start("pack", len(missing))
-        for _ in self._tried(task, missing, outcome):
+        for _ in self._tried(task, (Block(index, tuple(self.shards.at(blocks[index]))) for index in missing), outcome):
             pass
-        marks = [self.store.mark(key, f"pack-{block.index:05d}") for block in listed if task.done(_without(block, outcome.gone))]
-        return [mark for mark in marks if mark is not None]
+        blocks = self._blocks(outcome.gone)
+        found = self._marks_of(task, blocks)
+        return [mark for block, mark in found if mark is not None and packed(mark, made_with, blocks[block])]
+
+    def _blocks(self, gone: set[int]) -> dict[int, Index]:
+        """Return the indexes of the shards of each block."""
+        places = self._but(gone)
+        numbers = places // self.plan.recipe.output.block_shards
+        cuts = np.flatnonzero(np.diff(numbers)) + 1
+        return {int(some[0] // self.plan.recipe.output.block_shards): some for some in np.split(places, cuts) if len(some)}
+
+    def _marks_of(self, task: Pack, blocks: Iterable[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        listed = list(blocks)
+        found = self.store.marks(task.run, map(mark_of, listed))
+        return ((block, mark) for block, (_, mark) in zip(listed, found, strict=True))
 
     def _tried(
         self, task: Callable[[T], Report], items: Iterable[T], outcome: Outcome, needs: Needs = _ONE_CORE
@@ -258,14 +292,14 @@ class Job:
         Raises OutOfDeviceMemory, once in a run, when nothing of the task is under way any more.
         """
         attempts: dict[int, int] = {}
-        waiting: list[T] = list(items)
+        waiting: Iterable[T] | None = items
         while waiting:
-            again: list[T] = []
+            deaths: list[TaskDied] = []
             for answer in self.runner.map(task, takewhile(lambda _: not self._full, waiting), needs):
                 if isinstance(answer, TaskDied):
                     self._full = self._full or (_is_full(answer) and self._may_halve())
                     if not (self._full and _is_full(answer)):
-                        self._died(answer, attempts, again, outcome)
+                        deaths.append(answer)
                     continue
                 for name, seconds in answer.seconds.items():
                     outcome.seconds[name] = outcome.seconds.get(name, 0.0) + seconds
@@ -273,16 +307,37 @@ class Job:
                 yield answer
             if self._full:
                 raise OutOfDeviceMemory
-            waiting = again
+            waiting = self._again(deaths, attempts, outcome)
+
+    def _again(self, deaths: list[TaskDied], attempts: dict[int, int], outcome: Outcome) -> list[Any]:
+        """Return what is tried again of the items that failed; a shard without the images that killed its worker is a new one."""
+        again: list[Any] = []
+        cleared = self._hunted([death.item for death in deaths if death.error is None and isinstance(death.item, Shard)])
+        for death in deaths:
+            if isinstance(death.item, Shard) and death.item.index in cleared:
+                again.append(death.item)
+            else:
+                self._died(death, attempts, again, outcome)
+        return again
+
+    def _hunted(self, shards: list[Shard]) -> set[int]:
+        """Look through shards whose worker died; return the indexes of those in which new culprits were found."""
+        if not shards:
+            return set()
+        stages = self.plan.stages()
+        decode = next(stage for stage in stages if isinstance(stage, DecodeStage))
+        sides = {cast(PictureStage, stage).side() for stage in stages if "pictures" in stage.reads}
+        task = Hunt(self.store, base_key(self.plan), decode, tuple(sorted(sides)), self.row_seconds)
+        answers = self.runner.map(task, shards, _ONE_CORE)
+        return {answer.shard for answer in answers if not isinstance(answer, TaskDied) and answer.counts["culprits"]}
 
     def _may_halve(self) -> bool:
         return not self._halved and any(batch > 1 for batch in self.plan.batches().values())
 
     def _died(self, death: TaskDied, attempts: dict[int, int], again: list[Any], outcome: Outcome) -> None:
+        if death.error == DiskFull.__name__:  # as it would be for every other shard
+            raise OutputError(f"{death.reason.partition(': ')[2]}; make room and run the same command again")
         item: Shard | Block = death.item
-        if isinstance(item, Shard) and self._blame(item):
-            again.append(item)
-            return
         attempts[item.index] = attempts.get(item.index, 0) + 1
         if attempts[item.index] < ATTEMPTS and not _is_full(death):
             again.append(item)
@@ -297,66 +352,38 @@ class Job:
         if self.max_failed_shards is not None and len(outcome.failed) > self.max_failed_shards:
             raise OutputError(f"{len(outcome.failed)} shards failed, more than --max-failed-shards; the last: {reason}")
 
-    def _blame(self, shard: Shard) -> bool:
-        """Try the images that a dead worker was decoding, each in a process of its own, and record those that kill it too."""
-        path = suspects_path(self.store, shard)
-        known = read_json(path) or {}
-        base = self.store.facts(base_key(self.plan), shard.fingerprint)
-        if base is None or len(known) >= _CULPRITS:
-            return False
-        decode = next(stage for stage in self.plan.stages() if isinstance(stage, DecodeStage))
-        found = {}
-        for row, side in guard.inside(journal_of(self.store, shard)):
-            suspect = Suspect(base, shard, row, decode, self.row_seconds, side)
-            reason = None if str(row) in known else confirm(suspect, self.store.out / "work" / f"suspect-{shard.index}.row")
-            if reason is not None:
-                found[str(row)] = reason
-        if found:
-            write_json(path, {**known, **found})
-        return bool(found)
-
-    def _conclude(self, key: str, judged: list[Shard], marks: list[dict[str, Any]], outcome: Outcome) -> None:
+    def _conclude(self, key: str, marks: list[dict[str, Any]], outcome: Outcome) -> None:
         """Write sizes.json, then the manifest (its presence means done), then the report."""
         from curate.report import write_report
 
-        verdicts = {shard.index: self.store.mark(key, f"judge-{shard.index:06d}") or {} for shard in judged}
-        names = {shard.index: shard_name(shard) for shard in judged}
-        outcome.partial = [{"shard": names[i], "reason": mark["error"]} for i, mark in verdicts.items() if mark.get("error")]
-        outcome.records = sum(mark["tally"]["records"] for mark in verdicts.values())
-        outcome.kept = sum(mark["tally"]["kept"] for mark in verdicts.values())
-        outcome.texts = sum(mark["tally"]["texts"] for mark in verdicts.values())
-        self._remove_leftovers(judged, marks)
-        write_json(self.store.out / "sizes.json", sizes(marks))
+        verdicts = {int(index): mark for block in marks for index, mark in block["shards"].items()}
+        cut = {index: mark["error"] for index, mark in verdicts.items() if mark["error"]}
+        outcome.partial = [{"shard": shard_name(self.shards[index]), "reason": reason} for index, reason in cut.items()]
+        outcome.records, outcome.kept, outcome.texts = (
+            sum(mark["tally"][name] for mark in verdicts.values()) for name in ("records", "kept", "texts")
+        )
+        self._remove_leftovers(verdicts, marks)
+        self.store.write_json("sizes.json", sizes(marks))
         warnings = [*self.warnings, *([_told(self._halved)] if self._halved else [])]
         about = described(self.plan, self.shards, self._lookups, warnings)
-        manifest = {"run": self._packed_as(key), **about, **self._attrition(verdicts, outcome)}
+        manifest = {"run": self._packed_as(key), **about, **attrition(self.plan, verdicts)}
         manifest |= {"halved_batch": self._halved} if self._halved else {}
         manifest["shards"] = {name: tar for mark in marks for name, tar in mark["tars"].items()}
         manifest["index"] = {name: digest for mark in marks for name, digest in mark["index"].items()}
         manifest["decisions"] = {f"{index:06d}.parquet": mark["decisions"] for index, mark in verdicts.items()}
         manifest["failed_shards"], manifest["partial_shards"] = outcome.failed, outcome.partial
-        write_json(self.store.out / "manifest.json", manifest)
+        self.store.write_json("manifest.json", manifest)
         self.progress.start("report", 0)
-        write_report(self.store.out)
+        write_report(Path(self.store.storage.root))
 
-    def _attrition(self, verdicts: dict[int, dict[str, Any]], outcome: Outcome) -> dict[str, Any]:
-        """Return what each filter dropped, in texts: one a record without captions."""
-        left, rows = outcome.texts, []
-        for step in self.plan.steps:
-            dropped = sum(mark["tally"].get(f"dropped:{step.name}", 0) for mark in verdicts.values())
-            rows.append({"filter": step.name, "seen": left, "dropped": dropped, "left": left - dropped})
-            left -= dropped
-        return {"records": outcome.records, "texts": outcome.texts, "kept": outcome.kept, "kept_texts": left, "attrition": rows}
-
-    def _remove_leftovers(self, judged: list[Shard], marks: list[dict[str, Any]]) -> None:
+    def _remove_leftovers(self, verdicts: Iterable[int], marks: list[dict[str, Any]]) -> None:
         """Remove tars and decisions that no mark names: of a shard that has failed since, or of a block cut otherwise."""
         tars = {name for mark in marks for name in mark["tars"]}
-        names = {f"{shard.index:06d}.parquet" for shard in judged}
+        names = {f"{index:06d}.parquet" for index in verdicts}
         blocks = {name for mark in marks for name in mark["index"]}
         for folder, wanted in (("shards", tars), ("index", blocks), ("decisions", names), ("thumbs", names)):
-            for path in (self.store.out / folder).glob("*"):
-                if path.name not in wanted:
-                    path.unlink()
+            found = self.store.storage.listing(folder)
+            self.store.storage.remove([f"{folder}/{one.name}" for one in found if one.name not in wanted])
 
 
 def idle(seconds: dict[str, float]) -> float | None:
@@ -368,17 +395,6 @@ def idle(seconds: dict[str, float]) -> float | None:
     busy = sum(seconds.get(name, 0.0) for name in _MODELS)
     waited = seconds.get(WAIT, 0.0)
     return waited / (waited + busy) if busy else None
-
-
-def checked(plan: Plan) -> list[dict[str, str | None]]:
-    """Return stage, kind, spec, revision and sha256 of every model of a plan. Raises ModelError for one that cannot be had."""
-    from curate.models.checks import check
-
-    found = [(stage, kind, check(kind, spec)) for stage, kind, spec in plan.models()]
-    return [
-        {"stage": stage, "kind": kind, "spec": facts.spec, "revision": facts.revision, "sha256": facts.sha256}
-        for stage, kind, facts in found
-    ]
 
 
 _SETTINGS = {"caption": "captions.batch", "match": "caption_match.batch"}
@@ -399,6 +415,10 @@ def _smaller(batches: dict[str, int]) -> str:
     return f"set {wanted}" if any(batch > 1 for batch in batches.values()) else "its memory is too small for this model"
 
 
+def _index_of(names: Iterable[str]) -> Index:
+    return np.array([int(name) for name in names], np.int64)
+
+
 def _without(block: Block, gone: set[int]) -> Block:
     return Block(block.index, tuple(shard for shard in block.shards if shard.index not in gone))
 
@@ -413,39 +433,6 @@ def _lost(block: Block) -> list[Shard]:
         except (OSError, ShardBreak):
             found.append(shard)
     return found or list(block.shards)
-
-
-def described(plan: Plan, shards: Sequence[Shard], lookups: dict[str, Lookup], warnings: Sequence[str]) -> dict[str, Any]:
-    """Return what a manifest says of a run before anything is counted."""
-    prints = "\n".join(shard.fingerprint for shard in shards).encode()
-    return {
-        "recipe": {**plan.recipe.resolved(), "about": plan.recipe.about, "source": plan.recipe.source},
-        "recipe_hash": plan.recipe.digest(),
-        "versions": versions(),
-        "stages": {stage.name: provider_key(stage) for stage in plan.stages()},
-        "input": {
-            "shards": len(shards),
-            "bytes": sum(shard.size for shard in shards),
-            "fingerprint": xxhash.xxh3_128_hexdigest(prints),
-        },
-        "filters": [step.name for step in plan.steps],
-        "about": {step.name: step.rule.about for step in plan.steps},
-        "marks": {step.name: list(step.rule.marks()) for step in plan.steps},
-        "models": checked(plan),
-        "warnings": list(warnings),
-        "counts": {fact: {"folder": lookup.folder.name, "floor": lookup.floor} for fact, lookup in lookups.items()},
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide bytes."""
-    found = {"curate": curate.__version__, "python": platform.python_version()}
-    for name in ("duckdb", "fasttext-numpy2", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def resolve(plan: Plan, cache: Path) -> tuple[Plan, list[str]]:
@@ -463,6 +450,17 @@ def resolve(plan: Plan, cache: Path) -> tuple[Plan, list[str]]:
         elif isinstance(stage, BlocklistStage):
             resolved[stage.name] = stage.resolved(cache)
     return plan.with_stages(resolved), warnings
+
+
+def _published(plan: Plan, store: Store) -> Plan:
+    """Return the plan with the signatures of its evaluation sets in OUT."""
+    from curate.evalsets import published
+
+    found: dict[str, Stage] = {}
+    for stage in plan.stages():
+        if isinstance(stage, EvalSimilarityStage | EvalDistanceStage):
+            found[stage.name] = replace(stage, sets=tuple(published(ref, store.storage) for ref in stage.sets))
+    return plan.with_stages(found)
 
 
 def _weighed(plan: Plan) -> dict[str, Stage]:

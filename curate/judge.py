@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from curate import decisions, guard
 from curate.activity import Activities
@@ -23,10 +22,11 @@ from curate.contracts import IMAGE_ROWS, ROW_GROUP, Batch, Report, Shard
 from curate.counts import Lookup, lookup_fact
 from curate.digest import file_sha256
 from curate.facts import FACTS
+from curate.isolate import culprits
 from curate.plan import Plan, Step, provider_key
 from curate.sources import OpenShard, open_shard
 from curate.stages.text import normalised, tokens
-from curate.store import ParquetWriter, Store, read_json
+from curate.store import ParquetWriter, Store
 from curate.thumbs import Sampler
 from curate.verdict import Mask, Verdict
 
@@ -34,6 +34,9 @@ Index = npt.NDArray[np.int64]
 
 WAIT = "wait"
 """The activity of a model that has no pictures yet: no work, and not part of any sum of it."""
+
+ASKS = "-asks"
+"""Ends the name of a mark of a prepared shard on which models have something to say."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +55,39 @@ class Judge:
     def __call__(self, shard: Shard) -> Report:
         """Judge one scanned shard."""
         activities = Activities()
-        path = self.store.out / "decisions" / f"{shard.index:06d}.parquet"
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        writer = ParquetWriter(partial, decisions.schema(self.plan))
-        sampler = Sampler(self.plan, self.samples)
         tally: dict[str, int] = {"records": 0, "texts": 0, "kept": 0, "kept_texts": 0}
-        with _walking(self, shard, activities) as walk:
-            sampler.skipped = walk.culprits
-            for facts in walk.batches():
-                table = walk.judge(facts)
+        name = f"{shard.index:06d}.parquet"
+        with activities.doing("write"), self.store.writing(f"decisions/{name}") as path:
+            writer = ParquetWriter(path, decisions.schema(self.plan))
+            with _walking(self, shard, activities) as walk, activities.doing("judge"):
+                sampler = self._judge(walk, writer, tally)
+                with activities.doing("thumbnails"), self.store.writing(f"thumbs/{name}") as thumbs:
+                    sampler.write(thumbs, walk.locate, walk.opened)
                 with activities.doing("write"):
-                    writer.write(table)
-                _count(tally, table)
-                sampler.offer(table)
-            with activities.doing("thumbnails"):
-                sampler.write(self.store.out / "thumbs" / f"{shard.index:06d}.parquet", walk.locate, walk.opened)
-            with activities.doing("write"):
-                walk.commit()
-        with activities.doing("write"):
+                    walk.commit()
             writer.close()
-            digest = file_sha256(partial)
-            os.replace(partial, path)
+            digest = file_sha256(path)
         note = self.store.mark_of_facts(self.base, shard.fingerprint) or {}
-        done = {"decisions": digest, "tally": tally, "error": note.get("error"), "counts": counts_of(self.lookups)}
-        self.store.commit(self.run, f"judge-{shard.index:06d}", done)
+        done = {"decisions": digest, "tally": tally, "error": note.get("error")}
+        self.store.commit(self.run, f"{self.marks}/{shard.index:06d}", done)
         return Report(shard.index, tally["records"], activities.seconds, {**activities.rows, **tally}, note.get("error"))
+
+
+    def _judge(self, walk: _Walk, writer: ParquetWriter, tally: dict[str, int]) -> Sampler:
+        sampler = Sampler(self.plan, self.samples)
+        sampler.skipped = walk.culprits
+        for facts in walk.batches():
+            table = walk.judge(facts)
+            with walk.activities.doing("write"):
+                writer.write(table)
+            _count(tally, table)
+            sampler.offer(table)
+        return sampler
+
+    @property
+    def marks(self) -> str:
+        """Return the folder of its marks: other counts, for a shard that failed before may be in them now, another folder."""
+        return f"judge-{_digest(self.lookups)}"
 
 
 @dataclass(frozen=True)
@@ -98,33 +109,29 @@ class Prepare:
                 rows += facts.num_rows
             with activities.doing("write"):
                 walk.commit()
-        task.store.commit(task.run, f"prepare-{shard.index:06d}", {"asks": asks, "counts": counts_of(task.lookups)})
-        return Report(shard.index, rows, activities.seconds, activities.rows)
+        task.store.commit(task.run, f"{self.marks}/{shard.index:06d}{ASKS if asks else ''}", {})
+        return Report(shard.index, rows, activities.seconds, {**activities.rows, "asks": int(asks)})
+
+    @property
+    def marks(self) -> str:
+        """Return the folder of its marks."""
+        return f"prepare-{_digest(self.judge.lookups)}"
 
 
 @contextmanager
 def _walking(task: Judge, shard: Shard, activities: Activities) -> Iterator[_Walk]:
     """Give the walk over a scanned shard, with the rows that are being decoded on record."""
     with ExitStack() as held:
-        opened = held.enter_context(open_shard(shard))
-        at_once = task.threads + 1  # with the one that prepares
-        held.enter_context(guard.journal(journal_of(task.store, shard), task.row_seconds, at_once))
-        yield held.enter_context(_Walk(task, shard, opened, activities))
+        with activities.doing("read"):
+            opened = held.enter_context(open_shard(shard))
+            walk = held.enter_context(_Walk(task, shard, opened, activities))
+        held.enter_context(guard.watching(task.row_seconds))
+        yield walk
 
 
-def counts_of(lookups: dict[str, Lookup]) -> list[str]:
-    """Return what names the corpus counts that verdicts were made with: other shards in them, another name."""
-    return sorted(lookup.folder.name for lookup in lookups.values())
-
-
-def journal_of(store: Store, shard: Shard) -> Path:
-    """Return where a worker notes the rows that it is decoding."""
-    return store.out / "work" / f"judge-{shard.index}.row"
-
-
-def suspects_path(store: Store, shard: Shard) -> Path:
-    """Return where rows that killed their decoder are recorded: {row: reason}."""
-    return store.out / "facts" / "culprits" / f"{shard.fingerprint}.json"
+def _digest(lookups: dict[str, Lookup]) -> str:
+    """Return what names the corpus counts that verdicts are made with."""
+    return xxhash.xxh32_hexdigest(" ".join(sorted(lookup.name for lookup in lookups.values())).encode())
 
 
 def _count(tally: dict[str, int], table: pa.Table) -> None:
@@ -147,13 +154,13 @@ class _Walk:
         self.plan, self.shard, self.opened, self.activities = task.plan, shard, opened, activities
         self._lookups = task.lookups
         self._store = task.store
-        base = task.store.facts(task.base, shard.fingerprint)
+        self._held = ExitStack()
+        base = self._stored(task.base)
         if base is None:
             raise RuntimeError(f"shard {shard.index} was not scanned")
         self._base = base
-        found = read_json(suspects_path(task.store, shard)) or {}
-        self.culprits: dict[int, str] = {int(row): str(reason) for row, reason in found.items()}
-        stored = {s.name: Stored(s, task.store.facts(provider_key(s), shard.fingerprint)) for s in task.plan.stages()}
+        self.culprits = culprits(task.store, shard)
+        stored = {stage.name: Stored(stage, self._stored(provider_key(stage))) for stage in task.plan.stages()}
         lazy = [step for step in task.plan.steps if step.lazy]
         cut = next((place for place, step in enumerate(lazy) if step.asks_for_pictures), len(lazy))
         self._before, self._models = lazy[:cut], lazy[cut:]
@@ -168,6 +175,12 @@ class _Walk:
         for pool in (self._ahead, self._supply.threads):
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
+        self._held.close()
+
+    def _stored(self, key: str) -> Path | None:
+        """Return a path with this shard's facts of a provider, for the time of the walk; None where there are none."""
+        name = self._store.facts(key, self.shard.fingerprint)
+        return None if name is None else self._held.enter_context(self._store.storage.reading(name))
 
     def batches(self) -> Iterator[Batch]:
         """Yield the base facts of the shard."""

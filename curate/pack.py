@@ -6,9 +6,8 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -59,47 +58,41 @@ class Pack:
     plan: Plan
     base: str
     run: str
+    judged: str  # the folder of the marks of the verdicts
 
-    def done(self, block: Block) -> bool:
-        """Return whether this block is packed from exactly these shards."""
-        mark = self.store.mark(self.run, f"pack-{block.index:05d}")
-        return mark is not None and mark["made_from"] == self._made_from(block)
-
-    def _made_from(self, block: Block) -> str:
-        """Return what decides the bytes of a block: its shards, their verdicts, and how samples are packed."""
-        marks = [self.store.mark(self.run, f"judge-{shard.index:06d}") or {} for shard in block.shards]
-        found = zip(block.shards, marks, strict=True)
-        shards = [[shard.index, shard.fingerprint, mark.get("decisions")] for shard, mark in found]
-        described = json.dumps([shards, dataclasses.asdict(self.plan.recipe.output)], sort_keys=True)
+    def made_with(self) -> str:
+        """Return what decides the bytes of a block beside its shards."""
+        described = json.dumps([self.judged, dataclasses.asdict(self.plan.recipe.output)], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def __call__(self, block: Block) -> Report:
-        """Pack one block."""
+        """Pack one block. Its mark holds those of its shards' verdicts, so that nobody has to read them one by one."""
         activities = Activities()
-        folder = self.store.out
-        index = folder / "index" / f"{block.index:05d}.parquet"
-        partial = index.with_name(f".{index.name}.{uuid.uuid4().hex[:8]}")
-        writer = ParquetWriter(partial, INDEX_SCHEMA)
+        name = f"{block.index:05d}.parquet"
         size = self.plan.recipe.output.samples_per_shard
-        with activities.doing("pack"), _Tars(folder / "shards", block.index, size) as tars:
+        with activities.doing("pack"), self.store.writing(f"index/{name}") as path, _Tars(self.store, block.index, size) as tars:
+            writer = ParquetWriter(path, INDEX_SCHEMA)
             for shard in block.shards:
                 for samples in self._samples(shard):
                     writer.write(pa.Table.from_pylist([tars.add(sample) for sample in samples], schema=INDEX_SCHEMA))
             tars.close()
             writer.close()
-            digest = file_sha256(partial)
-            os.replace(partial, index)
-        done = {"made_from": self._made_from(block), "tars": tars.written, "index": {index.name: digest}}
-        self.store.commit(self.run, f"pack-{block.index:05d}", done)
+            digest = file_sha256(path)
+        verdicts = {f"{shard.index:06d}": self.store.mark(self.run, f"{self.judged}/{shard.index:06d}") for shard in block.shards}
+        done = {"made_with": self.made_with(), "shards": verdicts, "tars": tars.written, "index": {name: digest}}
+        self.store.commit(self.run, mark_of(block.index), done)
         samples_written = sum(tar["samples"] for tar in tars.written.values())
         return Report(block.index, samples_written, activities.seconds, {"pack": samples_written})
 
     def _samples(self, shard: Shard) -> Iterator[Iterator[Sample]]:
         """Yield the kept records of a shard, a row group of its base facts at a time, one image of it in memory."""
-        places = pq.ParquetFile(self.store.facts(self.base, shard.fingerprint))
-        records = _kept_records(self.store.out / "decisions" / f"{shard.index:06d}.parquet")
-        coming = next(records, None)
-        with open_shard(shard) as opened:
+        name = self.store.facts(self.base, shard.fingerprint)
+        if name is None:
+            raise RuntimeError(f"shard {shard.index} was not scanned")
+        reading = self.store.storage.reading
+        with reading(name) as base, reading(f"decisions/{shard.index:06d}.parquet") as verdicts, open_shard(shard) as opened:
+            places, records = pq.ParquetFile(base), _kept_records(verdicts)
+            coming = next(records, None)
             for group in range(places.num_row_groups):
                 if coming is None:
                     return
@@ -160,6 +153,18 @@ class Pack:
         return max(texts, key=lambda text: (text[score] is not None, text[score], -text["text_no"]))
 
 
+def packed(mark: Mapping[str, Any] | None, made_with: str, indexes: Iterable[int]) -> bool:
+    """Return whether a mark says that its block is packed so, from exactly the shards of these indexes."""
+    if mark is None or mark["made_with"] != made_with:
+        return False
+    return set(mark["shards"]) == {f"{index:06d}" for index in indexes}
+
+
+def mark_of(block: int) -> str:
+    """Return the name of a block's mark."""
+    return f"pack/{block:05d}"
+
+
 def _kept_records(path: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield the kept texts of each record of a decisions file that has any."""
     file = pq.ParquetFile(path)
@@ -196,27 +201,24 @@ def _number(value: Any) -> Any:
 class _Tars:
     """Writes samples into tars of N; a tar gets its name when it is whole."""
 
-    def __init__(self, folder: Path, block: int, size: int) -> None:
-        self._folder, self._block, self._size = folder, block, size
+    def __init__(self, store: Store, block: int, size: int) -> None:
+        self._store, self._block, self._size = store, block, size
         self._file: BinaryIO | None = None
-        self._partial: Path = folder
+        self._held = ExitStack()
         self._samples = 0
         self.written: dict[str, dict[str, Any]] = {}
-        folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> _Tars:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if self._file is not None:  # only an error leaves a tar open
-            self._file.close()
-            self._partial.unlink()
+        self._held.__exit__(kind, value, trace)  # only an error leaves a tar open
 
     def add(self, sample: Sample) -> dict[str, Any]:
         """Write one sample and return its row of the index."""
         if self._file is None:
-            self._partial = self._folder / f".{self._name()}.{uuid.uuid4().hex[:8]}"
-            self._file = self._partial.open("wb", buffering=1 << 20)
+            path = self._held.enter_context(self._store.writing(f"shards/{self._name()}"))
+            self._file = self._held.enter_context(path.open("wb", buffering=1 << 20))
             self._hash = hashlib.sha256()
             self._offset = 0
         offset = self._offset + 512
@@ -255,10 +257,8 @@ class _Tars:
         if self._file is None:
             return
         self._put(bytes(1024))
-        self._file.close()
-        name = self._name()
-        os.replace(self._partial, self._folder / name)
-        self.written[name] = {"samples": self._samples, "bytes": self._offset, "sha256": self._hash.hexdigest()}
+        self._held.close()
+        self.written[self._name()] = {"samples": self._samples, "bytes": self._offset, "sha256": self._hash.hexdigest()}
         self._file, self._samples = None, 0
 
 
@@ -278,4 +278,4 @@ def sizes(marks: list[dict[str, Any]]) -> dict[str, int]:
     return {name: tar["samples"] for mark in marks for name, tar in mark["tars"].items()}
 
 
-__all__ = ["Block", "Pack", "Sample", "member_header", "sizes"]
+__all__ = ["Block", "Pack", "Sample", "mark_of", "member_header", "packed", "sizes"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -48,9 +49,9 @@ class Scan:
     text: TextStage
     counts: tuple[CorpusCount, ...]
 
-    def done(self, shard: Shard) -> bool:
-        """Return whether nothing of this shard is missing."""
-        return self.store.facts(self.base, shard.fingerprint) is not None and not self._missing(shard)
+    def provides(self) -> list[str]:
+        """Return the providers whose facts it commits."""
+        return [self.base, *dict.fromkeys(map(partial_name, self.counts))]
 
     def _missing(self, shard: Shard) -> dict[str, CorpusCount]:
         found = {partial_name(count): count for count in self.counts}
@@ -60,12 +61,13 @@ class Scan:
         """Scan one shard. A break keeps the records before it and is told in the report."""
         activities = Activities()
         rows, problem = 0, None
-        stored = self.store.facts(self.base, shard.fingerprint)
+        name = self.store.facts(self.base, shard.fingerprint)
         note: dict[str, object] = {}
-        with ExitStack() as commits, guard.journal(self.store.out / "work" / f"scan-{shard.index}.row"):
+        with ExitStack() as commits, guard.watching():
             partials = []
-            for name, count in self._missing(shard).items():
-                path = commits.enter_context(self.store.writing_facts(name, shard.fingerprint))
+            stored = None if name is None else commits.enter_context(self.store.storage.reading(name))
+            for kind, count in self._missing(shard).items():
+                path = commits.enter_context(self.store.writing_facts(kind, shard.fingerprint))
                 partials.append(Partial(count, path))
             writer = None
             if stored is None:
@@ -107,7 +109,7 @@ class Scan:
                     yield_batch = base_facts(batch, normal)
                 yield yield_batch, normal
 
-    def _stored(self, path: object, activities: Activities) -> Iterator[tuple[Batch, pa.Array]]:
+    def _stored(self, path: Path, activities: Activities) -> Iterator[tuple[Batch, pa.Array]]:
         for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP):
             with activities.doing("text", batch.num_rows):
                 normal = normalised(batch["text"])

@@ -6,26 +6,28 @@ a file means: commit marks, facts and the lease are curate.store's.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-import random
 import shutil
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeVar
+from tempfile import TemporaryDirectory, gettempdir, mkdtemp
+from typing import Any, NamedTuple
 
+import xxhash
+
+from curate.errors import DiskFull
+from curate.retry import tried
 from curate.sources.files import filesystem, is_local
 
-T = TypeVar("T")
-
-_TRIES = 6
-_FIRST_WAIT = 0.2  # seconds before the second try; twice as long before each further one, more or less
+_UNUSED_SECONDS = 86_400.0
 
 
 class Found(NamedTuple):
@@ -56,6 +58,10 @@ class Storage(ABC):
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
         """Make a file hold `data` unless there is one, and return whether it does: of several that try one succeeds."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Return the size of a file in bytes, None where there is none."""
 
     @abstractmethod
     def writing(self, name: str) -> Any:
@@ -105,16 +111,24 @@ class Disk(Storage):
             return False
         return True
 
+    def size(self, name: str) -> int | None:
+        try:
+            return Path(self.root, name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         path = Path(self.root, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _made(path.parent)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         try:
             yield partial
             os.replace(partial, path)
-        except BaseException:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"no space left for {path}") from error
             raise
 
     @contextmanager
@@ -164,21 +178,33 @@ class Remote(Storage):
     def read(self, name: str) -> bytes | None:
         fs = self._place[0]
         try:
-            return bytes(_tried(lambda: fs.cat_file(self._path(name))))
+            return bytes(tried(lambda: fs.cat_file(self._path(name))))
         except FileNotFoundError:
             return None
 
     def write(self, name: str, data: bytes) -> None:
         fs, path = self._place[0], self._path(name)
-        _tried(lambda: fs.pipe_file(path, data))
+        tried(lambda: fs.pipe_file(path, data))
 
     def create(self, name: str, data: bytes) -> bool:
         fs, path = self._place[0], self._path(name)
         try:
-            _tried(lambda: fs.pipe_file(path, data, mode="create"))
+            tried(lambda: fs.pipe_file(path, data, mode="create"))
         except FileExistsError:  # it may be ours, written by a try whose answer was lost
             return self.read(name) == data
         return True
+
+    def size(self, name: str) -> int | None:
+        fs, path = self._place[0], self._path(name)
+
+        def ask() -> int:
+            fs.invalidate_cache()
+            return int(fs.info(path)["size"])
+
+        try:
+            return tried(ask)
+        except FileNotFoundError:
+            return None
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -186,14 +212,14 @@ class Remote(Storage):
             path = Path(folder) / name.rpartition("/")[2]
             yield path
             fs, target = self._place[0], self._path(name)
-            _tried(lambda: fs.put_file(str(path), target))
+            tried(lambda: fs.put_file(str(path), target))
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Path]:
         with TemporaryDirectory(prefix="curate-") as folder:
             path = Path(folder) / name.rpartition("/")[2]
             fs = self._place[0]
-            _tried(lambda: fs.get_file(self._path(name), str(path)))
+            tried(lambda: fs.get_file(self._path(name), str(path)))
             yield path
 
     def listing(self, folder: str) -> Iterator[Found]:
@@ -212,18 +238,18 @@ class Remote(Storage):
             return [info for info in fs.ls(path, detail=True) if info["name"].rstrip("/") != path.rstrip("/")]
 
         try:
-            return _tried(ask)
+            return tried(ask)
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def remove(self, names: Iterable[str]) -> None:
         fs, paths = self._place[0], [self._path(name) for name in names]
         if paths:
-            _tried(lambda: _removed(fs, paths))
+            tried(lambda: _removed(fs, paths))
 
     def remove_folder(self, folder: str) -> None:
         fs, path = self._place[0], self._path(folder)
-        _tried(lambda: _removed(fs, fs.find(path)))
+        tried(lambda: _removed(fs, fs.find(path)))
 
 
 def storage(url: str | os.PathLike[str]) -> Storage:
@@ -242,7 +268,55 @@ def opened(url: str) -> Any:
     if is_local(url):
         return url
     fs, path = filesystem(url)
-    return _tried(lambda: fs.open(path, "rb"))
+    return tried(lambda: fs.open(path, "rb"))
+
+
+def local_copy(storage: Storage, folder: str, names: Sequence[str]) -> Path:
+    """Return a folder of this disk with some files of a folder that never changes; the first process of a node copies them.
+
+    Copies lie in the folder for temporary files; one that nobody used for a day goes when the next is made.
+    """
+    if isinstance(storage, Disk):
+        return Path(storage.root, folder)
+    copies = Path(gettempdir()) / f"curate-copies-{os.getuid()}"
+    copies.mkdir(mode=0o700, exist_ok=True)
+    if copies.stat().st_uid != os.getuid():
+        raise PermissionError(f"{copies} is another user's")
+    copy = copies / xxhash.xxh3_64_hexdigest(storage.url(folder).encode())
+    with (copies / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not copy.is_dir():
+            _tidy(copies)
+            partial = Path(mkdtemp(dir=copies))
+            for name in names:
+                with storage.reading(f"{folder}/{name}") as path:
+                    shutil.move(path, partial / name)
+            partial.rename(copy)
+        os.utime(copy)
+    return copy
+
+
+def at_hand(url: str, names: Sequence[str]) -> Path:
+    """Return a folder of this disk with some files of the folder at a path or URL (see local_copy)."""
+    if is_local(url):
+        return Path(url)
+    root, _, name = url.rpartition("/")
+    return local_copy(storage(root), name, names)
+
+
+def _tidy(copies: Path) -> None:
+    for path in copies.iterdir():
+        if path.is_dir() and path.stat().st_mtime < time.time() - _UNUSED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _made(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no space left for {folder}") from error
+        raise
 
 
 def _last(path: str) -> str:
@@ -257,17 +331,3 @@ def _removed(fs: Any, paths: list[str]) -> None:
         for path in paths:
             if fs.exists(path):
                 fs.rm_file(path)
-
-
-def _tried(ask: Callable[[], T]) -> T:
-    """Return the answer, asking again after an error that may pass; what a name or a permission says is final."""
-    for attempt in range(_TRIES):
-        try:
-            return ask()
-        except (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError):
-            raise
-        except OSError:
-            if attempt == _TRIES - 1:
-                raise
-            time.sleep(_FIRST_WAIT * 2**attempt * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import os
-import uuid
 from collections.abc import Callable, Collection
 from itertools import groupby
 from pathlib import Path
@@ -111,11 +109,9 @@ class Sampler:
                 thumb = self._picture(several[0]["row"], image)
                 for record in several:
                     record["thumb"], record["match_thumb"] = thumb, self._match(record)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        writer = ParquetWriter(partial, SCHEMA)
+        writer = ParquetWriter(path, SCHEMA)
         writer.write(pa.Table.from_pylist(records, schema=SCHEMA))
         writer.close()
-        os.replace(partial, path)
 
     def _picture(self, row: int, image: bytes | None) -> bytes | None:
         """Return the thumbnail; a record that an early filter dropped meets its decoder here for the first time."""

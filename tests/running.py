@@ -29,6 +29,7 @@ from curate.contracts import Counting, Needs, Runner, Stage, TaskDied
 from curate.job import Job, Outcome, Progress, Quiet, resolve
 from curate.runners.duck import duckdb_counting
 from curate.sources import list_shards
+from curate.storage import storage
 from curate.store import Store
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ class InProcess:
             try:
                 yield task(item)
             except Exception as error:  # noqa: BLE001 - a runner reports whatever a task raises
-                yield TaskDied(item, f"{type(error).__name__}: {error}")
+                yield TaskDied(item, f"{type(error).__name__}: {error}", error=type(error).__name__)
 
     def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
         return duckdb_counting(scratch, memory)
@@ -128,7 +129,7 @@ def run_job(setup: Setup, out: Path, runner: Runner | None = None, progress: Pro
     plan, _ = resolve(planning.plan(recipe), Path(os.environ["CURATE_CACHE"]))
     plan = plan.with_stages(setup.stages(plan))
     shards = list_shards([str(path) for path in setup.inputs], {})
-    job = Job(plan, shards, Store(out), runner or InProcess(), progress or Quiet())
+    job = Job(plan, shards, Store(storage(out)), runner or InProcess(), progress or Quiet())
     job.row_seconds, job.max_failed_shards = setup.row_seconds, setup.max_failed_shards
     return job.run()
 

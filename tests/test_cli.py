@@ -47,7 +47,7 @@ def test_every_option_says_what_it_does() -> None:
         (["plan", "aling"], 2, "did you mean 'align'?"),
         (["plan", "align", "--set", "min_side.larger=3"], 2, "did you mean 'larger_than'?"),
         (["run", "align", "nothing-here.tar", "--out", "OUT"], 1, "no such file"),
-        (["run", "align", "nothing-here.tar", "--out", "s3://bucket/out"], 1, "written to a local folder"),
+        (["run", "align", "nothing-here.tar", "--out", "nosuch://bucket/out"], 1, "nosuch://bucket/out: Protocol not known"),
         (["plan", "align", "x.tar", "--column", "picture=a"], 1, "ROLE=NAME"),
         (["stats", "nothing-here.parquet"], 1, "no such file"),
     ],

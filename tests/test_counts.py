@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curate.contracts import Batch, CorpusCount
-from curate.counts import Engine, Lookup, Partial, lookup_fact, merge, partial_name
+from curate.counts import Engine, Lookup, Partial, Scanned, lookup_fact, merge, partial_name
 from curate.scan import BASE_SCHEMA, base_facts
 from curate.stages.text import normalise, normalised, tokens
+from curate.storage import storage
 from curate.store import Store
 from tests.running import InProcess
 
@@ -44,16 +45,21 @@ def facts(rows: list[Record]) -> tuple[Batch, pa.Array]:
     return base_facts(batch, normal), normal
 
 
+def first_shards(count: int) -> Scanned:
+    """Return the shards 0 to `count`, whose fingerprints are their numbers."""
+    return Scanned(np.arange(count, dtype=np.uint64), np.arange(count))
+
+
 def merged(store: Store, corpus: list[list[Record]], counts: list[CorpusCount]) -> dict[str, Lookup]:
     for shard, rows in enumerate(corpus):
         batch, normal = facts(rows)
         for count in counts:
-            if store.facts(partial_name(count), f"f{shard}") is None:
-                with store.writing_facts(partial_name(count), f"f{shard}") as path:
+            if store.facts(partial_name(count), f"{shard:016x}") is None:
+                with store.writing_facts(partial_name(count), f"{shard:016x}") as path:
                     partial = Partial(count, path)
                     partial.add(batch, tokens(normal))
                     partial.close()
-    return merge(store, counts, [(shard, f"f{shard}") for shard in range(len(corpus))], ENGINE)
+    return merge(store, counts, first_shards(len(corpus)), ENGINE)
 
 
 def looked_up(
@@ -77,7 +83,7 @@ def grams(text: str | None) -> list[Any]:
 
 
 def within(tmp: Any) -> Store:
-    return Store(Path(tmp.mktemp("store")))
+    return Store(storage(tmp.mktemp("store")))
 
 
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -146,26 +152,26 @@ def test_the_first_of_its_like_is_named_to_the_others(tmp_path_factory: Any, cor
 
 
 def test_a_merge_is_made_once_and_again_when_a_shard_comes(tmp_path: Path) -> None:
-    store, count = Store(tmp_path), CorpusCount("rarest_ngram", "ngrams")
+    store, count = Store(storage(tmp_path)), CorpusCount("rarest_ngram", "ngrams")
     corpus: list[list[Record]] = [[(1, None, "a b")], [(2, None, "a b")]]
     first = merged(store, corpus, [count])["rarest_ngram"]
-    stamp = (first.folder / "keys.u64").stat().st_mtime_ns
+    stamp = (tmp_path / "counts" / first.name / "keys.u64").stat().st_mtime_ns
     assert merged(store, corpus, [count])["rarest_ngram"] == first
-    assert (first.folder / "keys.u64").stat().st_mtime_ns == stamp
+    assert (tmp_path / "counts" / first.name / "keys.u64").stat().st_mtime_ns == stamp
     grown = merged(store, [*corpus, [(3, None, "a b")]], [count])["rarest_ngram"]
-    assert grown.folder != first.folder
-    assert np.fromfile(grown.folder / "values.i64", np.int64).tolist() == [3, 3, 3]
+    assert grown.name != first.name
+    assert np.fromfile(tmp_path / "counts" / grown.name / "values.i64", np.int64).tolist() == [3, 3, 3]
 
 
 def test_a_merge_spills_within_its_memory(tmp_path: Path) -> None:
-    store, count = Store(tmp_path), CorpusCount("texts_per_image", "texts_per_image", "url", 2)
+    store, count = Store(storage(tmp_path)), CorpusCount("texts_per_image", "texts_per_image", "url", 2)
     size = 300_000
     keys = np.arange(size, dtype=np.uint64) % np.uint64(1000)
     batch = pa.record_batch({"url_key": keys, "content_key": keys, "text_key": np.arange(size, dtype=np.uint64)})
-    with store.writing_facts(partial_name(count), "f0") as path:
+    with store.writing_facts(partial_name(count), f"{0:016x}") as path:
         partial = Partial(count, path)
         partial.add(batch, tokens(pa.array([], pa.string())))
         partial.close()
-    lookup = merge(store, [count], [(0, "f0")], Engine(InProcess(), 100_000_000))["texts_per_image"]
+    lookup = merge(store, [count], first_shards(1), Engine(InProcess(), 100_000_000))["texts_per_image"]
     assert lookup.values(np.array([0, 999, 1000], np.uint64)).tolist() == [300, 300, 0]
     assert not (tmp_path / "work" / "merge").exists()

@@ -18,16 +18,16 @@ import pytest
 
 from curate.contracts import Stage
 from curate.errors import OutputError
-from curate.isolate import Suspect, confirm
-from curate.judge import suspects_path
+from curate.isolate import Hunt, culprits
 from curate.plan import Plan
 from curate.runners import local
 from curate.runners.local import LocalRunner
 from curate.sources import list_shards
 from curate.stages.decode import DecodeStage
+from curate.storage import storage
 from curate.store import Store, write_json
 from tests import running
-from tests.dangerous import HANG, KILLED, LEAVE, RAISE, SEGFAULT, DangerousDecode
+from tests.dangerous import HANG, KILLED, LEAVE, RAISE, SEGFAULT, DangerousDecode, KilledOnce
 from tests.running import (
     KEEP_ALL,
     RECIPE,
@@ -90,9 +90,9 @@ def test_any_number_of_workers_writes_the_same_bytes(
 KILLED_AT = [
     ("facts/base-*/*.json", 1),
     ("work/merge", 1),
-    ("marks/*/judge-*.json", 3),
+    ("marks/*/judge-*/*.json", 3),
     ("shards/*.tar", 2),
-    ("marks/*/pack-*.json", 1),
+    ("marks/*/pack/*.json", 1),
     ("manifest.json", 1),
 ]
 
@@ -115,7 +115,7 @@ def test_killed_and_run_again_ends_in_the_same_bytes(
 def test_killed_and_run_again_as_the_same_command(arguments: list[object], undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = running.start(*arguments, "--workers", 2)
-    assert running.wait_for(process, out, "marks/*/judge-*.json")
+    assert running.wait_for(process, out, "marks/*/judge-*/*.json")
     running.kill(process)
     done = curate(*arguments, "--workers", 2)
     assert done.returncode == 0, done.stderr
@@ -126,9 +126,9 @@ def test_killed_and_run_again_as_the_same_command(arguments: list[object], undis
 def test_a_restart_keeps_what_has_its_mark(arguments: list[object], setup: Setup, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = running.start(*arguments, "--workers", 1)
-    assert running.wait_for(process, out, "marks/*/judge-*.json", 2)
+    assert running.wait_for(process, out, "marks/*/judge-*/*.json", 2)
     running.kill(process)
-    before = stamps(out, "marks/*/judge-*.json")
+    before = stamps(out, "marks/*/judge-*/*.json")
     run_job(setup, out)
     after = stamps(out)
     assert len(before) >= 2
@@ -155,7 +155,7 @@ def test_a_worker_ends_with_a_driver_that_is_killed_alone(tmp_path: Path) -> Non
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        assert running.wait_for(process, tmp_path / "out", "work/judge-*.row")
+        assert running.wait_for(process, tmp_path / "out", "facts/base-*/*.json")
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)  # the worker, in a loop without end, holds the pipe
     finally:
@@ -216,9 +216,10 @@ def test_a_second_run_is_refused_while_the_first_goes_on(arguments: list[object]
 
 
 def test_the_lock_is_gone_with_its_holder(tmp_path: Path) -> None:
-    with Store(tmp_path / "out").locked(), pytest.raises(OutputError, match="is in use"), Store(tmp_path / "out").locked():
+    store = Store(storage(tmp_path / "out"))
+    with store.locked(), pytest.raises(OutputError, match="is in use"), store.locked():
         pass
-    with Store(tmp_path / "out").locked():
+    with store.locked():
         pass
 
 
@@ -481,23 +482,28 @@ def test_images_that_kill_or_hang_their_decoder_are_found_and_skipped(runner: Lo
     assert run_job(changed, tmp_path / "out").kept == 12  # in this process, which a culprit would kill
 
 
-def confirmed(tar: Path, row: int, folder: Path) -> str | None:
-    """Ask whether a row of a scanned tar kills or hangs its decoder, alone in a process."""
-    shard = list_shards([str(tar)], {})[0]
-    base = next((folder / "facts").glob(f"base-*/{shard.fingerprint}.*.parquet"))
-    return confirm(Suspect(base, shard, row, DangerousDecode(), seconds=1.0), folder / "suspect.row")
+def hunted(tar: Path, out: Path, decode: DecodeStage) -> tuple[int, dict[int, str]]:
+    """Look for culprits in a scanned tar; return how many are new, and all that are known."""
+    store, shard = Store(storage(out)), list_shards([str(tar)], {})[0]
+    base = next((out / "facts").glob("base-*")).name
+    report = Hunt(store, base, decode, (), 1.0)(shard)
+    return report.counts["culprits"], culprits(store, shard)
 
 
-def test_only_a_death_inside_the_decoder_counts_against_an_image(tmp_path: Path) -> None:
-    tar = make_tar(tmp_path / "0.tar", pairs(range(3), {0: SEGFAULT, 1: RAISE}))
+def test_a_hunt_finds_what_kills_or_hangs_its_decoder_every_time(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "0.tar", pairs(range(5), {0: SEGFAULT, 2: HANG, 4: LEAVE}))
     run_job(Setup(KEEP_ALL, [tar]), tmp_path / "out")
-    assert confirmed(tar, 0, tmp_path / "out") == "decoder_crash"
-    assert confirmed(tar, 1, tmp_path / "out") is None  # it raises, as it does for the task
-    assert confirmed(tar, 2, tmp_path / "out") is None
-    shard = list_shards([str(tar)], {})[0]
-    base = next((tmp_path / "out" / "facts").glob("base-*/*.parquet"))
-    tar.unlink()
-    assert confirm(Suspect(base, shard, 0, DangerousDecode()), tmp_path / "suspect.row") is None
+    found = {0: "decoder_crash", 2: "timeout", 4: "decoder_crash"}
+    assert hunted(tar, tmp_path / "out", DangerousDecode()) == (3, found)
+    assert hunted(tar, tmp_path / "out", DangerousDecode()) == (0, found)  # they are not opened again
+
+
+def test_a_death_of_other_causes_counts_against_no_image(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "0.tar", pairs(range(3), {1: RAISE}))
+    run_job(Setup(KEEP_ALL, [tar]), tmp_path / "out")
+    assert hunted(tar, tmp_path / "out", DangerousDecode()) == (0, {})  # it raises, as it does for the task
+    assert hunted(tar, tmp_path / "out", KilledOnce(flag=str(tmp_path / "killed"))) == (0, {})
+    assert (tmp_path / "killed").exists()
 
 
 def test_what_killed_a_worker_once_is_never_opened_again_for_a_picture(tmp_path: Path) -> None:
@@ -507,7 +513,7 @@ def test_what_killed_a_worker_once_is_never_opened_again_for_a_picture(tmp_path:
     run_job(setup, out)
     assert [row["thumb"] is None for row in pq.read_table(out / "thumbs" / "000000.parquet").to_pylist()] == [False, False]
     shard = list_shards([str(tar)], {})[0]
-    write_json(suspects_path(Store(out), shard), {"0": "timeout"})
+    write_json(out / "facts" / "culprits" / f"{shard.fingerprint}.json", {"0": "timeout"})
     shutil.rmtree(out / "marks")
     (out / "manifest.json").unlink()
     run_job(setup, out)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +32,7 @@ from curate.sources import list_shards
 from curate.stages.caption import CaptionStage
 from curate.stages.decode import DecodeStage
 from curate.stages.match import MatchStage
+from curate.storage import storage
 from curate.store import Store
 from tests import running
 from tests.running import InProcess, Setup, leftovers, manifest, run_job, stamps, written
@@ -62,18 +62,6 @@ class Watching:
         self.warnings.append(text)
 
 
-@dataclass(frozen=True)
-class OneByOne(InProcess):
-    """This process as a runner that tells the class of an error, as every runner must."""
-
-    def map(self, task: Callable[[Any], Any], items: Iterable[Any], needs: Needs) -> Iterator[Any]:
-        for item in items:
-            try:
-                yield task(item)
-            except Exception as error:  # noqa: BLE001 - a runner reports whatever a task raises
-                yield TaskDied(item, f"{type(error).__name__}: {error}", error=type(error).__name__)
-
-
 def run_on(gpus: int, setup: Setup, out: Path, runner: Runner | None = None, progress: Any = None) -> Outcome:
     """Run a job where so many GPUs are said to be."""
     file = out.parent / "recipe.yaml"
@@ -82,7 +70,7 @@ def run_on(gpus: int, setup: Setup, out: Path, runner: Runner | None = None, pro
     plan, _ = resolve(planning.plan(recipes.load(str(file), setup.overrides)), Path(os.environ["CURATE_CACHE"]))
     plan = plan.with_stages(setup.stages(plan))
     shards = list_shards([str(path) for path in setup.inputs], {})
-    job = Job(plan, shards, Store(out), runner or OneByOne(), progress or Quiet())
+    job = Job(plan, shards, Store(storage(out)), runner or InProcess(), progress or Quiet())
     job.gpus, job.threads = gpus, 2
     return job.run()
 
@@ -327,7 +315,7 @@ def test_a_run_that_was_killed_between_the_passes_prepares_nothing_again(
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run_on(2, setup, out, progress=Watching("judge with models"))
-    before = stamps(out, "marks/*/prepare-*.json")
+    before = stamps(out, "marks/*/prepare-*/*.json")
     assert len(before) == 2
     watching = Watching()
     run_on(2, replace(setup, stages=prepared), out, progress=watching)

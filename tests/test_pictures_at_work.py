@@ -25,15 +25,15 @@ from curate import guard, judge
 from curate import plan as planning
 from curate import recipe as recipes
 from curate.contracts import Runner, Shard, Stage
-from curate.isolate import Suspect, confirm
+from curate.isolate import Hunt, culprits
 from curate.job import Job, Outcome, resolve
-from curate.judge import suspects_path
 from curate.plan import Plan
 from curate.runners.local import LocalRunner
 from curate.sources import OpenShard, list_shards, open_shard
 from curate.stages import pictures
 from curate.stages.decode import DecodeStage, Want
 from curate.stages.pictures import squashed
+from curate.storage import storage
 from curate.store import Store, write_json
 from tests import running
 from tests.dangerous import HANG, SEGFAULT
@@ -75,7 +75,7 @@ def run_on(gpus: int, setup: Setup, out: Path, runner: Runner) -> Outcome:
     file.write_text(setup.recipe)
     plan, _ = resolve(planning.plan(recipes.load(str(file), setup.overrides)), Path(os.environ["CURATE_CACHE"]))
     shards = list_shards([str(path) for path in setup.inputs], {})
-    job = Job(plan.with_stages(setup.stages(plan)), shards, Store(out), runner)
+    job = Job(plan.with_stages(setup.stages(plan)), shards, Store(storage(out)), runner)
     job.gpus, job.threads, job.row_seconds = gpus, 3, setup.row_seconds
     return job.run()
 
@@ -100,8 +100,7 @@ def test_images_that_kill_or_hang_where_pictures_are_made_are_found_and_skipped(
         with LocalRunner(1, gpus) as runner:
             outcome = run_on(gpus, setup, tmp_path / name / "out", runner)
         assert (outcome.failed, outcome.partial, outcome.records) == ([], [], 20)
-        told = json.loads(suspects_path(Store(tmp_path / name / "out"), list_shards([str(tar)], {})[0]).read_text())
-        assert {int(row): reason for row, reason in told.items()} == REASONS
+        assert culprits(Store(storage(tmp_path / name / "out")), list_shards([str(tar)], {})[0]) == REASONS
         assert leftovers(tmp_path / name / "out") == []
     assert unreadable(tmp_path / "gpu" / "out") == REASONS
     captioned = {int(row["key"]) for row in running.decisions(tmp_path / "gpu" / "out") if row["text_no"]}
@@ -112,31 +111,30 @@ def test_images_that_kill_or_hang_where_pictures_are_made_are_found_and_skipped(
 def test_what_kills_in_colour_is_dropped_also_where_its_grey_decode_is_in_the_store(tmp_path: Path) -> None:
     setup = Setup(CAPFILT, [make_tar(tmp_path / "0.tar", pairs(range(20)))])
     run_job(replace(setup, recipe=KEEP_ALL), tmp_path / "out")
-    write_json(suspects_path(Store(tmp_path / "out"), list_shards([str(setup.inputs[0])], {})[0]), {"4": "timeout"})
+    [shard] = list_shards([str(setup.inputs[0])], {})
+    write_json(tmp_path / "out" / "facts" / "culprits" / f"{shard.fingerprint}.json", {"4": "timeout"})
     run_job(setup, tmp_path / "out")
     assert unreadable(tmp_path / "out") == {4: "timeout"}
     [row] = [row for row in running.decisions(tmp_path / "out") if int(row["key"]) == 4]
     assert row["text_no"] == 0
 
 
-def test_only_what_kills_at_its_side_is_confirmed(tmp_path: Path) -> None:
+def test_what_kills_only_as_a_picture_is_found_where_pictures_are_made(tmp_path: Path) -> None:
     tar = make_tar(tmp_path / "0.tar", pairs(range(2), {0: SEGFAULT}))
     run_job(Setup(KEEP_ALL, [tar]), tmp_path / "out")
-    [shard] = list_shards([str(tar)], {})
-    base = next((tmp_path / "out" / "facts").glob("base-*/*.parquet"))
-    for row, side, reason in ((0, 32, "decoder_crash"), (0, 0, None), (1, 32, None)):
-        assert confirm(Suspect(base, shard, row, DangerousInColour(), 5.0, side), tmp_path / "suspect.row") == reason
+    store, [shard] = Store(storage(tmp_path / "out")), list_shards([str(tar)], {})
+    base = next((tmp_path / "out" / "facts").glob("base-*")).name
+    for sides, found in (((), {}), ((32,), {0: "decoder_crash"})):
+        Hunt(store, base, DangerousInColour(), sides, 5.0)(shard)
+        assert culprits(store, shard) == found
 
 
-def test_the_journal_holds_what_every_thread_decodes(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
-    with guard.journal(path, threads=3):
-        with guard.row(7, 384), guard.row(8):
-            assert guard.inside(path) == [(8, 0), (7, 384)]
-            with guard.row(9, 32):
-                assert set(guard.inside(path)) == {(7, 384), (8, 0), (9, 32)}
-        assert guard.inside(path) == []
-    assert (path.exists(), guard.inside(path)) == (False, [])
+def test_the_row_that_is_being_decoded_is_on_record(tmp_path: Path) -> None:
+    path = tmp_path / "row"
+    with guard.noting(path):
+        with guard.row(7):
+            assert guard.inside(path) == 7
+        assert guard.inside(path) is None
 
 
 STUCK = """
@@ -148,7 +146,7 @@ def stuck():
     with guard.row(7):
         time.sleep(60)
 
-with guard.journal(Path("journal"), 0.5, threads=2):
+with guard.watching(0.5):
     with guard.row(6):
         threading.Thread(target=stuck).start()
         time.sleep(0.1)
@@ -162,7 +160,6 @@ def test_the_time_of_one_row_goes_on_while_others_come_and_go(tmp_path: Path) ->
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", STUCK], cwd=tmp_path, env=environment, timeout=30)
     assert done.returncode == -signal.SIGALRM
-    assert 7 in {entry.row for entry in guard.inside(tmp_path / "journal")}
 
 
 # One thread reads ----------------------------------------------------------------------------------------------------

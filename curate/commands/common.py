@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from curate.contracts import Shard
 from curate.errors import CurateError, InputError, OutputError
+from curate.shards import Shards
 
 ROLES = ("image", "text", "url", "key")
 
@@ -26,7 +26,7 @@ def column_roles(pairs: Sequence[str]) -> dict[str, str]:
     return roles
 
 
-def shards_of(inputs: Sequence[str], columns: Sequence[str]) -> list[Shard]:
+def shards_of(inputs: Sequence[str], columns: Sequence[str]) -> Shards:
     """List the shards of INPUT... in order."""
     from curate.sources import list_shards
 
@@ -48,15 +48,6 @@ def size(text: str) -> int:
     if match is None:
         raise CurateError(f"{text!r} is not a size; write 500MB or 2GB")
     return int(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2].upper()])
-
-
-def local_folder(text: str) -> Path:
-    """Return OUT as a local path. Raises OutputError for a URL."""
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
-    if "://" in text:
-        raise OutputError(f"--out {text}: outputs are written to a local folder; copy it to the bucket when it is done")
-    return Path(text)
 
 
 def workers(wanted: int | None) -> int:

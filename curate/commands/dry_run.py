@@ -16,7 +16,8 @@ from curate.contracts import CorpusCount
 from curate.counts import Lookup
 from curate.dryrun import DryRun as Found
 from curate.dryrun import Estimate, as_json, dry_run, earlier_counts
-from curate.job import checked, resolve
+from curate.job import resolve
+from curate.manifest import checked
 from curate.report import write_report
 from curate.report.attrition import attrition_table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 from curate import plan as planning
@@ -12,8 +13,10 @@ from curate import recipe as recipes
 from curate.commands import common
 from curate.commands.engine import crew
 from curate.commands.options import Run
-from curate.job import Job, Outcome, checked, resolve
+from curate.job import Job, Outcome, resolve
 from curate.judge import WAIT
+from curate.manifest import checked
+from curate.storage import storage
 from curate.store import Store
 
 PARTIAL = 3
@@ -67,8 +70,7 @@ def run_command(given: Run) -> int:
     recipe = recipes.load(given.recipe, given.overrides, given.models)
     if given.samples_per_shard is not None:
         recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=given.samples_per_shard))
-    out = common.local_folder(given.out)
-    store = Store(out if given.runner == "local" else out.absolute())  # workers of a cluster have folders of their own
+    store = Store(storage(given.out))
     shards = common.shards_of(given.inputs, given.columns)
     plan = planning.plan(recipe)
     checked(plan)
@@ -79,7 +81,7 @@ def run_command(given: Run) -> int:
     started = time.monotonic()
     with Bars() as bars, crew(given, plan, len(shards)) as workers:
         job = Job(plan, shards, store, workers.runner, bars, common.size(given.memory), warnings, given.max_failed_shards)
-        job.gpus, job.threads = workers.gpus, workers.threads
+        job.gpus, job.threads, job.shared = workers.gpus, workers.threads, given.runner != "local"
         outcome = job.run()
     seconds = time.monotonic() - started
     if given.as_json:
@@ -100,7 +102,7 @@ def _described(outcome: Outcome, seconds: float) -> dict[str, object]:
         "models_idle": outcome.idle(),
         "failed_shards": outcome.failed,
         "partial_shards": outcome.partial,
-        "report": str(outcome.out / "report.html"),
+        "report": f"{outcome.out}/report.html",
     }
 
 
@@ -113,8 +115,9 @@ def _tell(outcome: Outcome, seconds: float) -> None:
 
     if outcome.state == "nothing to do":
         click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
-    filters = common.manifest_of(outcome.out)["filters"]
-    Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(attrition(outcome.out / "decisions", filters)))
+    filters = common.manifest_of(Path(outcome.out))["filters"]
+    table = attrition_table(attrition(Path(outcome.out) / "decisions", filters))
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
     if (idle := outcome.idle()) is not None and gpus():  # on a CPU they share the core with what they wait for
@@ -123,4 +126,4 @@ def _tell(outcome: Outcome, seconds: float) -> None:
         click.secho(f"cut short: {item['shard']}: {item['reason']} (the records before are kept)", err=True, fg="yellow")
     for item in outcome.failed:
         click.secho(f"failed: {item['shard']}: {item['reason']} (run again to retry it)", err=True, fg="red")
-    click.echo(f"tars: {outcome.out / 'shards'}   report: {outcome.out / 'report.html'}")
+    click.echo(f"tars: {outcome.out}/shards   report: {outcome.out}/report.html")

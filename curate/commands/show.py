@@ -19,7 +19,7 @@ from curate import plan as planning
 from curate.commands import common
 from curate.commands.options import Calibrate, List, Plan, Report, Stats
 from curate.contracts import CorpusCount, Needs, Shard, ShardBreak, TaskDied
-from curate.job import checked
+from curate.manifest import checked
 from curate.runners.local import LocalRunner
 from curate.scan import base_facts
 from curate.sources import open_shard, shard_name

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Protocol
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ import xxhash
 
 from curate.contracts import Batch, Shard
 from curate.errors import InputError
+from curate.shards import Shards
 from curate.sources.files import Entry, Folder, find, plain, staged, tree
 from curate.sources.records import ERRORS
 
@@ -94,7 +94,7 @@ def images(shard: Shard, rows: pa.Table) -> Iterator[bytes | None]:
         yield from opened.images(rows)
 
 
-def list_shards(inputs: Sequence[str], columns: Mapping[str, str]) -> list[Shard]:
+def list_shards(inputs: Sequence[str], columns: Mapping[str, str]) -> Shards:
     """List the shards of files, globs, folders and fsspec urls, in order; a file that is named twice counts once.
 
     `columns` names the columns of tables by role (image, text, url, key); what it leaves out is guessed. Raises
@@ -102,16 +102,28 @@ def list_shards(inputs: Sequence[str], columns: Mapping[str, str]) -> list[Shard
     """
     if not inputs:
         raise InputError("no input: name a tar, a table, or a folder of images")
-    shards: dict[tuple[str, tuple[int, int] | None], Shard] = {}
-    for url in (plain(name) for name in inputs):
-        try:
-            entries, is_folder = find(url)
-            found = _folder(url, columns) if is_folder else [s for entry in entries for s in _file(entry, columns)]
-        except OSError as error:
-            raise InputError(f"{url}: {error.strerror or error}") from None
-        for shard in found:
-            shards.setdefault((shard.url, shard.part), shard)
-    return [replace(shard, index=index) for index, shard in enumerate(shards.values())]
+    return Shards(_distinct(shard for url in map(plain, inputs) for shard in _listed(url, columns)))
+
+
+def _listed(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:
+    try:
+        entries, is_folder = find(url)
+        if is_folder:
+            yield from _folder(url, columns)
+        else:
+            for entry in entries:
+                yield from _file(entry, columns)
+    except OSError as error:
+        raise InputError(f"{url}: {error.strerror or error}") from None
+
+
+def _distinct(shards: Iterable[Shard]) -> Iterator[Shard]:
+    seen: set[int] = set()  # hashes: half the memory of what they stand for
+    for shard in shards:
+        key = xxhash.xxh3_64_intdigest(repr((shard.url, shard.part)).encode(errors="replace"))
+        if key not in seen:
+            seen.add(key)
+            yield shard
 
 
 def _shard(entry: Entry, kind: str, part: tuple[int, int] | None, columns: Mapping[str, str]) -> Shard:
@@ -143,7 +155,7 @@ def _file(entry: Entry, columns: Mapping[str, str]) -> list[Shard]:
     return [_shard(entry, kind, part, used) for part in (parts if is_local(entry.url) else [None])]
 
 
-def _folder(url: str, columns: Mapping[str, str]) -> list[Shard]:
+def _folder(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:
     """List the shards of a folder: its tars and tables, else its images. Raises InputError when there are none."""
     from curate.sources.folder import LISTS, is_image
 
@@ -153,18 +165,18 @@ def _folder(url: str, columns: Mapping[str, str]) -> list[Shard]:
         entries = [entry for entry in entries if entry.url.startswith(base + "/shards/")] or entries
     names = {entry.url for entry in entries}
     has_images = any(is_image(entry.url) for entry in entries)
-    files = []
+    some = False
     for entry in entries:
         # img2dataset writes a table of metadata beside each tar
         described = _kind(entry.url) == "parquet" and posixpath.splitext(entry.url)[0] + ".tar" in names
         captions = has_images and posixpath.basename(entry.url) in LISTS
         if not (described or captions) and (_kind(entry.url) or entry.url.lower().endswith(PACKED)):
-            files.append(entry)
-    if files:
-        return [shard for entry in files for shard in _file(entry, columns)]
-    if has_images:
-        return _image_folder(url, [entry for entry in entries if is_image(entry.url)], entries)
-    raise InputError(f"{url}: no tar, table or image in this folder")
+            some = True
+            yield from _file(entry, columns)
+    if not some and has_images:
+        yield from _image_folder(url, [entry for entry in entries if is_image(entry.url)], entries)
+    elif not some:
+        raise InputError(f"{url}: no tar, table or image in this folder")
 
 
 def _image_folder(url: str, found: Sequence[Entry], entries: Sequence[Entry]) -> list[Shard]:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from curate.errors import InputError
+from curate.retry import tried
 from curate.sources.records import MAX_IMAGE
 
 
@@ -62,7 +63,12 @@ def tree(url: str) -> list[Entry]:
     fs, path = filesystem(url)
     found = fs.find(path, detail=True)
     below = len(path.rstrip("/")) + 1
-    return sorted(_remote_entry(fs, info) for name, info in found.items() if "/." not in "/" + name[below:])
+    entries = []
+    while found:  # a listing of a million files is large: it goes as the entries come
+        name, info = found.popitem()
+        if "/." not in "/" + name[below:]:
+            entries.append(_remote_entry(fs, info))
+    return sorted(entries)
 
 
 def _walk(folder: str) -> Iterator[Entry]:
@@ -139,7 +145,7 @@ def staged(url: str) -> Iterator[str]:
     fs, path = filesystem(url)
     with TemporaryDirectory(prefix="curate-") as folder:
         target = str(Path(folder) / ("staged" + posixpath.splitext(path)[1]))
-        fs.get_file(path, target)
+        tried(lambda: fs.get_file(path, target))
         yield target
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 from curate.contracts import Batch, ModelKind, Needs, Stage
 from curate.errors import InputError
 from curate.facts import schema
+from curate.storage import at_hand
 
 if TYPE_CHECKING:
     from curate.models.protocols import Floats, Pixels
@@ -31,6 +32,9 @@ sides of 240 pixels or more 100% after JPEG q30, half size, grey, flip, 98% afte
 90% crops, 67% with a border. Of unrelated photos 0.11% are dropped against 3,076 images, none against 76; at 0.88 0.19%,
 at 0.85 0.52%. What is dropped wrongly is mostly the same scene taken twice.
 """
+
+FILES = ("signatures.npy", "images.parquet")
+"""Of a folder of signatures (see curate.evalsets): what is needed of it to search."""
 
 PIXELS_SHAPE = (256, 256, 3)
 _BLOCK = 8192  # signatures that are compared at once: 40 MB of float32
@@ -203,7 +207,7 @@ def _signatures(folder: str) -> npt.NDArray[np.float32] | npt.NDArray[np.uint64]
     """Map the signatures of a set into memory: float32 [n, dim], or uint64 [n] for hashes."""
     if not folder:
         raise InputError("an evaluation set was used before its images were read")
-    array: npt.NDArray[np.float32] = np.load(Path(folder) / "signatures.npy", mmap_mode="r")
+    array: npt.NDArray[np.float32] = np.load(at_hand(folder, FILES) / "signatures.npy", mmap_mode="r")
     return array
 
 
@@ -214,7 +218,7 @@ def _names(sets: tuple[EvalSetRef, ...]) -> list[str]:
 
     names: list[str] = []
     for ref in sets:
-        column = parquet.read_table(Path(ref.folder) / "images.parquet", columns=["name"]).column("name")
+        column = parquet.read_table(at_hand(ref.folder, FILES) / "images.parquet", columns=["name"]).column("name")
         names += [f"{ref.name}/{name}" for name in column.to_pylist()]
     return names
 

@@ -24,7 +24,7 @@ _turn = Lock()
 
 def recorded(row: int, want: Want) -> Pixels | None:
     """Return `squashed(want)`, with the row on record for as long as it takes."""
-    with nullcontext() if want.format == "jpeg" else _turn, guard.row(row, want.side or 0):
+    with nullcontext() if want.format == "jpeg" else _turn, guard.row(row):
         return squashed(want)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from curate.counts import Lookup
+from curate.storage import storage
 from tests.bench.measure import Figure, at_least, median, rounded, scratch, seconds_of
 
 KEYS = 100_000_000
@@ -26,7 +27,7 @@ def write_vocabulary(folder: Path, keys: int) -> Lookup:
             numbers = np.arange(start, min(keys, start + _PART), dtype=np.uint64)
             (numbers * np.uint64(step) + rng.integers(0, step, len(numbers), np.uint64)).tofile(names)
             (numbers % np.uint64(1000) + np.uint64(2)).astype(np.int64).tofile(values)
-    return Lookup(folder, 2)
+    return Lookup(storage(folder.parent.parent), folder.name, 2)
 
 
 def batches(folder: Path, keys: int) -> list[np.ndarray]:
@@ -49,8 +50,8 @@ def run() -> list[Figure]:
         if shutil.disk_usage(folder).free < FREE:
             print("    (not enough free disk for a vocabulary of 100 million: a million keys instead)")
         keys = KEYS if shutil.disk_usage(folder).free >= FREE else 1_000_000
-        lookup = write_vocabulary(folder / "vocabulary", keys)
-        queries = batches(lookup.folder, keys)
+        lookup = write_vocabulary(folder / "counts" / "vocabulary", keys)
+        queries = batches(folder / "counts" / "vocabulary", keys)
         assert (lookup.values(queries[0]) > 0).mean() > 0.85
         walls = [seconds_of(lambda part=part: lookup.values(part)) for part in queries]
         different = [len(np.unique(part)) for part in queries]

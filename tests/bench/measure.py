@@ -21,6 +21,7 @@ from curate.contracts import Runner
 from curate.job import Job, Outcome, resolve
 from curate.plan import Plan
 from curate.sources import list_shards
+from curate.storage import storage
 from curate.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +140,7 @@ def plan_of(text: str, folder: Path, overrides: Sequence[str] = ()) -> Plan:
 
 def job_of(plan: Plan, inputs: Sequence[Path], out: Path, runner: Runner) -> Job:
     """Return the job of a plan over inputs into `out`."""
-    return Job(plan, list_shards([str(path) for path in inputs], {}), Store(out), runner)
+    return Job(plan, list_shards([str(path) for path in inputs], {}), Store(storage(out)), runner)
 
 
 def share(outcome: Outcome) -> dict[str, float]:

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from curate.contracts import CorpusCount
-from curate.counts import Engine, Partial, merge, partial_name
+from curate.counts import Engine, Partial, Scanned, merge, partial_name
 from curate.runners.local import LocalRunner
 from curate.stages.text import Tokens
+from curate.storage import storage
 from curate.store import Store
 from tests.bench.measure import ROOT, Figure, at_most, scratch
 
@@ -29,13 +30,12 @@ GRAMS = CorpusCount("rarest_ngram", "ngrams", record_from=2, vocabulary=100_000_
 ENGINE = Engine(LocalRunner(1), 1_000_000_000)  # what `curate run` gives the merge when nothing is said
 
 
-def write_partials(out: Path) -> list[tuple[int, str]]:
+def write_partials(out: Path) -> None:
     """Write the partial counts of ROWS rows: 40% of the images and 30% of the texts stand more than once."""
-    store, rng = Store(out), np.random.default_rng(2)
+    store, rng = Store(storage(out)), np.random.default_rng(2)
     empty = Tokens(np.zeros(1, np.int64), np.empty(0, np.uint64))
     chances = np.cumsum(1 / (np.arange(500_000) + 2.7))
     words = rng.integers(0, 1 << 63, 500_000, np.uint64)
-    shards = []
     for number in range(SHARDS):
         rows, fingerprint = ROWS // SHARDS, f"{number:016x}"
         image = rng.integers(0, ROWS, rows).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -52,17 +52,15 @@ def write_partials(out: Path) -> list[tuple[int, str]]:
                 starts = np.arange(0, len(found) + 1, WORDS)
                 grams.add(table.to_batches()[0], Tokens(starts, found))
             grams.close()
-        shards.append((number, fingerprint))
-    return shards
 
 
 def child(out: Path) -> None:
     """Merge, and print seconds and the peak of this process in bytes."""
-    shards = [(number, f"{number:016x}") for number in range(SHARDS)]
+    shards = Scanned(np.arange(SHARDS, dtype=np.uint64), np.arange(SHARDS))
     started = time.perf_counter()
-    merge(Store(out), PAIRS, shards, ENGINE)
+    merge(Store(storage(out)), PAIRS, shards, ENGINE)
     pairs = time.perf_counter() - started
-    merge(Store(out), [GRAMS], shards, ENGINE)
+    merge(Store(storage(out)), [GRAMS], shards, ENGINE)
     grams = time.perf_counter() - started - pairs
     print(pairs, grams, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 

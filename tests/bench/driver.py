@@ -1,0 +1,162 @@
+"""The driver of a million shards: listed, planned, and gone through with every mark present; stand-ins list them."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+
+from curate import plan as planning
+from curate import recipe as recipes
+from curate.contracts import TaskDied
+from curate.counts import Engine, Scanned, merge
+from curate.job import Job, Outcome
+from curate.judge import Judge
+from curate.pack import Pack
+from curate.scan import base_key
+from curate.shards import Shards
+from curate.sources import list_shards
+from curate.storage import Found, Storage
+from curate.store import Store
+from tests.bench.measure import ROOT, Figure, at_most
+
+SHARDS = 1_000_000
+
+
+class Crawl(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """A bucket that lists a million tars and holds none."""
+
+    protocol = "crawl"
+
+    def isdir(self, path: str) -> bool:
+        return True
+
+    def find(self, path: str, **_: Any) -> dict[str, dict[str, Any]]:
+        names = (f"bucket/some/crawl/part-{number:08d}.tar" for number in range(SHARDS))
+        return {name: {"name": name, "size": 10**9, "type": "file", "ETag": f'"{hash(name):032x}"'} for name in names}
+
+
+@dataclass(frozen=True)
+class Finished(Storage):
+    """An output in which every shard is scanned, counted, judged and packed: it answers as a listing and its marks would."""
+
+    prints: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    block_shards: int = 10
+    written: dict[str, bytes] = field(default_factory=dict)
+
+    def read(self, name: str) -> bytes | None:
+        if name.startswith("counts/"):
+            return json.dumps({"fact": "", "floor": 2}).encode()
+        if "/pack/" in name:
+            return self._block(int(name.rpartition("/")[2].removesuffix(".json")))
+        return self.written.get(name)
+
+    def _block(self, block: int) -> bytes:
+        tally = {"records": 10_000, "texts": 10_000, "kept": 4000, "kept_texts": 4000}
+        verdict = {"decisions": "0" * 64, "tally": tally, "error": None}
+        first = block * self.block_shards
+        shards = {f"{index:06d}": verdict for index in range(first, first + self.block_shards)}
+        tars = {f"{block:05d}-{n:05d}.tar": {"samples": 10_000, "bytes": 10**9, "sha256": "0" * 64} for n in range(4)}
+        made_with = self.written["made_with"].decode()
+        return json.dumps({"made_with": made_with, "shards": shards, "tars": tars, "index": {f"{block:05d}": "0" * 64}}).encode()
+
+    def listing(self, folder: str) -> Iterator[Found]:
+        kind = folder.partition("/")[0]
+        if kind == "facts":
+            for fingerprint in map("{:016x}".format, self.prints):
+                yield Found(f"{fingerprint}.json", 100)
+                yield Found(f"{fingerprint}.0123abcd.parquet", 1_000_000)
+        elif kind in ("decisions", "marks"):
+            ending = ".parquet" if kind == "decisions" else ".json"
+            yield from (Found(f"{number:06d}{ending}", 1_000_000) for number in range(len(self.prints)))
+
+    def folders(self, folder: str) -> list[str]:
+        return []
+
+    def size(self, name: str) -> int | None:
+        return None
+
+    def write(self, name: str, data: bytes) -> None:
+        self.written[name] = data
+
+    def create(self, name: str, data: bytes) -> bool:
+        raise NotImplementedError(name)
+
+    def remove(self, names: Iterable[str]) -> None:
+        assert not list(names)
+
+    def remove_folder(self, folder: str) -> None:
+        raise NotImplementedError(folder)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        raise NotImplementedError(name)
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Path]:
+        raise NotImplementedError(name)
+
+
+@dataclass(frozen=True)
+class NothingToDo:
+    """A runner to which nothing may be given."""
+
+    def map(self, task: Any, items: Iterable[Any], needs: Any) -> Iterator[TaskDied]:
+        assert next(iter(items), None) is None, f"{type(task).__name__} was not done"
+        return iter(())
+
+    def counting(self, scratch: str, memory: int) -> Any:
+        raise AssertionError("the counts were not merged")
+
+
+def child() -> None:
+    """List, plan and go through a finished job; print the seconds of both and the peak of this process in bytes."""
+    fsspec.register_implementation("crawl", Crawl, clobber=True)
+    started = time.perf_counter()
+    shards = list_shards(["crawl://bucket/some/crawl"], {})
+    plan = planning.plan(recipes.load("align"))
+    assert len(shards) == SHARDS
+    planned = time.perf_counter() - started
+    storage = Finished("crawl://bucket/out", shards.prints)
+    job = Job(plan, shards, Store(storage), NothingToDo())
+    storage.written["made_with"] = made_with(job, shards).encode()
+    started = time.perf_counter()
+    outcome = Outcome("")
+    marks = job.steps(outcome)
+    assert len(marks) == SHARDS // storage.block_shards
+    resumed = time.perf_counter() - started
+    print(planned, resumed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def made_with(job: Job, shards: Shards) -> str:
+    """Return what the marks of the blocks must say for the job to take them as its own."""
+    scanned = Scanned(shards.prints, np.arange(len(shards)))
+    lookups = merge(job.store, job.plan.counts, scanned, Engine(job.runner, job.memory))
+    judge = Judge(job.store, job.plan, base_key(job.plan), job.key(), lookups)
+    return Pack(job.store, job.plan, judge.base, judge.run, judge.marks).made_with()
+
+
+def run() -> list[Figure]:
+    """Measure in a process of its own."""
+    command = [sys.executable, "-m", "tests.bench.driver"]
+    told = [float(word) for word in subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()]
+    more = {"plan_seconds": round(told[0], 1), "resume_seconds": round(told[1], 1), "shards": SHARDS}
+    return [
+        at_most("driver_million_shards", told[0] + told[1], "s", 120, more),
+        at_most("driver_million_shards_peak", told[2] / 1e6, "MB", 1000),
+    ]
+
+
+if __name__ == "__main__":
+    child()
