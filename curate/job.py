@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,7 @@ import xxhash
 
 import curate
 from curate import guard
-from curate.chunk import PictureStage
-from curate.contracts import Needs, Report, Runner, Shard, ShardBreak, Stage, TaskDied
+from curate.contracts import Needs, Report, Runner, Shard, ShardBreak, Stage, TaskDied, UsesModels
 from curate.counts import Engine, Lookup, Scanned, merge
 from curate.errors import DiskFull, ModelError, OutOfDeviceMemory, OutputError
 from curate.isolate import Hunt
@@ -322,11 +321,14 @@ class Job:
 
     def _hunted(self, shards: list[Shard]) -> set[int]:
         """Look through shards whose worker died; return the indexes of those in which new culprits were found."""
+        from curate.models.checks import check
+
         if not shards:
             return set()
         stages = self.plan.stages()
         decode = next(stage for stage in stages if isinstance(stage, DecodeStage))
-        sides = {cast(PictureStage, stage).side() for stage in stages if "pictures" in stage.reads}
+        asked = [one for stage in stages if "pictures" in stage.reads and isinstance(stage, UsesModels) for one in stage.models()]
+        sides = {side for kind, spec in asked if (side := check(kind, spec).side)}
         task = Hunt(self.store, base_key(self.plan), decode, tuple(sorted(sides)), self.row_seconds)
         answers = self.runner.map(task, shards, _ONE_CORE)
         return {answer.shard for answer in answers if not isinstance(answer, TaskDied) and answer.counts["culprits"]}

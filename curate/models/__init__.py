@@ -44,6 +44,7 @@ _CHECKPOINTS = ("hf:ORGANISATION/NAME[@REVISION]", "a folder with config.json, t
 EMBEDDERS = ("efficientnet-lite0", "mini", "open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE", *_CHECKPOINTS, "fake")
 TEXT_EMBEDDERS = EMBEDDERS[1:]
 CLASSIFIERS = ("yahoo-open-nsfw", "fake")
+FAKE_SIDE = 32
 BLIP = ("mini", *_CHECKPOINTS, "fake")
 """Specs of captioners and of matchers."""
 
@@ -187,7 +188,7 @@ class FakeCaptioner:
 
     sampling: Sampling
     name: str = "fake"
-    side: int = 32
+    side: int = FAKE_SIDE
 
     def captions(self, pictures: Pixels, draws: Floats) -> list[list[str]]:
         """Return k captions of each picture, of `min_tokens` words."""
@@ -207,7 +208,7 @@ class FakeMatcher:
     """A score from a hash of picture and text. For tests."""
 
     name: str = "fake"
-    side: int = 32
+    side: int = FAKE_SIDE
 
     def reads(self, text: str) -> bool:
         """Return whether there is anything but full stops in a text."""

@@ -94,20 +94,21 @@ def open_checkpoint(spec: str, kind: Kind) -> Checkpoint:
     return checkpoint
 
 
-def inspect(spec: str, kind: Kind) -> tuple[str | None, str | None]:
+def inspect(spec: str, kind: Kind) -> tuple[str | None, str | None, int]:
     """Check what can be checked of a spec without reading its weights; of the hub only small files are fetched.
 
-    Returns its revision (of the hub) and the sha256 of its weights. Raises ModelError.
+    Returns its revision (of the hub), the sha256 of its weights, and the side of its pictures. Raises ModelError.
     """
     if not spec.startswith("hf:"):
-        open_checkpoint(spec, kind).tokenizer()
-        return None, file_sha256(Path(spec) / WEIGHTS)
+        checkpoint = open_checkpoint(spec, kind)
+        checkpoint.tokenizer()
+        return None, file_sha256(Path(spec) / WEIGHTS), checkpoint.shape.side
     folder, revision = _fetched(spec, weights=False)
     shape = _shape(spec, folder)
     Checkpoint(spec, folder, shape, revision).tokenizer()
     if (folder / WEIGHTS).is_file():
         _check_header(spec, folder / WEIGHTS, wanted(shape, kind))
-    return revision, _sha256_on_hub(spec, revision)
+    return revision, _sha256_on_hub(spec, revision), shape.side
 
 
 # Folders --------------------------------------------------------------------------------------------------------------

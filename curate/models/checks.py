@@ -12,7 +12,7 @@ from typing import Literal
 from curate.contracts import ModelKind
 from curate.digest import file_sha256
 from curate.errors import ModelError, near
-from curate.models import BLIP, CLASSIFIERS, EMBEDDERS, TEXT_EMBEDDERS, is_checkpoint
+from curate.models import BLIP, CLASSIFIERS, EMBEDDERS, FAKE_SIDE, TEXT_EMBEDDERS, is_checkpoint
 
 KNOWN: dict[ModelKind, tuple[str, ...]] = {
     "captioner": BLIP,
@@ -40,6 +40,7 @@ class ModelFacts:
     spec: str
     revision: str | None = None
     sha256: str | None = None
+    side: int | None = None  # of the pictures that it reads; None where it reads none, or takes any
 
 
 @lru_cache(maxsize=64)
@@ -51,7 +52,7 @@ def check(kind: ModelKind, spec: str) -> ModelFacts:
     if kind == "text_embedder" and spec == "efficientnet-lite0":
         raise ModelError(f"{spec} embeds images only: for texts too there are {', '.join(TEXT_EMBEDDERS)}")
     if spec == "fake":
-        return ModelFacts(spec)
+        return ModelFacts(spec, side=FAKE_SIDE)
     if spec == "mini" and kind != "classifier":
         return _mini(kind)
     if spec in KNOWN[kind]:
@@ -83,22 +84,21 @@ def _need(spec: str, packages: Iterable[str]) -> None:
 def _mini(kind: ModelKind) -> ModelFacts:
     _need("mini", PACKAGES["mini"])
     from curate.models import mini, mini_captioner
-    from curate.models.mini_features import WEIGHTS
+    from curate.models.mini_features import SIDE, WEIGHTS
 
     name = mini_captioner.FILE if kind == "captioner" else mini.FILE
     weights = WEIGHTS / name
     for path in (weights, WEIGHTS / "minilm-tokenizer.json"):
         if not path.is_file():
             raise ModelError(f"mini has no {path}: install curate again")
-    return ModelFacts("mini", sha256=file_sha256(weights))
+    return ModelFacts("mini", sha256=file_sha256(weights), side=SIDE)
 
 
 def _blip(kind: Literal["captioner", "matcher", "embedder"], spec: str) -> ModelFacts:
     _need(spec, (*PACKAGES["blip"], *(["huggingface_hub"] if spec.startswith("hf:") else [])))
     from curate.models.blip import inspect
 
-    revision, digest = inspect(spec, kind)
-    return ModelFacts(spec, revision, digest)
+    return ModelFacts(spec, *inspect(spec, kind))
 
 
 def _open_clip(spec: str) -> ModelFacts:
@@ -114,9 +114,11 @@ def _open_clip(spec: str) -> ModelFacts:
     known = open_clip.list_models()
     if architecture not in known:
         raise ModelError(f"{spec}: open_clip has no model {architecture!r}{near(architecture, known)}")
+    size = open_clip.get_model_config(architecture)["vision_cfg"].get("image_size", 224)
+    side = int(size[0] if isinstance(size, list | tuple) else size)
     if Path(pretrained).is_file():
-        return ModelFacts(spec, sha256=file_sha256(Path(pretrained)))
+        return ModelFacts(spec, sha256=file_sha256(Path(pretrained)), side=side)
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained.lower().replace("-", "_") not in tags and pretrained not in tags:
         raise ModelError(f"{spec}: {pretrained!r} is no file and no tag of {architecture}{near(pretrained, tags)}")
-    return ModelFacts(spec)
+    return ModelFacts(spec, side=side)
