@@ -114,11 +114,9 @@ def _open_clip(spec: str) -> ModelFacts:
     known = open_clip.list_models()
     if architecture not in known:
         raise ModelError(f"{spec}: open_clip has no model {architecture!r}{near(architecture, known)}")
-    size = open_clip.get_model_config(architecture)["vision_cfg"].get("image_size", 224)
-    side = int(size[0] if isinstance(size, list | tuple) else size)
     if Path(pretrained).is_file():
-        return ModelFacts(spec, sha256=file_sha256(Path(pretrained)), side=side)
+        return ModelFacts(spec, sha256=file_sha256(Path(pretrained)))
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained.lower().replace("-", "_") not in tags and pretrained not in tags:
         raise ModelError(f"{spec}: {pretrained!r} is no file and no tag of {architecture}{near(pretrained, tags)}")
-    return ModelFacts(spec, side=side)
+    return ModelFacts(spec)

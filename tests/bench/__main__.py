@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-NAMES = ("image_pass", "text_pass", "breakdown", "start", "memory", "merge", "lookup", "capfilt", "driver")
+NAMES = ("image_pass", "text_pass", "breakdown", "start", "memory", "merge", "lookup", "capfilt", "driver", "idle", "estimate")
 
 
 def main() -> int:
