@@ -7,7 +7,10 @@ import json
 import sys
 import time
 
-NAMES = ("image_pass", "text_pass", "breakdown", "start", "memory", "merge", "lookup", "capfilt", "driver", "idle", "estimate")
+NAMES = (
+    "image_pass", "text_pass", "breakdown", "start", "memory", "merge", "lookup", "capfilt", "driver", "idle", "estimate",
+    "engines",
+)  # fmt: skip
 
 
 def main() -> int:
