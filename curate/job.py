@@ -10,7 +10,7 @@ each GPU judges the shards on which these have not said everything yet.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -28,8 +28,8 @@ from curate.counts import Engine, Lookup, Scanned, merge
 from curate.errors import DiskFull, ModelError, OutOfDeviceMemory, OutputError
 from curate.isolate import Hunt
 from curate.judge import ASKS, WAIT, Judge, Prepare
-from curate.manifest import attrition, checked, described
-from curate.pack import Block, Pack, mark_of, packed, sizes
+from curate.manifest import Said, attrition, checked, described
+from curate.pack import Block, Pack, mark_of, packed
 from curate.plan import Plan, provider_key
 from curate.scan import Scan, base_key
 from curate.shards import Shards
@@ -39,6 +39,7 @@ from curate.stages.caption import CaptionStage
 from curate.stages.decode import DecodeStage
 from curate.stages.embed import EvalDistanceStage, EvalSimilarityStage
 from curate.stages.match import ClipStage, MatchStage
+from curate.storage import Found
 from curate.store import Store
 from curate.thumbs import per_shard
 
@@ -142,13 +143,12 @@ class Job:
                 return outcome
             self.store.clear_outputs(key)
             self.store.sweep()
-            marks = self.steps(outcome)
-            self._conclude(self.key(), marks, outcome)
+            self._conclude(self.steps(outcome), outcome)
             self.store.sweep()
         return outcome
 
-    def steps(self, outcome: Outcome) -> list[dict[str, Any]]:
-        """Scan, merge, judge and pack what is missing; return the marks of all blocks, in order."""
+    def steps(self, outcome: Outcome) -> Iterator[dict[str, Any]]:
+        """Scan, merge, judge and pack what is missing; give the marks of all blocks, in order, read as they are taken."""
         self._lookups = self._scan(outcome)
         return self._pack(self._judge(outcome), outcome)
 
@@ -239,13 +239,16 @@ class Job:
         for kind in self.store.storage.folders(f"marks/{task.run}"):
             if kind.startswith("judge-") and kind != task.marks:  # made with other counts; their decisions are overwritten now
                 self.store.storage.remove_folder(f"marks/{task.run}/{kind}")
-        there = {found.name.removesuffix(".parquet") for found in self.store.storage.listing("decisions")}
-        marked = list(self.store.marked(task.run, task.marks))
-        if lost := [name for name in marked if name not in there]:
+        there = _index_of(found.name.removesuffix(".parquet") for found in self._files("decisions"))
+        marked = _index_of(self.store.marked(task.run, task.marks))
+        if len(lost := np.setdiff1d(marked, there)):
             size = self.plan.recipe.output.block_shards
-            self.store.unmark(task.run, [mark_of(int(name) // size) for name in lost])
-            self.store.unmark(task.run, [f"{task.marks}/{name}" for name in lost])
-        return _index_of(name for name in marked if name in there)
+            self.store.unmark(task.run, [mark_of(int(index) // size) for index in lost])
+            self.store.unmark(task.run, [f"{task.marks}/{index:06d}" for index in lost])
+        return np.intersect1d(marked, there)
+
+    def _files(self, folder: str) -> Iterator[Found]:
+        return (found for found in self.store.storage.listing(folder) if not found.name.startswith("."))
 
     def _prepare(self, task: Judge, missing: Index, outcome: Outcome) -> Index:
         """Compute on all cores what comes before the models; return the indexes of the shards that lack what these say."""
@@ -258,18 +261,15 @@ class Job:
         asks = (name.removesuffix(ASKS) for name in self.store.marked(task.run, prepare.marks) if name.endswith(ASKS))
         return np.setdiff1d(np.intersect1d(missing, _index_of(asks)), _index_of(map(str, outcome.gone)))
 
-    def _pack(self, judge: Judge, outcome: Outcome) -> list[dict[str, Any]]:
-        """Pack what is missing and return the marks of all blocks, in order."""
+    def _pack(self, judge: Judge, outcome: Outcome) -> Iterator[dict[str, Any]]:
+        """Pack what is missing and give the marks of all blocks, in order."""
         task, blocks = Pack(self.store, self.plan, judge.base, judge.run, judge.marks), self._blocks(outcome.gone)
-        made_with = task.made_with()
-        stand = {block for block, mark in self._marks_of(task, blocks) if packed(mark, made_with, blocks[block])}
+        stand = {block for block, _ in self._standing_blocks(task, blocks)}
         missing = [index for index in blocks if index not in stand]
         self.progress.start("pack", len(missing))
         for _ in self._tried(task, (Block(index, tuple(self.shards.at(blocks[index]))) for index in missing), outcome):
             pass
-        blocks = self._blocks(outcome.gone)
-        found = self._marks_of(task, blocks)
-        return [mark for block, mark in found if mark is not None and packed(mark, made_with, blocks[block])]
+        return (mark for _, mark in self._standing_blocks(task, self._blocks(outcome.gone)))
 
     def _blocks(self, gone: set[int]) -> dict[int, Index]:
         """Return the indexes of the shards of each block."""
@@ -278,10 +278,13 @@ class Job:
         cuts = np.flatnonzero(np.diff(numbers)) + 1
         return {int(some[0] // self.plan.recipe.output.block_shards): some for some in np.split(places, cuts) if len(some)}
 
-    def _marks_of(self, task: Pack, blocks: Iterable[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        listed = list(blocks)
+    def _standing_blocks(self, task: Pack, blocks: dict[int, Index]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the blocks that are packed from exactly their shards, with their marks."""
+        made_with, listed = task.made_with(), list(blocks)
         found = self.store.marks(task.run, map(mark_of, listed))
-        return ((block, mark) for block, (_, mark) in zip(listed, found, strict=True))
+        for block, (_, mark) in zip(listed, found, strict=True):
+            if mark is not None and packed(mark, made_with, blocks[block]):
+                yield block, mark
 
     def _tried(
         self, task: Callable[[T], Report], items: Iterable[T], outcome: Outcome, needs: Needs = _ONE_CORE
@@ -354,36 +357,31 @@ class Job:
         if self.max_failed_shards is not None and len(outcome.failed) > self.max_failed_shards:
             raise OutputError(f"{len(outcome.failed)} shards failed, more than --max-failed-shards; the last: {reason}")
 
-    def _conclude(self, key: str, marks: list[dict[str, Any]], outcome: Outcome) -> None:
+    def _conclude(self, marks: Iterable[dict[str, Any]], outcome: Outcome) -> None:
         """Write sizes.json, then the manifest (its presence means done), then the report."""
         from curate.report import write_report
 
-        verdicts = {int(index): mark for block in marks for index, mark in block["shards"].items()}
-        cut = {index: mark["error"] for index, mark in verdicts.items() if mark["error"]}
-        outcome.partial = [{"shard": shard_name(self.shards[index]), "reason": reason} for index, reason in cut.items()]
-        outcome.records, outcome.kept, outcome.texts = (
-            sum(mark["tally"][name] for mark in verdicts.values()) for name in ("records", "kept", "texts")
-        )
-        self._remove_leftovers(verdicts, marks)
-        self.store.write_json("sizes.json", sizes(marks))
+        said = Said()
+        for mark in marks:
+            said.add(mark)
+        outcome.partial = [{"shard": shard_name(self.shards[at]), "reason": reason} for at, reason in said.broken.items()]
+        outcome.records, outcome.kept, outcome.texts = (said.tally[name] for name in ("records", "kept", "texts"))
+        self._remove_leftovers(said)
+        self.store.write_json("sizes.json", {name: tar["samples"] for name, tar in said.tars.items()})
         warnings = [*self.warnings, *([_told(self._halved)] if self._halved else [])]
         about = described(self.plan, self.shards, self._lookups, warnings)
-        manifest = {"run": self._packed_as(key), **about, **attrition(self.plan, verdicts)}
+        manifest = {"run": self._packed_as(self.key()), **about, **attrition(self.plan, said.tally)}
         manifest |= {"halved_batch": self._halved} if self._halved else {}
-        manifest["shards"] = {name: tar for mark in marks for name, tar in mark["tars"].items()}
-        manifest["index"] = {name: digest for mark in marks for name, digest in mark["index"].items()}
-        manifest["decisions"] = {f"{index:06d}.parquet": mark["decisions"] for index, mark in verdicts.items()}
+        manifest |= {"shards": said.tars, "index": said.index, "decisions": said.decisions}
         manifest["failed_shards"], manifest["partial_shards"] = outcome.failed, outcome.partial
         self.store.write_json("manifest.json", manifest)
         self.progress.start("report", 0)
         write_report(Path(self.store.storage.root))
 
-    def _remove_leftovers(self, verdicts: Iterable[int], marks: list[dict[str, Any]]) -> None:
+    def _remove_leftovers(self, said: Said) -> None:
         """Remove tars and decisions that no mark names: of a shard that has failed since, or of a block cut otherwise."""
-        tars = {name for mark in marks for name in mark["tars"]}
-        names = {f"{index:06d}.parquet" for index in verdicts}
-        blocks = {name for mark in marks for name in mark["index"]}
-        for folder, wanted in (("shards", tars), ("index", blocks), ("decisions", names), ("thumbs", names)):
+        folders: dict[str, Container[str]] = {"shards": said.tars, "index": said.index, "decisions": said.decisions}
+        for folder, wanted in {**folders, "thumbs": said.decisions}.items():
             found = self.store.storage.listing(folder)
             self.store.storage.remove([f"{folder}/{one.name}" for one in found if one.name not in wanted])
 
@@ -418,7 +416,7 @@ def _smaller(batches: dict[str, int]) -> str:
 
 
 def _index_of(names: Iterable[str]) -> Index:
-    return np.array([int(name) for name in names], np.int64)
+    return np.fromiter(map(int, names), np.int64)
 
 
 def _without(block: Block, gone: set[int]) -> Block:

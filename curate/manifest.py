@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -56,16 +58,33 @@ def versions() -> dict[str, str]:
     return found
 
 
-def attrition(plan: Plan, verdicts: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what each filter dropped, in texts (one a record without captions), from the marks of the judged shards."""
+@dataclass
+class Said:
+    """What the marks of all blocks say together."""
 
-    def total(name: str) -> int:
-        return sum(mark["tally"].get(name, 0) for mark in verdicts.values())
+    tally: Counter[str] = field(default_factory=Counter)
+    broken: dict[int, str] = field(default_factory=dict)  # index of a shard with records lost: why
+    tars: dict[str, dict[str, Any]] = field(default_factory=dict)
+    index: dict[str, str] = field(default_factory=dict)
+    decisions: dict[str, str] = field(default_factory=dict)
 
-    texts = left = total("texts")
-    rows = []
+    def add(self, mark: Mapping[str, Any]) -> None:
+        """Add the mark of a block."""
+        for name, verdict in sorted(mark["shards"].items(), key=lambda item: int(item[0])):
+            self.tally.update(verdict["tally"])
+            self.decisions[f"{name}.parquet"] = verdict["decisions"]
+            if verdict["error"]:
+                self.broken[int(name)] = verdict["error"]
+        self.tars.update(mark["tars"])
+        self.index.update(mark["index"])
+
+
+def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:
+    """Return what each filter dropped, in texts: one a record without captions."""
+    left, rows = tally["texts"], []
     for step in plan.steps:
-        dropped = total(f"dropped:{step.name}")
+        dropped = tally.get(f"dropped:{step.name}", 0)
         rows.append({"filter": step.name, "seen": left, "dropped": dropped, "left": left - dropped})
         left -= dropped
-    return {"records": total("records"), "texts": texts, "kept": total("kept"), "kept_texts": left, "attrition": rows}
+    counted = {name: tally[name] for name in ("records", "texts", "kept")}
+    return {**counted, "kept_texts": left, "attrition": rows}

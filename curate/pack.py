@@ -153,11 +153,9 @@ class Pack:
         return max(texts, key=lambda text: (text[score] is not None, text[score], -text["text_no"]))
 
 
-def packed(mark: Mapping[str, Any] | None, made_with: str, indexes: Iterable[int]) -> bool:
+def packed(mark: Mapping[str, Any], made_with: str, indexes: Iterable[int]) -> bool:
     """Return whether a mark says that its block is packed so, from exactly the shards of these indexes."""
-    if mark is None or mark["made_with"] != made_with:
-        return False
-    return set(mark["shards"]) == {f"{index:06d}" for index in indexes}
+    return mark["made_with"] == made_with and set(mark["shards"]) == {f"{index:06d}" for index in indexes}
 
 
 def mark_of(block: int) -> str:
@@ -273,9 +271,4 @@ def member_header(name: str, size: int) -> bytes:
     return head[:148] + f"{sum(head):06o}".encode("ascii") + b"\0 " + head[156:]
 
 
-def sizes(marks: list[dict[str, Any]]) -> dict[str, int]:
-    """Return samples per tar, as open_clip reads sizes.json."""
-    return {name: tar["samples"] for mark in marks for name, tar in mark["tars"].items()}
-
-
-__all__ = ["Block", "Pack", "Sample", "mark_of", "member_header", "packed", "sizes"]
+__all__ = ["Block", "Pack", "Sample", "mark_of", "member_header", "packed"]

@@ -102,6 +102,8 @@ def list_shards(inputs: Sequence[str], columns: Mapping[str, str]) -> Shards:
     """
     if not inputs:
         raise InputError("no input: name a tar, a table, or a folder of images")
+    if len(inputs) == 1:
+        return Shards(_listed(plain(inputs[0]), columns))
     return Shards(_distinct(shard for url in map(plain, inputs) for shard in _listed(url, columns)))
 
 
@@ -163,7 +165,8 @@ def _folder(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:
     base = url.rstrip("/")
     if any(entry.url == base + "/manifest.json" for entry in entries):  # what a run wrote: its tars, not its records
         entries = [entry for entry in entries if entry.url.startswith(base + "/shards/")] or entries
-    names = {entry.url for entry in entries}
+    tables = any(_kind(entry.url) == "parquet" for entry in entries)
+    names = {entry.url for entry in entries} if tables else set()
     has_images = any(is_image(entry.url) for entry in entries)
     some = False
     for entry in entries:

@@ -134,7 +134,7 @@ def child() -> None:
     started = time.perf_counter()
     outcome = Outcome("")
     marks = job.steps(outcome)
-    assert len(marks) == SHARDS // storage.block_shards
+    assert sum(1 for _ in marks) == SHARDS // storage.block_shards
     resumed = time.perf_counter() - started
     print(planned, resumed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 

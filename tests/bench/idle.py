@@ -19,7 +19,7 @@ from curate.storage import storage
 from curate.store import Store
 from tests.bench.measure import WORKERS, Figure, at_most, photos, plan_of, scratch, write_tar
 
-RECORDS = 1536
+RECORDS = 6000
 SIDE = 384
 TFLOP = 0.82  # of BLIP-large an image: captioner and matcher with two texts (tests.bench.capfilt.flops)
 SECONDS = TFLOP / (312 / 2)
