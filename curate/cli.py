@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 """Exit code of a run that finished with shards that were cut short or given up."""
 
 RECIPE = click.argument("recipe")
-OUT = click.argument("out", type=click.Path(path_type=Path, exists=True, file_okay=False))
+OUT = click.argument("out")
 
 
 def _gathered(kind: Callable[..., Any]) -> Callable[[Callable[[Any], Any]], Callable[..., Any]]:
@@ -125,7 +125,7 @@ def run(given: options.Run) -> None:
 @click.argument("shard")
 @click.option("--samples", type=click.IntRange(1), default=1000, show_default=True, help="Records to try.")
 @click.option("--pairs", type=float, default=1e9, show_default=True, help="Size of the real input, for the estimate.")
-@click.option("--counts", type=click.Path(path_type=Path, exists=True, file_okay=False), help="OUT of an earlier run.")
+@click.option("--counts", default=None, metavar="OUT", help="Output of an earlier run, a folder or URL.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a gallery of what is kept and dropped.")
 @_set
 @_models
@@ -191,7 +191,7 @@ def stats(given: options.Stats) -> None:
 @_json
 @_gathered(options.Report)
 def report(given: options.Report) -> None:
-    """Make OUT/report.html (again) and print the attrition table."""
+    """Make OUT/report.html (again) and print the attrition table. OUT: a folder or URL (s3://, gs://)."""
     from curate.commands.show import report_command
 
     report_command(given)
@@ -205,7 +205,7 @@ def report(given: options.Report) -> None:
 def why(given: options.Why) -> None:
     """Print everything known of one record: every filter that fails, and the first of them.
 
-    KEY is the record's own key, its key in the tars, its url, or the sha256 of its image.
+    OUT: a folder or URL (s3://, gs://). KEY: the record's own key, its key in the tars, its url, or the sha256 of its image.
     """
     from curate.commands.explain import why_command
 
@@ -219,6 +219,8 @@ def why(given: options.Why) -> None:
 @_gathered(options.WhatIf)
 def what_if(given: options.WhatIf) -> None:
     """Print the attrition that OUT's recipe would have with other thresholds, from recorded facts alone.
+
+    OUT: a folder or URL (s3://, gs://).
 
     \b
     Example:
@@ -234,7 +236,10 @@ def what_if(given: options.WhatIf) -> None:
 @_json
 @_gathered(options.Report)
 def verify(given: options.Report) -> None:
-    """Check OUT: sums, sizes, the index, and that every image that was written decodes. Exit code 1 if anything is wrong."""
+    """Check OUT: sums, sizes, the index, and that every image that was written decodes. Exit code 1 if anything is wrong.
+
+    OUT: a folder or URL (s3://, gs://), whose tars are copied here one by one.
+    """
     from curate.commands.verify import verify_command
 
     sys.exit(verify_command(given))

@@ -13,7 +13,6 @@ from typing import Any
 
 from curate.contracts import Report, Shard
 from curate.counts import Lookup, load
-from curate.errors import OutputError
 from curate.job import idle
 from curate.judge import WAIT, Judge
 from curate.manifest import described
@@ -21,8 +20,8 @@ from curate.plan import Plan
 from curate.report.attrition import Attrition, attrition
 from curate.scan import Scan, base_key
 from curate.shards import Shards
-from curate.storage import storage
-from curate.store import Store, read_json, write_json
+from curate.storage import Storage, storage
+from curate.store import Store, write_json
 
 _WARM = 64  # records of a first, unmeasured round: models are loaded and compiled in it
 _Z = 1.96
@@ -64,11 +63,8 @@ class DryRun:
         return idle(self.seconds)
 
 
-def earlier_counts(out: Path, plan: Plan) -> tuple[dict[str, Lookup], list[str]]:
-    """Return an earlier run's merged counts, and the filters of `plan` that they cannot serve."""
-    manifest = read_json(out / "manifest.json")
-    if manifest is None:
-        raise OutputError(f"--counts {out}: holds no finished run (no manifest.json)")
+def earlier_counts(out: Storage, manifest: dict[str, Any], plan: Plan) -> tuple[dict[str, Lookup], list[str]]:
+    """Return an earlier run's merged counts, and the filters of `plan` that they cannot serve. Raises OSError."""
     lookups: dict[str, Lookup] = {}
     unserved = []
     for step in plan.steps:
@@ -76,7 +72,7 @@ def earlier_counts(out: Path, plan: Plan) -> tuple[dict[str, Lookup], list[str]]
         if count is None:
             continue
         recorded = manifest["counts"].get(count.fact)
-        lookup = None if recorded is None else load(storage(out), recorded["folder"])
+        lookup = None if recorded is None else load(out, recorded["folder"])
         if lookup is None or not step.rule.answerable(lookup.floor) or count.kind.startswith("first_"):
             unserved.append(step.name)
         else:
@@ -84,8 +80,8 @@ def earlier_counts(out: Path, plan: Plan) -> tuple[dict[str, Lookup], list[str]]
     return lookups, unserved
 
 
-def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) -> Iterator[Path | DryRun]:
-    """Yield the folder of the try, while it exists, then the answer.
+def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) -> Iterator[Storage | DryRun]:
+    """Yield the output of the try, while it exists, then the answer.
 
     `plan` holds no corpus count but those of `lookups`; `shard.limit` says how many records are tried.
     """
@@ -95,7 +91,7 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
         started = time.perf_counter()
         reports = _once(plan, shard, lookups, out / "try")
         wall = time.perf_counter() - started
-        table = attrition(out / "try" / "decisions", [step.name for step in plan.steps])
+        table = attrition(storage(out / "try"), [step.name for step in plan.steps])
         seconds: dict[str, float] = {}
         rows: dict[str, int] = {}
         for report in reports:
@@ -106,7 +102,7 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
         counted = {"records": records, "texts": reports[1].counts["texts"], "kept": kept}
         totals = {**counted, "shards": {}, "failed_shards": [], "partial_shards": []}
         write_json(out / "try" / "manifest.json", {**described(plan, Shards([shard]), lookups, plan.warnings()), **totals})
-        yield out / "try"
+        yield storage(out / "try")
         yield DryRun(
             records=records, kept=kept, attrition=table, seconds=seconds, rows=rows,
             core_hours=_hours(reports, records, pairs), kept_pairs=_share(kept, records, pairs), not_estimated=[], wall=wall,

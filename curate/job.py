@@ -170,7 +170,7 @@ class Job:
         outcome.texts = manifest["texts"]
         if self.store.storage.size("report.html") is None:
             self.store.sweep()
-            write_report(Path(self.store.storage.root))
+            write_report(self.store.storage)
 
     def _scan(self, outcome: Outcome) -> dict[str, Lookup]:
         task = Scan(self.store, base_key(self.plan), self.plan.header, self.plan.text, self.plan.counts)
@@ -376,7 +376,7 @@ class Job:
         manifest["failed_shards"], manifest["partial_shards"] = outcome.failed, outcome.partial
         self.store.write_json("manifest.json", manifest)
         self.progress.start("report", 0)
-        write_report(Path(self.store.storage.root))
+        write_report(self.store.storage)
 
     def _remove_leftovers(self, said: Said) -> None:
         """Remove tars and decisions that no mark names: of a shard that has failed since, or of a block cut otherwise."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +19,71 @@ from curate.contracts import IMAGE_ROWS, Needs, Runner, TaskDied
 from curate.digest import file_sha256
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
-from curate.store import read_json
+from curate.storage import Storage, opened
+
+_INDEX = ["shard", "key", "offset", "size", "sha256"]
+"""What of the index is read."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A file of OUT, with the sha256 that the manifest says."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CheckSum:
+    """The task: compares a file with its sum."""
+
+    out: Storage
+
+    def __call__(self, file: Sum) -> list[str]:
+        """Return what is wrong, a line each."""
+        try:
+            with self.out.reading(file.name) as path:
+                same = file_sha256(path) == file.sha256
+        except FileNotFoundError:
+            same = False
+        return [] if same else [f"{file.name}: is missing or differs from the manifest's sha256"]
 
 
 @dataclass(frozen=True)
 class Tar:
-    """One tar to check, with what the manifest says of it and its rows of the index."""
+    """One tar to check, with what the manifest says of it."""
 
-    path: Path
+    name: str
     expected: dict[str, Any]
-    index: Path
 
 
 @dataclass(frozen=True)
 class CheckTar:
-    """The task: compares a tar with its sums and decodes every image in it."""
+    """The task: compares a tar with its sums and decodes every image in it; one behind a URL is copied to this disk first."""
 
+    out: Storage
     tolerated: tuple[str, ...] = ()
 
     def __call__(self, tar: Tar) -> list[str]:
         """Return what is wrong, a line each."""
-        name = tar.path.name
-        if not tar.path.is_file():
-            return [f"{name}: is missing"]
-        wrong = []
-        if tar.path.stat().st_size != tar.expected["bytes"]:
-            wrong.append(f"{name}: has {tar.path.stat().st_size} bytes, the manifest says {tar.expected['bytes']}")
-        if file_sha256(tar.path) != tar.expected["sha256"]:
-            wrong.append(f"{name}: sha256 differs from the manifest's")
-        rows = pq.read_table(tar.index, filters=[("shard", "==", name)])
-        if rows.num_rows != tar.expected["samples"]:
-            wrong.append(f"{name}: the index has {rows.num_rows} samples, the manifest {tar.expected['samples']}")
-        return wrong + [f"{name}: {line}" for line in self._images(tar.path, rows)]
+        with ExitStack() as held:
+            try:
+                path = held.enter_context(self.out.reading(f"shards/{tar.name}"))
+            except FileNotFoundError:
+                return [f"{tar.name}: is missing"]
+            return [f"{tar.name}: {line}" for line in self._wrong(path, tar)]
+
+    def _wrong(self, path: Path, tar: Tar) -> Iterator[str]:
+        size, expected = path.stat().st_size, tar.expected
+        if size != expected["bytes"]:
+            yield f"has {size} bytes, the manifest says {expected['bytes']}"
+        if file_sha256(path) != expected["sha256"]:
+            yield "sha256 differs from the manifest's"
+        index = opened(self.out.url(f"index/{tar.name[:5]}.parquet"))
+        rows = pq.read_table(index, columns=_INDEX, filters=[("shard", "==", tar.name)])
+        if rows.num_rows != expected["samples"]:
+            yield f"the index has {rows.num_rows} samples, the manifest {expected['samples']}"
+        yield from self._images(path, rows)
 
     def _images(self, path: Path, rows: pa.Table) -> Iterator[str]:
         header, decode = HeaderStage(), DecodeStage()
@@ -66,29 +102,33 @@ class CheckTar:
                         yield f"{key}: does not decode: {state}"
 
 
-def verify(out: Path, manifest: dict[str, Any], runner: Runner) -> list[str]:
-    """Return everything that is wrong with OUT, a line each; empty when all is well."""
+def verify(out: Storage, manifest: dict[str, Any], runner: Runner) -> list[str]:
+    """Return everything that is wrong with OUT, a line each; empty when all is well. Raises OSError."""
     wrong = []
-    if read_json(out / "sizes.json") != {name: tar["samples"] for name, tar in manifest["shards"].items()}:
+    if _sizes(out) != {name: tar["samples"] for name, tar in manifest["shards"].items()}:
         wrong.append("sizes.json: differs from the manifest")
-    for folder in ("decisions", "index"):
-        for name, digest in manifest[folder].items():
-            path = out / folder / name
-            if not path.is_file() or file_sha256(path) != digest:
-                wrong.append(f"{folder}/{name}: is missing or differs from the manifest's sha256")
-    strays = {path.name for path in (out / "shards").glob("*")} - set(manifest["shards"])
-    wrong += [f"{name}: is not in the manifest" for name in sorted(strays)]
+    strays = {*(found.name for found in out.listing("shards")), *out.folders("shards")} - set(manifest["shards"])
+    wrong += [f"{name}: is not in the manifest" for name in strays]
+    sums = [Sum(f"{folder}/{n}", digest) for folder in ("decisions", "index") for n, digest in manifest[folder].items()]
+    tars = [Tar(name, expected) for name, expected in sorted(manifest["shards"].items())]
     tolerated = tuple(manifest["recipe"]["filters"]["unreadable"]["tolerate"])
-    tars = [Tar(out / "shards" / n, tar, out / "index" / f"{n[:5]}.parquet") for n, tar in sorted(manifest["shards"].items())]
-    for answer in runner.map(CheckTar(tolerated), tars, Needs()):
-        wrong += [f"{answer.item.path.name}: {answer.reason}"] if isinstance(answer, TaskDied) else answer
+    answers = chain(runner.map(CheckSum(out), sums, Needs()), runner.map(CheckTar(out, tolerated), tars, Needs()))
+    for answer in answers:
+        wrong += [f"{answer.item.name}: {answer.reason}"] if isinstance(answer, TaskDied) else answer
     return sorted(wrong + _keys(out, manifest))
 
 
-def _keys(out: Path, manifest: dict[str, Any]) -> list[str]:
+def _sizes(out: Storage) -> Any:
+    try:
+        return json.loads(out.read("sizes.json") or b"null")
+    except ValueError:
+        return None
+
+
+def _keys(out: Storage, manifest: dict[str, Any]) -> list[str]:
     """Check that decisions and index name the same samples, each once."""
     try:
-        tables = [pq.read_table(out / "index" / name, columns=["key"]) for name in sorted(manifest["index"])]
+        tables = [pq.read_table(opened(out.url(f"index/{name}")), columns=["key"]) for name in sorted(manifest["index"])]
     except (OSError, pa.ArrowException):
         return []  # the sums have told
     keys = pa.concat_tables(tables)["key"] if tables else pa.chunked_array([], pa.string())

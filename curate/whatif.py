@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,16 @@ import pyarrow.parquet as pq
 
 from curate import recipe as recipes
 from curate.contracts import CorpusCount, Filter
-from curate.errors import RecipeError
+from curate.errors import OutputError, RecipeError
+from curate.report.query import parquet_files
+from curate.storage import Storage, opened
 
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
 
-_ROWS = 1 << 18
+_ROWS = 1 << 16
+_FILES = 8  # read at once: remote ones are mostly waited for
+_QUEUED = 64 * _FILES
 _NONE = np.empty(0, np.int64)
 
 
@@ -45,23 +50,45 @@ class WhatIf:
     was: int = 0
     filters: list[FilterCount] = field(default_factory=list)
 
+    def add(self, other: WhatIf) -> None:
+        """Add the counts of other records."""
+        self.records, self.texts = self.records + other.records, self.texts + other.texts
+        self.kept, self.at_least = self.kept + other.kept, self.at_least + other.at_least
+        for line, more in zip(self.filters, other.filters, strict=True):
+            line.dropped, line.unknown = line.dropped + more.dropped, line.unknown + more.unknown
 
-def what_if(out: Path, manifest: dict[str, Any], overrides: Sequence[str]) -> WhatIf:
+
+def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) -> WhatIf:
     """Return the attrition of OUT's recipe with thresholds changed.
 
-    Raises RecipeError for a parameter that changes facts (only a run can) and for a count below its recorded floor.
+    Raises RecipeError for a parameter that changes facts (only a run can) and for a count below its recorded floor,
+    OutputError for a file that cannot be read, OSError.
     """
     before = recipes.recorded(manifest["recipe"])
     after = recipes.recorded(manifest["recipe"], overrides)
     _refuse(before, after, manifest)
-    captioned = "captions" in manifest["recipe"]
     answer = WhatIf(was=manifest["kept"], filters=[FilterCount(name) for name in after])
-    for path in sorted((out / "decisions").glob("*.parquet")):
-        tally = _Captioned() if captioned else _Plain()
-        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["row", "text_no", "not_evaluated", *after]):
-            tally.add(batch, _judged(answer, batch, after))
-        records, kept, at_least = tally.counted()
-        answer.records, answer.kept, answer.at_least = answer.records + records, answer.kept + kept, answer.at_least + at_least
+    counted = partial(_counted, after, _Captioned if "captions" in manifest["recipe"] else _Plain)
+    files = parquet_files(out, "decisions")
+    with ThreadPoolExecutor(_FILES) as threads:
+        for start in range(0, len(files), _QUEUED):
+            for one in threads.map(counted, files[start : start + _QUEUED]):
+                answer.add(one)
+    return answer
+
+
+def _counted(rules: dict[str, Filter], kind: type[_Plain | _Captioned], url: str) -> WhatIf:
+    """Return the answer for the records of one file."""
+    answer, tally = WhatIf(filters=[FilterCount(name) for name in rules]), kind()
+    columns = ["row", "text_no", "not_evaluated", *rules]
+    try:
+        file = pq.ParquetFile(opened(url), pre_buffer=True)
+        # one thread a file: pyarrow's own would wait for one remote read after the other
+        for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
+            tally.add(batch, _judged(answer, batch, rules))
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"cannot read {url}: {error}") from error
+    answer.records, answer.kept, answer.at_least = tally.counted()
     return answer
 
 

@@ -22,6 +22,7 @@ from curate.plan import Plan
 from curate.runners.local import LocalRunner
 from curate.stages.caption import CaptionStage, fault
 from curate.stages.match import MatchStage, texts_of
+from curate.storage import storage
 from curate.whatif import what_if
 from tests import running
 from tests.running import Setup, manifest, run_job, written
@@ -217,7 +218,7 @@ def test_what_if_says_what_a_real_run_gives(setup: Setup, undisturbed: Path, tmp
     names = draw.sample(sorted(RANGES), 2)
     digits = {name: 2 if name in ("caption_match.at_least", "aspect_ratio.below") else 0 for name in names}
     overrides = tuple(f"{name}={draw.uniform(*RANGES[name]):.{digits[name]}f}" for name in names)
-    asked = what_if(undisturbed, manifest(undisturbed), overrides)
+    asked = what_if(storage(undisturbed), manifest(undisturbed), overrides)
     run_job(replace(setup, overrides=(*setup.overrides, *overrides)), tmp_path / "out")
     real = manifest(tmp_path / "out")
     assert asked.at_least <= real["kept"] <= asked.kept
@@ -227,7 +228,7 @@ def test_what_if_says_what_a_real_run_gives(setup: Setup, undisturbed: Path, tmp
 
 def test_what_if_counts_captions_that_nobody_has_written_as_possible(setup: Setup, undisturbed: Path, tmp_path: Path) -> None:
     loosened = ("min_side.larger_than=10", "caption_words.max_words=3")  # hardly any web text is left to revive an image
-    asked = what_if(undisturbed, manifest(undisturbed), loosened)
+    asked = what_if(storage(undisturbed), manifest(undisturbed), loosened)
     run_job(replace(setup, overrides=(*setup.overrides, *loosened)), tmp_path / "out")
     real = manifest(tmp_path / "out")["kept"]
     assert asked.at_least < real <= asked.kept
@@ -235,7 +236,7 @@ def test_what_if_counts_captions_that_nobody_has_written_as_possible(setup: Setu
 
 def test_what_if_of_the_captioner_is_refused(undisturbed: Path) -> None:
     with pytest.raises(RecipeError, match="changes facts"):
-        what_if(undisturbed, manifest(undisturbed), ("captions.top_p=0.5",))
+        what_if(storage(undisturbed), manifest(undisturbed), ("captions.top_p=0.5",))
 
 
 # Captions ------------------------------------------------------------------------------------------------------------

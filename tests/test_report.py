@@ -23,6 +23,7 @@ from curate.facts import SHOWN
 from curate.report import attrition, attrition_table, charts, write_report
 from curate.report.page import shorten, visible
 from curate.statistics import as_json, render, statistics, write_html
+from curate.storage import storage
 
 FILTERS = ["image_reuse", "caption_words", "min_side", "aspect_ratio", "unreadable", "eval_overlap", "nsfw", "sql"]
 EVIDENCE = {
@@ -250,7 +251,7 @@ class Page(HTMLParser):
 
 
 def html_of(out: Path) -> str:
-    return write_report(out).read_bytes().decode("utf-8")
+    return Path(write_report(storage(out))).read_bytes().decode("utf-8")
 
 
 def expected(rows: list[dict[str, object]]) -> list[tuple[str, int, int, int, int, int]]:
@@ -265,21 +266,21 @@ def expected(rows: list[dict[str, object]]) -> list[tuple[str, int, int, int, in
 
 
 def test_attrition_counts_what_the_decisions_say(out: Path, rows: list[dict[str, object]]) -> None:
-    found = attrition(out / "decisions", FILTERS)
+    found = attrition(storage(out), FILTERS)
     assert [(a.filter, a.seen, a.dropped, a.left, a.failed_anywhere, a.evaluated) for a in found] == expected(rows)
     assert found[1].share == found[1].dropped / found[1].seen
     assert found[-1].left == sum(row["dropped_by"] is None for row in rows)
 
 
 def test_rows_dropped_by_an_unknown_filter_are_not_lost(out: Path) -> None:
-    found = attrition(out / "decisions", [name for name in FILTERS if name != "min_side"])
+    found = attrition(storage(out), [name for name in FILTERS if name != "min_side"])
     assert found[-1].filter == "min_side"
-    assert found[-1].left == attrition(out / "decisions", FILTERS)[-1].left
+    assert found[-1].left == attrition(storage(out), FILTERS)[-1].left
 
 
 def test_terminal_table_shows_input_first_and_kept_last(out: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
-    found = attrition(out / "decisions", FILTERS)
+    found = attrition(storage(out), FILTERS)
     console.print(attrition_table(found))
     lines = [line for line in console.file.getvalue().splitlines() if line.strip()]
     assert lines[1].split()[:2] == ["input", "400"]
@@ -324,7 +325,7 @@ def test_page_needs_nothing_from_outside(html: str) -> None:
 
 
 def test_same_output_same_bytes(out: Path, html: str) -> None:
-    assert write_report(out).read_bytes() == html.encode()
+    assert html_of(out) == html
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
 
 
@@ -368,7 +369,7 @@ def test_too_many_pictures_are_cut_to_the_budget(rows: list[dict[str, object]], 
 @pytest.mark.parametrize("number", [0, 1])
 def test_hardly_any_records(rows: list[dict[str, object]], tmp_path: Path, number: int) -> None:
     out = make_out(tmp_path / "out", rows[:number])
-    found = attrition(out / "decisions", FILTERS)
+    found = attrition(storage(out), FILTERS)
     assert [line.seen for line in found][:1] == [number]
     assert f"<b>{number}</b>" in html_of(out)
     Console(file=io.StringIO()).print(attrition_table(found))
@@ -400,12 +401,12 @@ def test_numbers_that_contradict_the_manifest_are_said(rows: list[dict[str, obje
 
 def test_no_output_of_a_run(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"manifest\.json"):
-        write_report(tmp_path)
+        write_report(storage(tmp_path))
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "decisions").mkdir()
     (tmp_path / "decisions" / "0.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(OutputError, match="cannot read"):
-        write_report(tmp_path)
+        write_report(storage(tmp_path))
 
 
 @given(st.text(max_size=300), st.integers(1, 40))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from curate.storage import storage
 from curate.whatif import WhatIf, what_if
 from tests import running
 from tests.running import manifest
@@ -51,7 +52,7 @@ def dropped(answer: WhatIf) -> dict[str, int]:
 @pytest.mark.parametrize("seed", range(CHANGES))
 def test_a_random_change_gives_what_a_real_run_gives(once: Path, demo: Path, tmp_path: Path, seed: int) -> None:
     overrides = change(seed)
-    asked = what_if(once, manifest(once), overrides)
+    asked = what_if(storage(once), manifest(once), overrides)
     running.run_job(setup(demo, overrides), tmp_path / "out")
     real = manifest(tmp_path / "out")
     assert asked.at_least <= real["kept"] <= asked.kept
@@ -61,7 +62,7 @@ def test_a_random_change_gives_what_a_real_run_gives(once: Path, demo: Path, tmp
 
 
 def test_the_ten_changes_change_something_and_most_are_answered_exactly(once: Path) -> None:
-    answers = [what_if(once, manifest(once), change(seed)) for seed in range(CHANGES)]
-    was = dropped(what_if(once, manifest(once), ()))
+    answers = [what_if(storage(once), manifest(once), change(seed)) for seed in range(CHANGES)]
+    was = dropped(what_if(storage(once), manifest(once), ()))
     assert all(dropped(answer) != was for answer in answers)
     assert sum(answer.at_least == answer.kept for answer in answers) >= CHANGES // 2

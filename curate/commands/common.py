@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from curate.errors import CurateError, InputError, OutputError
 from curate.shards import Shards
+from curate.storage import Disk, Storage, storage
 
 ROLES = ("image", "text", "url", "key")
 
@@ -50,6 +52,25 @@ def size(text: str) -> int:
     return int(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2].upper()])
 
 
+@contextmanager
+def output(text: str) -> Iterator[Storage]:
+    """Give OUT, a path or URL, to read. What its disk or store refuses in the block is told in one line.
+
+    Raises UsageError when there is no such folder, InputError when the URL's backend is not installed, OutputError.
+    """
+    import click
+
+    out = storage(text)
+    if isinstance(out, Disk) and not Path(out.root).is_dir():
+        raise click.UsageError(f"{text}: no such folder")
+    try:
+        yield out
+    except BrokenPipeError:  # of what reads our output
+        raise
+    except OSError as error:
+        raise OutputError(f"{text}: {error}") from error
+
+
 def workers(wanted: int | None) -> int:
     """Return the number of worker processes: as wanted, or one for each core that this process may use."""
     return wanted or len(os.sched_getaffinity(0))
@@ -62,11 +83,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def manifest_of(out: Path) -> dict[str, Any]:
-    """Return OUT's manifest. Raises OutputError when there is none."""
-    from curate.store import read_json
-
-    manifest: dict[str, Any] | None = read_json(out / "manifest.json")
+def manifest_of(out: Storage) -> dict[str, Any]:
+    """Return OUT's manifest. Raises OutputError when there is none, OSError."""
+    data = out.read("manifest.json")
+    try:
+        manifest: dict[str, Any] | None = json.loads(data or b"null")
+    except ValueError:
+        manifest = None
     if manifest is None:
-        raise OutputError(f"{out} holds no finished run (no manifest.json); run `curate run ... --out {out}` to its end first")
+        told = f"{out.root} holds no finished run (no manifest.json); run `curate run ... --out {out.root}` to its end first"
+        raise OutputError(told)
     return manifest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
 
 import click
 
@@ -18,8 +17,8 @@ from curate.dryrun import DryRun as Found
 from curate.dryrun import Estimate, as_json, dry_run, earlier_counts
 from curate.job import resolve
 from curate.manifest import checked
-from curate.report import write_report
-from curate.report.attrition import attrition_table
+from curate.report import attrition_table, report_page
+from curate.storage import Storage
 
 
 def dry_run_command(given: DryRun) -> None:
@@ -28,7 +27,8 @@ def dry_run_command(given: DryRun) -> None:
     lookups: dict[str, Lookup] = {}
     unserved = [name for name, rule in plan.recipe.filters.items() if isinstance(rule.provider(), CorpusCount)]
     if given.counts is not None:
-        lookups, unserved = earlier_counts(given.counts, plan)
+        with common.output(given.counts) as out:
+            lookups, unserved = earlier_counts(out, common.manifest_of(out), plan)
     plan = plan.without(unserved)
     checked(plan)
     shards = common.shards_of([given.shard], given.columns)
@@ -38,9 +38,9 @@ def dry_run_command(given: DryRun) -> None:
     for warning in [*plan.warnings(), *warnings]:
         click.secho(f"curate: {warning}", err=True, fg="yellow")
     for item in dry_run(plan, dataclasses.replace(shards[0], limit=given.samples), lookups, given.pairs):
-        if isinstance(item, Path):
+        if isinstance(item, Storage):
             if given.html is not None:
-                given.html.write_bytes(write_report(item).read_bytes())
+                given.html.write_bytes(report_page(item))
             continue
         found = dataclasses.replace(item, not_estimated=unserved)
         if given.as_json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,29 +10,30 @@ import click
 from curate.commands import common
 from curate.commands.options import WhatIf, Why
 from curate.errors import InputError
+from curate.report.query import opened, parquet_files
+from curate.storage import Storage
 
 _SHOWN = 20
+_NAMES = ("key", "sample_key", "url", "sha256")
 _HIDDEN = ("failed", "not_evaluated", "dropped_by", "key", "shard", "row", "shard_index", "text_no", "source")
 
 
-def find(out: Path, key: str) -> list[dict[str, Any]]:
-    """Return the decisions of the records that a key names: their own, the one in the tars, url or sha256."""
-    import duckdb
-
-    files = sorted(str(path) for path in (out / "decisions").glob("*.parquet"))
+def find(out: Storage, key: str) -> list[dict[str, Any]]:
+    """Return the decisions of the records that a key names: their own, the one in the tars, url or sha256. Raises OSError."""
+    files = parquet_files(out, "decisions")
     if not files:
         return []
-    query = "select * from read_parquet($files) where key = $key or sample_key = $key or url = $key or sha256 = $key"
-    with duckdb.connect() as connection:
-        table = connection.sql(query, params={"files": files, "key": key}).to_arrow_table()
-    found: list[dict[str, Any]] = table.to_pylist()
-    return sorted(found, key=lambda record: (record["shard_index"], record["row"], record["text_no"]))
+    with opened(files, {}) as view:
+        found = view.rows(f"SELECT * FROM data WHERE $1 IN ({', '.join(_NAMES)})", [key])
+        records = [dict(zip(view.types, row, strict=True)) for row in found]
+    return sorted(records, key=lambda record: (record["shard_index"], record["row"], record["text_no"]))
 
 
 def why_command(given: Why) -> None:
     """Print what is known of a record. Raises InputError when there is none of that name."""
-    manifest = common.manifest_of(given.out)
-    found = find(given.out, given.key)
+    with common.output(given.out) as out:
+        manifest = common.manifest_of(out)
+        found = find(out, given.key)
     if not found:
         raise InputError(f"no record of {given.out} has the key, url or sha256 {given.key!r}")
     if given.as_json:
@@ -98,8 +98,9 @@ def what_if_command(given: WhatIf) -> None:
 
     from curate.whatif import what_if
 
-    manifest = common.manifest_of(given.out)
-    answer = what_if(given.out, manifest, given.overrides)
+    with common.output(given.out) as out:
+        manifest = common.manifest_of(out)
+        answer = what_if(out, manifest, given.overrides)
     if given.as_json:
         common.print_json(dataclasses.asdict(answer))
         return

@@ -34,7 +34,7 @@ class DryRun:
     shard: str
     samples: int
     pairs: float
-    counts: Path | None
+    counts: str | None
     html: Path | None
     overrides: tuple[str, ...]
     models: str | None
@@ -69,7 +69,7 @@ class Stats:
 class Report:
     """Arguments of `curate report` and `curate verify`."""
 
-    out: Path
+    out: str
     as_json: bool
 
 
@@ -77,7 +77,7 @@ class Report:
 class Why:
     """Arguments of `curate why`."""
 
-    out: Path
+    out: str
     key: str
     as_json: bool
 
@@ -86,7 +86,7 @@ class Why:
 class WhatIf:
     """Arguments of `curate what-if`."""
 
-    out: Path
+    out: str
     overrides: tuple[str, ...]
     as_json: bool
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from pathlib import Path
 from types import TracebackType
 
 from curate import plan as planning
@@ -115,9 +114,9 @@ def _tell(outcome: Outcome, seconds: float) -> None:
 
     if outcome.state == "nothing to do":
         click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
-    filters = common.manifest_of(Path(outcome.out))["filters"]
-    table = attrition_table(attrition(Path(outcome.out) / "decisions", filters))
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    out = storage(outcome.out)
+    rows = attrition(out, common.manifest_of(out)["filters"])
+    Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
     if (idle := outcome.idle()) is not None and gpus():  # on a CPU they share the core with what they wait for

@@ -141,10 +141,11 @@ def report_command(given: Report) -> None:
     from curate.report import write_report
     from curate.report.attrition import attrition, attrition_table
 
-    rows = attrition(given.out / "decisions", common.manifest_of(given.out)["filters"])
-    path = write_report(given.out)
+    with common.output(given.out) as out:
+        rows = attrition(out, common.manifest_of(out)["filters"])
+        path = write_report(out)
     if given.as_json:
-        common.print_json({"report": str(path), "attrition": [dataclasses.asdict(row) for row in rows]})
+        common.print_json({"report": path, "attrition": [dataclasses.asdict(row) for row in rows]})
         return
     Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows))
     click.echo(f"report: {path}")

@@ -12,9 +12,10 @@ from curate.verify import verify
 
 def verify_command(given: Report) -> int:
     """Print what is wrong; return 0 when nothing is."""
-    manifest = common.manifest_of(given.out)
-    with LocalRunner(min(common.workers(None), max(1, len(manifest["shards"])))) as runner:
-        wrong = verify(given.out, manifest, runner)
+    with common.output(given.out) as out:
+        manifest = common.manifest_of(out)
+        with LocalRunner(min(common.workers(None), max(1, len(manifest["shards"])))) as runner:
+            wrong = verify(out, manifest, runner)
     if given.as_json:
         common.print_json({"ok": not wrong, "wrong": wrong, "tars": len(manifest["shards"]), "samples": manifest["kept"]})
     else:

@@ -1,6 +1,6 @@
 """What a run did, for eyes: a table for the terminal and a one-file page. Reads decisions, changes nothing."""
 
 from curate.report.attrition import Attrition, attrition, attrition_table
-from curate.report.page import write_report
+from curate.report.page import report_page, write_report
 
-__all__ = ["Attrition", "attrition", "attrition_table", "write_report"]
+__all__ = ["Attrition", "attrition", "attrition_table", "report_page", "write_report"]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate.contracts import Filter
-from curate.report.query import View, opened
+from curate.report.query import View, opened, parquet_files
+from curate.storage import Storage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,11 +67,6 @@ class Combination:
     synthetic: bool = False
 
 
-def decision_files(folder: Path) -> list[str]:
-    """List the decisions files of a folder, in order."""
-    return sorted(str(path) for path in folder.glob("*.parquet"))
-
-
 def combinations(view: View) -> list[Combination]:
     """Count every combination of verdicts that occurs (a few hundred, however many rows there are)."""
     found = view.rows(
@@ -83,13 +77,13 @@ def combinations(view: View) -> list[Combination]:
     return [Combination(by, frozenset(failed or ()), frozenset(missing or ()), *rest) for by, failed, missing, *rest in found]
 
 
-def attrition(decisions: str | os.PathLike[str], filters: list[str]) -> list[Attrition]:
-    """Return one line per filter, in the order given, from the decisions in a folder.
+def attrition(out: Storage, filters: list[str]) -> list[Attrition]:
+    """Return one line per filter, in the order given, from the decisions of an output.
 
     Rows dropped by something that is not in `filters` get lines of their own at the end, so that the last `left` is
     what was kept. Raises OutputError when a file cannot be read.
     """
-    with opened(decision_files(Path(decisions)), COLUMNS) as view:
+    with opened(parquet_files(out, "decisions"), COLUMNS) as view:
         return tally(combinations(view), filters)
 
 

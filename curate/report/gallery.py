@@ -6,10 +6,10 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from curate.report.query import View, opened, quoted
+from curate.report.query import View, opened, parquet_files, quoted
+from curate.storage import Storage
 
 EACH = 24
 PAIRS = 16
@@ -72,13 +72,12 @@ class Galleries:
     captioned: list[Picture]
 
 
-def galleries(folder: Path, order: Sequence[str]) -> Galleries:
+def galleries(out: Storage, order: Sequence[str]) -> Galleries:
     """Choose the pictures of each category, in `order` and then by name, and those of the other two kinds.
 
     Raises OutputError when a thumbnail file cannot be read.
     """
-    files = sorted(str(path) for path in folder.glob("*.parquet"))
-    with opened(files, COLUMNS) as view:
+    with opened(parquet_files(out, "thumbs"), COLUMNS) as view:
         verdicts = "category IS NOT NULL AND texts IS NULL"
         counts = dict(view.rows(f"SELECT category, count(*) FROM data WHERE {verdicts} GROUP BY category"))
         found = _chosen(view, verdicts, "category", EACH)

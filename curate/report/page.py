@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,13 @@ from curate.report.attrition import (
     Attrition,
     Combination,
     combinations,
-    decision_files,
     described,
     overlaps,
     percent,
     tally,
 )
-from curate.report.query import opened
+from curate.report.query import opened, parquet_files
+from curate.storage import Storage, storage
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -74,23 +73,27 @@ class Content:
     shown: gallery.Galleries
 
 
-def write_report(out: Path) -> Path:
-    """Write OUT/report.html from OUT/manifest.json, decisions and thumbs; return its path.
+def write_report(out: Storage) -> str:
+    """Write OUT/report.html and return its path or URL. Raises what `report_page` raises, and OSError."""
+    out.write("report.html", report_page(out))
+    return out.url("report.html")
+
+
+def report_page(out: Storage) -> bytes:
+    """Return the report on OUT, from its manifest.json, decisions and thumbs.
 
     Raises OutputError when OUT is not the output of a run, or its files cannot be read.
     """
-    manifest = _manifest(out)
-    path = out / "report.html"
-    write_page(path, "report.html.j2", {"page": _content(out, manifest)})
-    return path
+    return _rendered("report.html.j2", {"page": _content(out, _manifest(out))})
 
 
 def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
     """Render one of the templates of this folder into `path`, which appears whole or not at all."""
-    html = _environment().get_template(template).render(values)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(html.encode("utf-8", "replace"))
-    temporary.replace(path)
+    storage(path.parent).write(path.name, _rendered(template, values))
+
+
+def _rendered(template: str, values: Mapping[str, object]) -> bytes:
+    return _environment().get_template(template).render(values).encode("utf-8", "replace")
 
 
 @functools.cache
@@ -104,21 +107,22 @@ def _environment() -> Environment:
     return environment
 
 
-def _manifest(out: Path) -> dict[str, Any]:
+def _manifest(out: Storage) -> dict[str, Any]:
     try:
-        found = json.loads((out / "manifest.json").read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise OutputError(f"{out} has no manifest.json: it is not the output of a finished run") from error
+        data = out.read("manifest.json")
+        found = None if data is None else json.loads(data)
     except (ValueError, OSError) as error:
-        raise OutputError(f"cannot read {out / 'manifest.json'}: {error}") from error
+        raise OutputError(f"cannot read {out.url('manifest.json')}: {error}") from error
+    if data is None:
+        raise OutputError(f"{out.root} has no manifest.json: it is not the output of a finished run")
     if not isinstance(found, dict):
-        raise OutputError(f"{out / 'manifest.json'} is not a manifest")
+        raise OutputError(f"{out.url('manifest.json')} is not a manifest")
     return found
 
 
-def _content(out: Path, manifest: dict[str, Any]) -> Content:
+def _content(out: Storage, manifest: dict[str, Any]) -> Content:
     filters = [str(name) for name in manifest.get("filters", [])]
-    with opened(decision_files(out / "decisions"), COLUMNS) as view:
+    with opened(parquet_files(out, "decisions"), COLUMNS) as view:
         found = combinations(view)
         lines = tally(found, filters)
         evidence = histograms.evidence_histograms(view, filters, manifest.get("marks") or {})
@@ -143,7 +147,7 @@ def _content(out: Path, manifest: dict[str, Any]) -> Content:
         categories=values,
         kept_texts=kept_texts,
         dropped_texts=dropped_texts,
-        shown=gallery.galleries(out / "thumbs", ["kept", *names]),
+        shown=gallery.galleries(out, ["kept", *names]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Parquet files as one SQL view on DuckDB, within bounded memory and without the network.
+"""Parquet files, of this disk or behind URLs, as one SQL view on DuckDB, within bounded memory.
 
 Every answer is the same on any number of threads: no approximate aggregate, no sum of floats, ties are broken.
 """
@@ -11,16 +11,25 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import OutputError
+from curate.sources.files import is_local
+from curate.storage import Storage
 
 if TYPE_CHECKING:
     import duckdb
 
 MEMORY_LIMIT = "1GB"
+_READERS = 16  # threads that read remote files: they wait more than they work
 SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 WHOLE = (*SIGNED, *("U" + name for name in SIGNED))
 """DuckDB's names of the whole numbers."""
 FRACTIONS = ("FLOAT", "DOUBLE", "DECIMAL")
 """DuckDB's names of the others."""
+
+
+def parquet_files(out: Storage, folder: str) -> list[str]:
+    """Return the paths or URLs of the parquet files in a folder of an output, in order. Raises OSError."""
+    names = (found.name for found in out.listing(folder))
+    return sorted(out.url(f"{folder}/{name}") for name in names if name.endswith(".parquet"))
 
 
 def quoted(name: str) -> str:
@@ -52,7 +61,7 @@ class View:
 
 @contextmanager
 def opened(files: Sequence[str], columns: Mapping[str, str]) -> Iterator[View]:
-    """Open parquet files (paths or globs, all of one schema; none is no rows) for SQL.
+    """Open parquet files (paths, globs of this disk or URLs of one store, all of one schema; none is no rows) for SQL.
 
     `columns` maps names to SQL types that queries may rely on: those that the files lack are null throughout.
     Raises OutputError when a file cannot be read.
@@ -64,10 +73,25 @@ def opened(files: Sequence[str], columns: Mapping[str, str]) -> Iterator[View]:
         connection.execute("SET temp_directory = $1", [spill])
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET autoinstall_known_extensions = false")
+        if files and not is_local(files[0]):
+            _reach(connection, files[0])
         try:
             yield View(connection, _create(connection, files, columns))
         except (duckdb.IOException, duckdb.InvalidInputException) as error:
             raise OutputError(f"cannot read the parquet files: {str(error).splitlines()[0]}") from error
+        except duckdb.Error as error:
+            if type(error) is not duckdb.Error:  # a query of ours is wrong
+                raise
+            # what the filesystem of a URL raised, as the text of a traceback
+            raise OutputError(f"cannot read the parquet files: {str(error).splitlines()[-1]}") from error
+
+
+def _reach(connection: duckdb.DuckDBPyConnection, url: str) -> None:
+    from curate.ranges import Ranges
+
+    connection.register_filesystem(Ranges(url))
+    connection.execute(f"SET threads = {_READERS}")
+    connection.execute("SET cache_local_files = true")  # by their names DuckDB takes memory:// and others for local
 
 
 def _create(connection: duckdb.DuckDBPyConnection, files: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
