@@ -264,11 +264,14 @@ def storage(url: str | os.PathLike[str]) -> Storage:
 
 
 def opened(url: str) -> Any:
-    """Return what pyarrow reads a file from: a local path as it is, a file object of a remote one. Raises OSError."""
+    """Return what pyarrow reads a file from: a local path as it is, a file object of a remote one. Raises OSError.
+
+    That object reads just what it is asked for: pyarrow should have `pre_buffer`, which asks for neighbours at once.
+    """
     if is_local(url):
         return url
     fs, path = filesystem(url)
-    return tried(lambda: fs.open(path, "rb"))
+    return tried(lambda: fs.open(path, "rb", cache_type="none"))
 
 
 def local_copy(storage: Storage, folder: str, names: Sequence[str]) -> Path:

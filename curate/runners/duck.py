@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate.contracts import PLACE_BITS, Counting, Grouping
-from curate.sources.files import filesystem, is_local
+from curate.sources.files import is_local
 
 _BATCH = 100_000  # rows of a batch of the answer
 
@@ -25,7 +25,9 @@ def duckdb_counting(scratch: str, memory: int) -> Iterator[Counting]:
         connection.execute("set temp_directory=?", [scratch if is_local(scratch) else here])
         connection.execute("set preserve_insertion_order=false")
         if not is_local(scratch):
-            connection.register_filesystem(filesystem(scratch)[0])
+            from curate.ranges import Ranges
+
+            connection.register_filesystem(Ranges(scratch))
         yield _Session(connection)
 
 

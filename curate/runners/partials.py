@@ -28,7 +28,7 @@ def columns(grouping: Grouping) -> tuple[str, str]:
 def batches(names: tuple[str, str], files: Iterable[tuple[str, int]]) -> Iterator[pa.RecordBatch]:
     """Yield two int64 columns of some partial counts (url, index of the shard); `row` becomes the place in the corpus."""
     for url, shard in files:
-        for batch in pq.ParquetFile(opened(url)).iter_batches(_ROWS, columns=list(names)):
+        for batch in pq.ParquetFile(opened(url), pre_buffer=True).iter_batches(_ROWS, columns=list(names)):
             yield pa.RecordBatch.from_arrays([_signed(batch[name], shard, name) for name in names], list(names))
 
 
