@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.s3 import bucket, s3_server
+
+__all__ = ["bucket", "s3_server"]  # fixtures of every test
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
