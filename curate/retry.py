@@ -27,6 +27,8 @@ def tried(ask: Callable[[], T]) -> T:
         except _FINAL:
             raise
         except Exception as error:
+            if type(error).__name__.endswith("CredentialsError"):
+                raise StorageError(str(error)) from error
             if attempt == _TRIES - 1:
                 raise StorageError(f"a store gives no answer: {type(error).__name__}: {error}") from error
             time.sleep(_FIRST_WAIT * 2**attempt * random.uniform(0.5, 1.5))

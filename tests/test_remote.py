@@ -243,3 +243,12 @@ def test_verify_on_s3(once: Path, bucket: str) -> None:
     found = running.curate("verify", url)
     assert (found.returncode, found.stderr) == (1, "")
     assert f"{min(told['shards'])}: sha256 differs from the manifest's" in found.stdout
+
+
+def test_s3_without_credentials_is_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = running.curate("report", f"{bucket}/out")
+    assert (found.returncode, found.stderr) == (1, f"curate: {bucket}/out: Unable to locate credentials\n")
