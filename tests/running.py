@@ -27,6 +27,7 @@ from curate import plan as planning
 from curate import recipe as recipes
 from curate.contracts import Counting, Needs, Runner, Stage, TaskDied
 from curate.job import Job, Outcome, Progress, Quiet, resolve
+from curate.lease import BEAT_SECONDS
 from curate.runners.duck import duckdb_counting
 from curate.sources import list_shards
 from curate.storage import storage
@@ -116,10 +117,13 @@ class Setup:
     samples_per_shard: int | None = None
     row_seconds: float = 30.0
     max_failed_shards: int | None = None
+    beat: float = BEAT_SECONDS  # of the lease
 
 
-def run_job(setup: Setup, out: Path, runner: Runner | None = None, progress: Progress | None = None) -> Outcome:
-    """Run a job in this process (or with `runner`) into `out`."""
+def run_job(
+    setup: Setup, out: Path, runner: Runner | None = None, progress: Progress | None = None, at: str | None = None
+) -> Outcome:
+    """Run a job in this process (or with `runner`) into `out`, or at a URL."""
     file = out.parent / "recipe.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(setup.recipe)
@@ -129,7 +133,7 @@ def run_job(setup: Setup, out: Path, runner: Runner | None = None, progress: Pro
     plan, _ = resolve(planning.plan(recipe), Path(os.environ["CURATE_CACHE"]))
     plan = plan.with_stages(setup.stages(plan))
     shards = list_shards([str(path) for path in setup.inputs], {})
-    job = Job(plan, shards, Store(storage(out)), runner or InProcess(), progress or Quiet())
+    job = Job(plan, shards, Store(storage(at or out), beat=setup.beat), runner or InProcess(), progress or Quiet())
     job.row_seconds, job.max_failed_shards = setup.row_seconds, setup.max_failed_shards
     return job.run()
 

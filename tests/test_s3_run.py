@@ -1,0 +1,192 @@
+"""Whole runs whose output, or input too, lies on a real S3 server: the bytes of a local run, whatever refuses or dies."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests import running
+from tests.running import RECIPE, Setup, curate, manifest, run_job, written
+from tests.s3 import upload
+
+SAME = ("shards", "index", "decisions", "thumbs")
+
+
+@pytest.fixture(scope="module")
+def setup(demo: Path) -> Setup:
+    return Setup(RECIPE, sorted((demo / "pairs").glob("*.tar"))[:4], (f"eval_overlap.sets={demo / 'eval'}",))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    run_job(setup, out)
+    return out
+
+
+def download(url: str, folder: Path) -> Path:
+    """Copy what lies at `url` to this disk."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem(use_listings_cache=False).get(url, str(folder), recursive=True)
+    return folder
+
+
+def arguments(setup: Setup, inputs: list[object], out: str, folder: Path) -> list[object]:
+    (folder / "recipe.yaml").write_text(setup.recipe)
+    return ["run", folder / "recipe.yaml", *inputs, "--out", out, "--workers", 2, "--set", setup.overrides[0]]
+
+
+def leftovers(out: Path) -> list[str]:
+    """Return what a finished run must not leave, but for its lease."""
+    return [name for name in running.leftovers(out) if not name.startswith(".lease")]
+
+
+def test_an_output_on_s3_has_the_bytes_of_a_local_one(bucket: str, setup: Setup, undisturbed: Path, tmp_path: Path) -> None:
+    command = arguments(setup, list(setup.inputs), f"{bucket}/out", tmp_path)
+    done = curate(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{bucket}/out/shards" in done.stdout
+    here = download(f"{bucket}/out", tmp_path / "here")
+    assert written(here) == written(undisturbed)
+    assert leftovers(here) == []
+    assert (here / "report.html").is_file()
+    again = curate(*command)
+    assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
+
+
+def test_an_input_on_s3_gives_the_same_tars(bucket: str, setup: Setup, undisturbed: Path, demo: Path, tmp_path: Path) -> None:
+    for path in setup.inputs:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        os.link(path, tmp_path / "in" / path.name)
+    url = upload(tmp_path / "in", f"{bucket}/in")
+    done = curate(*arguments(setup, [url], f"{bucket}/out", tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    here = download(f"{bucket}/out", tmp_path / "here")
+    expected = {name: digest for name, digest in written(undisturbed).items() if name.startswith(SAME)}
+    assert {name: digest for name, digest in written(here).items() if name.startswith(SAME)} == expected
+
+
+# A server that refuses -----------------------------------------------------------------------------------------------
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Passes requests on to a server, but for some: those are answered with an error, or the connection is cut."""
+
+    server: RefusingServer
+    protocol_version = "HTTP/1.1"  # clients wait for a word before they send a body
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        number = next(self.server.numbers)
+        if number % 29 == 3:
+            self.send_error(503, "Slow Down")
+            return
+        if number % 31 == 5:
+            self.send_error(500, "Internal Error")
+            return
+        if number % 37 == 7:  # as a time-out ends: no answer
+            self.close_connection = True
+            return
+        self.forward(body)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+    def forward(self, body: bytes) -> None:
+        connection = http.client.HTTPConnection(self.server.target, timeout=30)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("expect", "connection")}
+        connection.request(self.command, self.path, body, headers)
+        found = connection.getresponse()
+        data = found.read()
+        self.send_response(found.status)
+        for name, value in found.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "content-length", "server", "date"):
+                self.send_header(name, value)
+        length = found.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+        connection.close()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class RefusingServer(ThreadingHTTPServer):
+    """The server that refuses."""
+
+    daemon_threads = True
+
+    def __init__(self, target: str) -> None:
+        super().__init__(("127.0.0.1", 0), Refusing)
+        self.target, self.numbers = target, itertools.count()
+
+
+@pytest.fixture
+def refusing(s3_server: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Put a server that refuses between the tests and their bucket, and return the bucket's url."""
+    with RefusingServer(s3_server.removeprefix("http://")) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        yield bucket
+        server.shutdown()
+
+
+def test_a_store_that_refuses_now_and_then_costs_nothing(refusing: str, setup: Setup, undisturbed: Path, tmp_path: Path) -> None:
+    done = curate(*arguments(setup, list(setup.inputs), f"{refusing}/out", tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    here = download(f"{refusing}/out", tmp_path / "here")
+    assert written(here) == written(undisturbed)
+    assert leftovers(here) == []
+    assert manifest(here)["failed_shards"] == []
+
+
+# A driver that dies --------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import sys
+from pathlib import Path
+from curate.runners.local import LocalRunner
+from tests.running import RECIPE, Setup, run_job
+
+if __name__ == "__main__":
+    out, recipes, sets, *tars = sys.argv[1:]
+    setup = Setup(RECIPE, [Path(tar) for tar in tars], (sets,), beat=0.2)
+    with LocalRunner(2) as runner:
+        run_job(setup, Path(recipes) / "out", runner, at=out)
+"""
+
+
+@pytest.mark.parametrize("pattern", ["facts/base-*/*.json", "marks/*/judge-*/*.json", "marks/*/pack/*.json"])
+def test_a_driver_killed_and_run_again_ends_in_the_same_bytes(
+    pattern: str, bucket: str, setup: Setup, undisturbed: Path, tmp_path: Path
+) -> None:
+    from s3fs import S3FileSystem
+
+    (tmp_path / "driver.py").write_text(DRIVER)
+    command = [sys.executable, tmp_path / "driver.py", f"{bucket}/out", tmp_path, setup.overrides[0], *setup.inputs]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(list(map(str, command)), env=environment, start_new_session=True)
+    store = S3FileSystem(use_listings_cache=False)
+    while not store.glob(f"{bucket}/out/{pattern}"):
+        assert process.poll() is None, "it ended before it could be killed"
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.02)
+    running.kill(process)
+    again = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=120)
+    assert (again.returncode, again.stderr) == (0, "")
+    here = download(f"{bucket}/out", tmp_path / "here")
+    assert written(here) == written(undisturbed)
+    assert leftovers(here) == []
