@@ -120,6 +120,7 @@ class Job:
     max_failed_shards: int | None = None
     row_seconds: float = guard.ROW_SECONDS
     gpus: int = 0  # with them captioner and matcher run in a pass of their own, one worker for each
+    gpu_share: float = 1  # of a GPU that one worker takes
     threads: int = 1  # that decode pictures beside a GPU
     shared: bool = False  # workers are on other machines: they see OUT, and nothing else that this machine has
     _lookups: dict[str, Lookup] = field(default_factory=dict, init=False)
@@ -229,9 +230,10 @@ class Job:
         self.progress.start("judge", len(rest))
         self._over(task, rest, outcome, Needs(models=any(self.plan.models())))
         if len(asking):
-            needs = Needs(self.threads, gpus=1, models=True)
+            threads = max(1, int(self.threads * self.gpu_share))
+            needs = Needs(threads, gpus=self.gpu_share, models=True)
             self.progress.start("judge with models", len(asking))
-            self._over(replace(task, threads=self.threads), asking, outcome, needs)
+            self._over(replace(task, threads=threads), asking, outcome, needs)
         return task
 
     def _standing(self, task: Judge) -> Index:

@@ -468,7 +468,7 @@ def test_the_hubs_models_come_from_its_cache_or_the_error_says_how_to_get_them(c
     blob.parent.mkdir()
     (snapshot / WEIGHTS).rename(blob)
     (snapshot / WEIGHTS).symlink_to(blob)
-    assert on_hub(spec, tmp_path) == f"('{revision}', '{digest}') 64"
+    assert on_hub(spec, tmp_path) == f"('{revision}', '{digest}', 64) 64"
 
 
 # A whole run -----------------------------------------------------------------------------------------------------------

@@ -298,6 +298,13 @@ def test_every_worker_has_a_gpu_of_its_own(visible: str | None, devices: set[str
     assert {device for _, device in answers} == {min(devices)}  # also of the worker that took its place
 
 
+def test_workers_may_share_a_gpu() -> None:
+    with LocalRunner(1, gpus=1) as runner:
+        found = [one for one in runner.map(Where(deadly=-1), range(40), Needs(gpus=0.5)) if not isinstance(one, TaskDied)]
+    assert {device for _, device in found} == {"0"}
+    assert len({worker for worker, _ in found}) == 2
+
+
 class NoDecode(DecodeStage):
     """A decoder that must not be asked."""
 

@@ -24,8 +24,8 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OM
 class LocalRunner:
     """A pool of `workers` processes, kept over the passes of a run; two with one thread each beat one with two.
 
-    Tasks that need a GPU get a process for each of `gpus`, which sees no other; they live as long as their pass, and the
-    others end before it: neither holds memory, of host or GPU, that the other could use.
+    Tasks that need a GPU get a process for each of `gpus` (several where they need a share of one), which sees no other; they
+    live as long as their pass, and the others end before it: neither holds memory, of host or GPU, that the other could use.
     """
 
     def __init__(self, workers: int, gpus: int = 0) -> None:
@@ -43,15 +43,15 @@ class LocalRunner:
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
         """Yield answers as they come; at most two items a worker are taken ahead, so that items may be a long stream."""
-        on_gpus = needs.gpus >= 1
+        on_gpus, each = needs.gpus > 0, max(1, round(1 / (needs.gpus or 1)))
         if on_gpus or self._on_gpus:
             self._end(None)
         self._on_gpus = on_gpus
         if on_gpus:
-            self._pools = [_pool(1, device) for device in _devices(max(1, self.gpus))]
+            self._pools = [_pool(each, device) for device in _devices(max(1, self.gpus))]
         elif not self._pools:
             self._pools = [_pool(self.workers, None)]
-        yield from _answers(task, items, self._pools, 1 if on_gpus else 2 * self.workers)
+        yield from _answers(task, items, self._pools, each if on_gpus else 2 * self.workers)
 
     def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
         """Open a DuckDB session in this process."""

@@ -22,7 +22,7 @@ from ray import exceptions
 from curate.contracts import Counting, Needs, TaskDied
 from curate.errors import RunnerError
 from curate.runners.ray_counts import ray_counting
-from curate.runners.ray_pools import Actors, Pool, Tasks
+from curate.runners.ray_pools import Actors, Bounds, Pool, Tasks
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,10 +32,13 @@ _REACH_SECONDS = 10.0
 
 
 class RayRunner:
-    """Runs on the cluster at `address` (auto, or ray://HOST:10001); with `workers` or `gpus` at most so many items at once."""
+    """Runs on the cluster at `address` (auto, or ray://HOST:10001); with `workers` or `gpus` on at most so many of them.
 
-    def __init__(self, address: str = "auto", workers: int | None = None, gpus: int | None = None) -> None:
-        self._address, self._workers, self._gpus = address, workers, gpus
+    Pools of workers with models start with `least`.
+    """
+
+    def __init__(self, address: str = "auto", workers: int | None = None, gpus: int | None = None, least: int = 1) -> None:
+        self._address, self._workers, self._gpus, self._least = address, workers, gpus, least
 
     def __enter__(self) -> RayRunner:
         try:
@@ -60,8 +63,10 @@ class RayRunner:
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
         """Yield answers as they come; at most two items a core, or one an actor, are taken ahead."""
-        most = self._gpus if needs.gpus else self._workers
-        pool: Pool = Actors(needs, most) if needs.gpus or needs.models else Tasks(needs, most)
+        most = self._workers
+        if needs.gpus:
+            most = int(self._gpus / needs.gpus) if self._gpus else None
+        pool: Pool = Actors(needs, Bounds(most, self._least)) if needs.gpus or needs.models else Tasks(needs, most)
         try:
             yield from _answers(pool, ray.put(task), items)
         finally:

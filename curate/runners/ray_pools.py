@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
@@ -12,6 +14,9 @@ from curate.contracts import Needs
 from curate.errors import RunnerError
 from curate.runners.worker import attempt
 
+_log = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS = 30.0  # before it is said that no worker has come yet
 _STARTS = 3  # actors in a row that cannot start
 _LOOK_SECONDS = 5.0  # between looks at how large the cluster is
 
@@ -72,12 +77,21 @@ class _Worker:
         return attempt(task, item)
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """How many workers a pool may have, and with how many it starts; None: as many as the cluster has room for."""
+
+    most: int | None = None
+    least: int = 1
+
+
 class Actors:
     """Actors, one item each; as long as items wait for one, more are asked for, at most twice as many as run."""
 
-    def __init__(self, needs: Needs, most: int | None) -> None:
+    def __init__(self, needs: Needs, bounds: Bounds) -> None:
         self._make = ray.remote(_Worker).options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0)
-        self._most = most
+        self._needs, self._bounds = needs, bounds
+        self._told = False
         self._starting: dict[Any, Any] = {}
         self._busy: dict[Any, Any] = {}
         self._idle: list[Any] = []
@@ -86,7 +100,8 @@ class Actors:
     def start(self, task: Any, item: Any) -> Any | None:
         if not self._idle:
             running = len(self._busy) + len(self._starting)
-            if len(self._starting) <= len(self._busy) and (self._most is None or running < self._most):
+            wanted = len(self._starting) <= len(self._busy) or running < self._bounds.least
+            if wanted and (self._bounds.most is None or running < self._bounds.most):
                 actor = self._make.remote()
                 self._starting[actor.ready.remote()] = actor
             return None
@@ -96,6 +111,10 @@ class Actors:
         return reference
 
     def wait(self, under_way: list[Any]) -> list[Any]:
+        if not under_way and not self._told and not ray.wait(list(self._starting), timeout=_PATIENCE_SECONDS)[0]:
+            self._told = True
+            wanted = f"{self._needs.cpus:g} CPU and {self._needs.gpus:g} GPU"
+            _log.warning("curate: still waiting for a worker with %s: has the cluster a node for it?", wanted)
         ready = _ready([*under_way, *self._starting])
         for reference in [one for one in ready if one in self._starting]:
             actor = self._starting.pop(reference)
