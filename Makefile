@@ -24,7 +24,10 @@ test: check
 	$(VENV)/bin/python -m pytest -q -n 2
 
 test-cluster: $(STAMP)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	@command -v java >/dev/null || [ -n "$$JAVA_HOME" ] || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -y -q openjdk-17-jre-headless; } || { \
+	  echo "make: Spark needs Java 17 (on Debian and Ubuntu: apt-get install openjdk-17-jre-headless)" >&2; exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray,spark]"
 	$(VENV)/bin/python -m pytest -q -m cluster
 
 check: $(STAMP)

@@ -20,6 +20,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 """Exit code of a run that finished with shards that were cut short or given up."""
 
 RECIPE = click.argument("recipe")
+SHARE = "Part of a GPU that a worker takes: 0.5 puts two on each."
+LEAST = "Workers with models that a Ray pool starts with."
+MASTER = "Spark master: spark://HOST:7077, yarn, local[4]. Default: spark-submit's or Spark's configuration's, else this machine."
 OUT = click.argument("out")
 
 
@@ -89,10 +92,13 @@ def main() -> None:
 @RECIPE
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--out", required=True, type=str, help="Output folder: new, empty, or of an earlier run (which goes on).")
-@click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where it runs.")
+@click.option("--runner", type=click.Choice(["local", "ray", "spark"]), default="local", show_default=True, help="Where it runs.")
 @click.option("--address", default="auto", show_default=True, help="Ray cluster: auto, or ray://HOST:10001.")
+@click.option("--master", default=None, metavar="URL", help=MASTER)
 @click.option("--workers", type=click.IntRange(1), default=None, help="Worker processes. Default: one per core.")
 @click.option("--gpus", type=click.IntRange(0), default=None, help="GPUs for captioner and matcher. Default: all; 0: none.")
+@click.option("--gpu-share", type=click.FloatRange(0, 1, min_open=True), default=1, show_default=True, help=SHARE)
+@click.option("--min-workers", type=click.IntRange(1), default=1, show_default=True, help=LEAST)
 @click.option("--samples-per-shard", type=click.IntRange(1), default=None, help="Samples a tar. Default: the recipe's, 10000.")
 @click.option("--memory", default="1GB", show_default=True, help="Memory for merging corpus counts; the rest spills to disk.")
 @click.option("--max-failed-shards", type=click.IntRange(0), default=None, help="Stop when more shards than this have failed.")
@@ -114,6 +120,8 @@ def run(given: options.Run) -> None:
       curate run align pairs.parquet --out curated --column image=jpg --column text=alt
       curate run align_capfilt 'crawl/*.tar' --out curated --models blip-base
       curate run align /shared/crawl --out /shared/curated --runner ray
+      curate run align /shared/crawl --out /shared/curated --runner spark --master spark://HEAD:7077
+      spark-submit jobs/spark/main.py run align /shared/crawl --out /shared/curated --runner spark
     """
     from curate.commands.run import run_command
 

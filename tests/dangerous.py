@@ -47,12 +47,64 @@ class KilledOnce(DecodeStage):
     flag: str = ""
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        try:
-            Path(self.flag).touch(exist_ok=False)
-        except FileExistsError:
-            return super().__call__(batch)
-        os.kill(os.getpid(), signal.SIGKILL)
-        return batch
+        if _first(self.flag):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(batch)
+
+
+@dataclass(frozen=True)
+class HungOnce(DecodeStage):
+    """DecodeStage that never returns, once: `flag` says that it happened, and holds the process."""
+
+    flag: str = ""
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if _first(self.flag):
+            _forever()
+        return super().__call__(batch)
+
+
+def _first(flag: str) -> bool:
+    """Return whether this is the first to ask; write the process into the flag."""
+    try:
+        with Path(flag).open("x") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class HangingAt:
+    """Answer items, but never one of them; `flag` holds the process that hangs."""
+
+    item: int
+    flag: str
+
+    def __call__(self, item: int) -> int:
+        if item == self.item:
+            _first(self.flag)
+            _forever()
+        return item
+
+
+@dataclass(frozen=True)
+class EndingItsParent:
+    """Answer items, but kill the process that runs this one at an item: once, or with no flag always."""
+
+    item: int
+    flag: str = ""
+
+    def __call__(self, item: int) -> int:
+        if item == self.item and (not self.flag or _first(self.flag)):
+            os.kill(os.getppid(), signal.SIGKILL)
+            _forever()
+        return item
+
+
+def devices(item: int) -> str:
+    """Return what CUDA would see."""
+    return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def full(item: int) -> int:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from curate.commands import common
 from curate.commands.options import Run
@@ -29,7 +30,7 @@ def crew(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
 
     Raises RunnerError without its package or cluster, InputError without the GPUs that are wanted.
     """
-    with {"local": _local, "ray": _ray}[given.runner](given, plan, shards) as found:
+    with {"local": _local, "ray": _ray, "spark": _spark}[given.runner](given, plan, shards) as found:
         yield found
 
 
@@ -48,10 +49,34 @@ def _ray(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
         from curate.runners.ray import RayRunner
     except ImportError as error:
         raise RunnerError(f"--runner ray needs {error.name}: pip install 'curate[ray]'") from None
-    with RayRunner(given.address, given.workers, given.gpus) as runner:
-        asks = plan.asks_for_pictures and given.gpus != 0
-        gpus = min(given.gpus or runner.size("GPU"), shards) if asks else 0
-        yield Crew(runner, gpus, runner.cores_beside_a_gpu())
+    with RayRunner(given.address, given.workers, given.gpus, given.min_workers) as runner:
+        yield _on_cluster(runner, given, plan, shards)
+
+
+@contextmanager
+def _spark(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
+    try:
+        from curate.runners.spark import SparkRunner
+    except ImportError as error:
+        raise RunnerError(f"--runner spark needs {error.name}: pip install 'curate[spark]'") from None
+    with SparkRunner(given.master, given.workers, given.gpus) as runner:
+        yield _on_cluster(runner, given, plan, shards)
+
+
+class _Cluster(Runner, Protocol):
+    """A runner that knows what its cluster has."""
+
+    def size(self, resource: str) -> int:
+        """Return how many CPU or GPU it has now."""
+
+    def cores_beside_a_gpu(self) -> int:
+        """Return how many cores each GPU has."""
+
+
+def _on_cluster(runner: _Cluster, given: Run, plan: Plan, shards: int) -> Crew:
+    asks = plan.asks_for_pictures and given.gpus != 0
+    gpus = min(given.gpus or runner.size("GPU"), shards) if asks else 0
+    return Crew(runner, gpus, runner.cores_beside_a_gpu() if gpus else 1)
 
 
 def _gpus(wanted: int | None, plan: Plan) -> int:

@@ -15,8 +15,11 @@ class Run:
     out: str
     runner: str
     address: str
+    master: str | None
     workers: int | None
     gpus: int | None
+    gpu_share: float
+    min_workers: int
     samples_per_shard: int | None
     memory: str
     max_failed_shards: int | None

@@ -80,7 +80,7 @@ def run_command(given: Run) -> int:
     started = time.monotonic()
     with Bars() as bars, crew(given, plan, len(shards)) as workers:
         job = Job(plan, shards, store, workers.runner, bars, common.size(given.memory), warnings, given.max_failed_shards)
-        job.gpus, job.threads, job.shared = workers.gpus, workers.threads, given.runner != "local"
+        job.gpus, job.threads, job.gpu_share, job.shared = workers.gpus, workers.threads, given.gpu_share, given.runner != "local"
         outcome = job.run()
     seconds = time.monotonic() - started
     if given.as_json:

@@ -13,16 +13,14 @@ from typing import Any, TypeVar
 
 from curate.contracts import Counting, Needs, TaskDied
 from curate.runners.duck import duckdb_counting
-from curate.runners.worker import prepare
+from curate.runners.worker import ONE_THREAD, prepare
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
-
 
 class LocalRunner:
-    """A pool of `workers` processes, kept over the passes of a run; two with one thread each beat one with two.
+    """A pool of `workers` processes, kept over the passes of a run.
 
     Tasks that need a GPU get a process for each of `gpus` (several where they need a share of one), which sees no other; they
     live as long as their pass, and the others end before it: neither holds memory, of host or GPU, that the other could use.
@@ -34,8 +32,8 @@ class LocalRunner:
         self._on_gpus = False
 
     def __enter__(self) -> LocalRunner:
-        for name in _ONE_THREAD:  # read by the libraries when the spawned process loads them
-            os.environ.setdefault(name, "1")
+        for name, one in ONE_THREAD.items():
+            os.environ.setdefault(name, one)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:

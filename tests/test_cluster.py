@@ -1,11 +1,15 @@
-"""A real Ray cluster of two nodes: the bytes of a run on one machine, whatever dies. Needs the extra `ray`."""
+"""Real clusters of two nodes, Ray's and Spark's: the bytes of a run on one machine, whatever dies.
+
+Each engine's tests need its extra, and Spark's need Java.
+"""
 
 from __future__ import annotations
 
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,37 +21,62 @@ import pytest
 from curate.contracts import CorpusCount, Needs, Runner, Stage, TaskDied
 from curate.counts import Engine, merge
 from curate.plan import Plan
+from curate.storage import storage
 from curate.store import Store
 from tests import running, test_capfilt
-from tests.clusters import RayCluster, ray_cluster
+from tests.clusters import Cluster, RayCluster, SparkCluster, has_java, ray_cluster, spark_cluster, spark_home
 from tests.dangerous import KILLED, RAISE, DangerousDecode, KilledOnce, full, worker_of
 from tests.running import KEEP_ALL, RECIPE, InProcess, Setup, leftovers, make_tar, pairs, run_job, written
-from tests.test_counts import Record, merged
+from tests.test_counts import Record, first_shards, merged
 
-# asked by name: Ray reads the cluster's token when it is imported
-missing = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
-pytestmark = [missing, pytest.mark.cluster, pytest.mark.filterwarnings("default")]  # Ray's own warnings are not ours to mend
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]  # the engines' own warnings are not ours to mend
+
+ON_RAY = pytest.mark.parametrize("engine", ["ray"], indirect=True)
+ON_SPARK = pytest.mark.parametrize("engine", ["spark"], indirect=True)
+FEWER = "\n".join(line for line in RECIPE.splitlines() if "image_reuse" not in line and "common_ngrams" not in line)
+"""The demo's recipe with two corpus counts, which an engine takes seconds to start for; all kinds have a test of their own."""
+
+AHEAD = {"ray": 20, "spark": 1000}  # items that may be taken before an answer is asked for
+
+
+@pytest.fixture(scope="module", params=["ray", "spark"])
+def engine(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    # asked by name: Ray reads the cluster's token when it is imported
+    if find_spec({"ray": "ray", "spark": "pyspark"}[name]) is None:
+        pytest.skip(f"needs the extra {name}")
+    if name == "spark" and not has_java():
+        pytest.skip("needs Java 17")
+    return name
 
 
 @pytest.fixture(scope="module")
-def cluster(curate_cache: Path) -> Iterator[RayCluster]:
-    with ray_cluster() as found, pytest.MonkeyPatch.context() as patch:
+def cluster(engine: str, curate_cache: Path) -> Iterator[Cluster]:
+    started = ray_cluster() if engine == "ray" else spark_cluster()
+    with started as found, pytest.MonkeyPatch.context() as patch:
         for name, value in found.environment().items():
             patch.setenv(name, value)
         yield found
 
 
 @pytest.fixture(scope="module")
-def runner(cluster: RayCluster) -> Iterator[Runner]:
-    from curate.runners.ray import RayRunner
+def runner(engine: str, cluster: Cluster) -> Iterator[Runner]:
+    """Return a runner that finds the cluster by what is in the environment."""
+    if engine == "ray":
+        from curate.runners.ray import RayRunner
 
-    with RayRunner() as found:
-        yield found
+        with RayRunner() as on_ray:
+            yield on_ray
+    else:
+        from curate.runners.spark import SparkRunner
+
+        with SparkRunner() as on_spark:
+            yield on_spark
 
 
 @pytest.fixture(scope="module")
 def setup(demo: Path) -> Setup:
-    return Setup(RECIPE, sorted((demo / "pairs").glob("*.tar")), (f"eval_overlap.sets={demo / 'eval'}",))
+    return Setup(FEWER, sorted((demo / "pairs").glob("*.tar")), (f"eval_overlap.sets={demo / 'eval'}",))
 
 
 @pytest.fixture(scope="module")
@@ -58,43 +87,63 @@ def undisturbed(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return written(out)
 
 
-def arguments(setup: Setup, folder: Path) -> list[object]:
-    (folder / "recipe.yaml").write_text(setup.recipe)
+@pytest.fixture
+def line(engine: str, setup: Setup, tmp_path: Path) -> list[object]:
+    """Return the arguments of the command that runs the setup into `out`."""
+    (tmp_path / "recipe.yaml").write_text(setup.recipe)
     settings = [part for override in setup.overrides for part in ("--set", override)]
-    return ["run", folder / "recipe.yaml", *setup.inputs, "--out", folder / "out", "--runner", "ray", *settings]
+    return ["run", tmp_path / "recipe.yaml", *setup.inputs, "--out", tmp_path / "out", "--runner", engine, *settings]
 
 
 # The same bytes ------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_writes_the_bytes_of_one_machine(
-    cluster: RayCluster, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
+    cluster: Cluster, line: list[object], undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    done = running.curate(*arguments(setup, tmp_path))
+    done = running.curate(*line)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert written(tmp_path / "out") == undisturbed
     assert leftovers(tmp_path / "out") == []
 
 
+@ON_RAY
 def test_a_client_writes_the_bytes_of_one_machine(
-    cluster: RayCluster, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
+    cluster: RayCluster, line: list[object], undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    done = running.curate(*arguments(setup, tmp_path), "--address", cluster.client)
+    done = running.curate(*line, "--address", cluster.client)
     assert done.returncode == 0, done.stderr
     assert written(tmp_path / "out") == undisturbed
     assert leftovers(tmp_path / "out") == []
 
 
-def test_a_submitted_job_needs_no_more_than_the_command(
-    cluster: RayCluster, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
+@ON_RAY
+def test_a_ray_job_needs_no_more_than_the_command(
+    cluster: RayCluster, line: list[object], undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     submit = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "job", "submit", "--address", cluster.jobs]
-    line = [*submit, "--", *running.command(*arguments(setup, tmp_path))]
     environment = {name: value for name, value in cluster.environment().items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
+    done = run_as([*submit, "--", *running.command(*line)], environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert written(tmp_path / "out") == undisturbed
+
+
+@ON_SPARK
+def test_a_spark_application_needs_no_more_than_the_command(
+    cluster: SparkCluster, line: list[object], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "spark-defaults.conf").write_text("spark.ui.enabled false\n")  # no master: spark-submit says it
+    python = {"PYSPARK_PYTHON": sys.executable, "SPARK_CONF_DIR": str(tmp_path)}
+    submit = [f"{spark_home()}/bin/spark-submit", "--master", cluster.address, "--total-executor-cores", "2"]
+    shared = ["--executor-cores", "1", "--executor-memory", "512m", "jobs/spark/main.py"]
+    done = run_as([*submit, *shared, *map(str, line)], {**cluster.environment(), **python})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert written(tmp_path / "out") == undisturbed
+
+
+def run_as(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
 def test_passes_with_models_write_the_bytes_of_one_machine(runner: Runner, setup: Setup, tmp_path: Path) -> None:
@@ -128,13 +177,12 @@ def corpus(seed: int, sizes: tuple[int, ...]) -> list[list[Record]]:
 
 @pytest.mark.parametrize("sizes", [(30, 0, 50, 20), (0,)])
 def test_counts_are_those_of_duckdb_to_the_byte(sizes: tuple[int, ...], runner: Runner, tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = Store(storage(tmp_path))
     local = merged(store, corpus(3, sizes), COUNTS)
-    expected = {fact: contents(lookup.folder) for fact, lookup in local.items()}
+    expected = {fact: contents(tmp_path / "counts" / lookup.name) for fact, lookup in local.items()}
     (tmp_path / "counts").rename(tmp_path / "of-duckdb")
-    shards = [(shard, f"f{shard}") for shard in range(len(sizes))]
-    found = merge(store, COUNTS, shards, Engine(runner, 0))
-    assert {fact: contents(lookup.folder) for fact, lookup in found.items()} == expected
+    found = merge(store, COUNTS, first_shards(len(sizes)), Engine(runner, 0))
+    assert {fact: contents(tmp_path / "counts" / lookup.name) for fact, lookup in found.items()} == expected
     assert any(files["keys.u64"] for files in expected.values()) == (len(sizes) > 1)
 
 
@@ -197,13 +245,12 @@ def test_a_shard_that_always_fails_is_tried_three_times_and_reported(runner: Run
 
 
 def test_a_driver_killed_and_run_again_ends_in_the_same_bytes(
-    cluster: RayCluster, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
+    cluster: Cluster, line: list[object], undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    command = arguments(setup, tmp_path)
-    process = running.start(*command)
-    assert running.wait_for(process, tmp_path / "out", "marks/*/judge-*.json", 2), "it ended before it could be killed"
+    process = running.start(*line)
+    assert running.wait_for(process, tmp_path / "out", "marks/*/judge-*/*.json", 2), "it ended before it could be killed"
     running.kill(process)
-    done = running.curate(*command)
+    done = running.curate(*line)
     assert done.returncode == 0, done.stderr
     assert written(tmp_path / "out") == undisturbed
     assert leftovers(tmp_path / "out") == []
@@ -211,9 +258,9 @@ def test_a_driver_killed_and_run_again_ends_in_the_same_bytes(
 
 @dataclass
 class LosingANode:
-    """Progress that ends a node when the first shard of a step is done."""
+    """Progress that ends a node when the first shard of a step is done: one that was there before the last, so it has work."""
 
-    cluster: RayCluster
+    cluster: Cluster
     step: str
     now: str = ""
     lost: bool = False
@@ -224,16 +271,24 @@ class LosingANode:
     def advance(self, records: int) -> None:
         if self.now == self.step and not self.lost:
             self.lost = True
-            self.cluster.stop(len(self.cluster.nodes) - 1)
+            self.cluster.stop(len(self.cluster.nodes) - 2)
 
     def warn(self, text: str) -> None:
         pass
 
 
+def wait_until(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_node_that_is_lost_costs_no_attempt(
-    cluster: RayCluster, runner: Runner, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
+    cluster: Cluster, runner: Any, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     cluster.join()
+    wait_until(lambda: runner.size("CPU") >= 2)  # a worker of it may be starting still
     asked: list[Any] = []
     losing = LosingANode(cluster, "judge")
     outcome = run_job(setup, tmp_path / "out", Counted(runner, asked), losing)
@@ -259,18 +314,20 @@ def test_models_stay_in_their_workers(runner: Runner) -> None:
     assert 1 <= len(workers) <= 3
 
 
-def test_items_are_taken_as_workers_get_free(runner: Runner) -> None:
+def test_items_are_taken_as_workers_get_free(engine: str, runner: Runner) -> None:
     taken = itertools.count()
     answers = runner.map(worker_of, taken, Needs())
     for _ in range(20):
         next(answers)
-    assert next(taken) < 40
+    assert next(taken) < 20 + AHEAD[engine]
     answers.close()  # type: ignore[attr-defined]
 
 
-def test_no_cluster_is_one_line(setup: Setup, tmp_path: Path) -> None:
-    done: subprocess.CompletedProcess[str] = running.curate(*arguments(setup, tmp_path), "--address", "127.0.0.1:1")
+def test_no_cluster_is_one_line(engine: str, cluster: Cluster, line: list[object], tmp_path: Path) -> None:
+    nowhere = {"ray": ("--address", "127.0.0.1:1"), "spark": ("--master", "spark://127.0.0.1:1")}[engine]
+    done: subprocess.CompletedProcess[str] = running.curate(*line, *nowhere)
     assert done.returncode == 1
-    assert done.stderr.startswith("curate: no Ray cluster at 127.0.0.1:1")
+    assert done.stderr.startswith("curate: no ")
+    assert nowhere[1] in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out" / "manifest.json").exists()
