@@ -39,6 +39,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.communicate()  # closes its standard input
 
 
+def environment_of(server: str) -> dict[str, str]:
+    """Return what a process needs in its environment to reach the server."""
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    return {"AWS_ENDPOINT_URL": server, **keys, "NO_PROXY": "127.0.0.1"}
+
+
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the s3:// url of an empty bucket, which this process and those that it starts reach."""
@@ -46,11 +52,8 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name, value in environment_of(s3_server).items():
+        monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()  # one that another test made has another endpoint
     name = f"bucket-{uuid.uuid4().hex}"
     S3FileSystem().mkdir(name)
@@ -63,3 +66,11 @@ def upload(folder: Path, url: str) -> str:
 
     S3FileSystem().put(f"{folder}/", url, recursive=True)
     return url
+
+
+def download(url: str, folder: Path) -> Path:
+    """Copy what lies at `url` to a folder of this disk, which it returns."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem(use_listings_cache=False).get(url, str(folder), recursive=True)
+    return folder

@@ -1,4 +1,4 @@
-"""Real clusters of two nodes, Ray's and Spark's: the bytes of a run on one machine, whatever dies.
+"""One suite over all runners, on real clusters of two nodes, Ray's and Spark's: the bytes of a run in one process, whatever dies.
 
 Each engine's tests need its extra, and Spark's need Java.
 """
@@ -21,29 +21,34 @@ import pytest
 from curate.contracts import CorpusCount, Needs, Runner, Stage, TaskDied
 from curate.counts import Engine, merge
 from curate.plan import Plan
+from curate.runners.local import LocalRunner
 from curate.storage import storage
 from curate.store import Store
 from tests import running, test_capfilt
-from tests.clusters import Cluster, RayCluster, SparkCluster, has_java, ray_cluster, spark_cluster, spark_home
+from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, has_java, ray_cluster, spark_cluster, spark_home
 from tests.dangerous import KILLED, RAISE, DangerousDecode, KilledOnce, full, worker_of
 from tests.running import KEEP_ALL, RECIPE, InProcess, Setup, leftovers, make_tar, pairs, run_job, written
+from tests.s3 import download, environment_of
 from tests.test_counts import Record, first_shards, merged
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]  # the engines' own warnings are not ours to mend
 
+ON_CLUSTERS = pytest.mark.parametrize("engine", ["ray", "spark"], indirect=True)
 ON_RAY = pytest.mark.parametrize("engine", ["ray"], indirect=True)
 ON_SPARK = pytest.mark.parametrize("engine", ["spark"], indirect=True)
 FEWER = "\n".join(line for line in RECIPE.splitlines() if "image_reuse" not in line and "common_ngrams" not in line)
 """The demo's recipe with two corpus counts, which an engine takes seconds to start for; all kinds have a test of their own."""
 
-AHEAD = {"ray": 20, "spark": 1000}  # items that may be taken before an answer is asked for
+CAPTIONED = test_capfilt.CAPTIONS + KEEP_ALL.lstrip().replace("output", test_capfilt.MATCH)
+
+AHEAD = {"local": 20, "ray": 20, "spark": 1000}  # items that may be taken before an answer is asked for
 
 
-@pytest.fixture(scope="module", params=["ray", "spark"])
+@pytest.fixture(scope="module", params=["local", "ray", "spark"])
 def engine(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     # asked by name: Ray reads the cluster's token when it is imported
-    if find_spec({"ray": "ray", "spark": "pyspark"}[name]) is None:
+    if find_spec({"local": "pebble", "ray": "ray", "spark": "pyspark"}[name]) is None:
         pytest.skip(f"needs the extra {name}")
     if name == "spark" and not has_java():
         pytest.skip("needs Java 17")
@@ -51,18 +56,27 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def cluster(engine: str, curate_cache: Path) -> Iterator[Cluster]:
-    started = ray_cluster() if engine == "ray" else spark_cluster()
-    with started as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment().items():
+def cluster(engine: str, curate_cache: Path, s3_server: str) -> Iterator[Cluster | None]:
+    """Start a cluster whose nodes reach the S3 server; None for the runner that needs none."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment_of(s3_server).items():
             patch.setenv(name, value)
-        yield found
+        if engine == "local":
+            yield None
+            return
+        with ray_cluster() if engine == "ray" else spark_cluster() as found:
+            for name, value in found.environment().items():
+                patch.setenv(name, value)
+            yield found
 
 
 @pytest.fixture(scope="module")
 def runner(engine: str, cluster: Cluster) -> Iterator[Runner]:
     """Return a runner that finds the cluster by what is in the environment."""
-    if engine == "ray":
+    if engine == "local":
+        with LocalRunner(2) as here:
+            yield here
+    elif engine == "ray":
         from curate.runners.ray import RayRunner
 
         with RayRunner() as on_ray:
@@ -108,6 +122,15 @@ def test_the_command_writes_the_bytes_of_one_machine(
     assert leftovers(tmp_path / "out") == []
 
 
+def test_an_output_on_s3_has_the_bytes_of_one_machine(
+    cluster: Cluster, line: list[object], undisturbed: dict[str, str], bucket: str, tmp_path: Path
+) -> None:
+    line[line.index("--out") + 1] = f"{bucket}/out"
+    done = running.curate(*line)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert written(download(f"{bucket}/out", tmp_path / "here")) == undisturbed
+
+
 @ON_RAY
 def test_a_client_writes_the_bytes_of_one_machine(
     cluster: RayCluster, line: list[object], undisturbed: dict[str, str], tmp_path: Path
@@ -133,11 +156,8 @@ def test_a_ray_job_needs_no_more_than_the_command(
 def test_a_spark_application_needs_no_more_than_the_command(
     cluster: SparkCluster, line: list[object], undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "spark-defaults.conf").write_text("spark.ui.enabled false\n")  # no master: spark-submit says it
-    python = {"PYSPARK_PYTHON": sys.executable, "SPARK_CONF_DIR": str(tmp_path)}
-    submit = [f"{spark_home()}/bin/spark-submit", "--master", cluster.address, "--total-executor-cores", "2"]
-    shared = ["--executor-cores", "1", "--executor-memory", "512m", "jobs/spark/main.py"]
-    done = run_as([*submit, *shared, *map(str, line)], {**cluster.environment(), **python})
+    submit = [f"{spark_home()}/bin/spark-submit", f"{ROOT}/jobs/spark/main.py"]
+    done = run_as([*submit, *map(str, line)], {**cluster.environment(), "PYSPARK_PYTHON": sys.executable})
     assert done.returncode == 0, done.stdout + done.stderr
     assert written(tmp_path / "out") == undisturbed
 
@@ -181,7 +201,7 @@ def test_counts_are_those_of_duckdb_to_the_byte(sizes: tuple[int, ...], runner: 
     local = merged(store, corpus(3, sizes), COUNTS)
     expected = {fact: contents(tmp_path / "counts" / lookup.name) for fact, lookup in local.items()}
     (tmp_path / "counts").rename(tmp_path / "of-duckdb")
-    found = merge(store, COUNTS, first_shards(len(sizes)), Engine(runner, 0))
+    found = merge(store, COUNTS, first_shards(len(sizes)), Engine(runner, 200_000_000))
     assert {fact: contents(tmp_path / "counts" / lookup.name) for fact, lookup in found.items()} == expected
     assert any(files["keys.u64"] for files in expected.values()) == (len(sizes) > 1)
 
@@ -193,13 +213,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Failures ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_killed_in_the_middle_of_a_shard_changes_nothing(runner: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", [KEEP_ALL, CAPTIONED])
+def test_a_worker_killed_in_the_middle_of_a_shard_changes_nothing(recipe: str, runner: Runner, tmp_path: Path) -> None:
+    """Kill it as the kernel does that has no memory left; with captions it is one that keeps models."""
     files = [make_tar(tmp_path / f"{n}.tar", pairs(range(n, n + 4))) for n in (0, 4)]
 
     def once(plan: Plan) -> dict[str, Stage]:
         return {"decode": KilledOnce(flag=str(tmp_path / "killed"))}
 
-    setup = Setup(KEEP_ALL, files, stages=once)
+    setup = Setup(recipe, files, stages=once)
     assert run_job(setup, tmp_path / "out", runner).failed == []
     assert (tmp_path / "killed").exists()
     run_job(setup, tmp_path / "one" / "out")
@@ -284,6 +306,7 @@ def wait_until(there: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@ON_CLUSTERS
 def test_a_node_that_is_lost_costs_no_attempt(
     cluster: Cluster, runner: Any, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -323,6 +346,7 @@ def test_items_are_taken_as_workers_get_free(engine: str, runner: Runner) -> Non
     answers.close()  # type: ignore[attr-defined]
 
 
+@ON_CLUSTERS
 def test_no_cluster_is_one_line(engine: str, cluster: Cluster, line: list[object], tmp_path: Path) -> None:
     nowhere = {"ray": ("--address", "127.0.0.1:1"), "spark": ("--master", "spark://127.0.0.1:1")}[engine]
     done: subprocess.CompletedProcess[str] = running.curate(*line, *nowhere)

@@ -106,8 +106,8 @@ class TestOneApplication:
     def test_more_room_than_threads_makes_larger_jobs(self, runner: Any) -> None:
         from curate.runners.spark import SparkRunner
 
-        with SparkRunner(workers=150) as wide:
-            assert sorted(wide.map(abs, range(300), Needs())) == list(range(300))
+        with SparkRunner(workers=100) as wide:
+            assert sorted(wide.map(abs, range(150), Needs())) == list(range(150))
 
     def test_a_python_worker_that_is_killed_costs_no_attempt(self, runner: Any, tmp_path: Path) -> None:
         killed = EndingItsParent(3, str(tmp_path / "flag"))

@@ -17,7 +17,7 @@ import pytest
 
 from tests import running
 from tests.running import RECIPE, Setup, curate, manifest, run_job, written
-from tests.s3 import upload
+from tests.s3 import download, upload
 
 SAME = ("shards", "index", "decisions", "thumbs")
 
@@ -32,14 +32,6 @@ def undisturbed(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     run_job(setup, out)
     return out
-
-
-def download(url: str, folder: Path) -> Path:
-    """Copy what lies at `url` to this disk."""
-    from s3fs import S3FileSystem
-
-    S3FileSystem(use_listings_cache=False).get(url, str(folder), recursive=True)
-    return folder
 
 
 def arguments(setup: Setup, inputs: list[object], out: str, folder: Path) -> list[object]:

@@ -39,6 +39,7 @@ class RayRunner:
 
     def __init__(self, address: str = "auto", workers: int | None = None, gpus: int | None = None, least: int = 1) -> None:
         self._address, self._workers, self._gpus, self._least = address, workers, gpus, least
+        self._actors: tuple[Needs, Actors] | None = None  # kept for the next pass of the same needs: weights are loaded already
 
     def __enter__(self) -> RayRunner:
         try:
@@ -50,6 +51,7 @@ class RayRunner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._end_actors()
         ray.shutdown()
 
     def size(self, resource: str) -> int:
@@ -63,14 +65,26 @@ class RayRunner:
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
         """Yield answers as they come; at most two items a core, or one an actor, are taken ahead."""
-        most = self._workers
-        if needs.gpus:
-            most = int(self._gpus / needs.gpus) if self._gpus else None
-        pool: Pool = Actors(needs, Bounds(most, self._least)) if needs.gpus or needs.models else Tasks(needs, most)
+        if self._actors is not None and self._actors[0] != needs:
+            self._end_actors()  # they hold what this pass may need
+        if not (needs.gpus or needs.models):
+            yield from _answers(Tasks(needs, self._workers), ray.put(task), items)
+            return
+        if self._actors is None:
+            most = (int(self._gpus / needs.gpus) if self._gpus else None) if needs.gpus else self._workers
+            self._actors = needs, Actors(needs, Bounds(most, self._least))
+        ended = False
         try:
-            yield from _answers(pool, ray.put(task), items)
+            yield from _answers(self._actors[1], ray.put(task), items)
+            ended = True
         finally:
-            pool.close()
+            if not ended:  # nobody will take the answers of those that are busy
+                self._end_actors()
+
+    def _end_actors(self) -> None:
+        if self._actors is not None:
+            self._actors[1].close()
+            self._actors = None
 
     def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
         """Open a session on Ray Data, which spills to the nodes' own disks."""

@@ -33,12 +33,9 @@ class Pool(Protocol):
     def ended(self, reference: Any, *, alive: bool) -> None:
         """Note that an answer was taken, and whether the worker that gave it lives on."""
 
-    def close(self) -> None:
-        """Give back what is held."""
-
 
 class Tasks:
-    """Ray tasks: a worker process takes one after the other."""
+    """Ray tasks: a worker process takes one after the other. Nothing is held: Ray ends idle workers itself."""
 
     def __init__(self, needs: Needs, most: int | None) -> None:
         self._run = ray.remote(attempt).options(num_cpus=needs.cpus, max_retries=0)
@@ -61,9 +58,6 @@ class Tasks:
 
     def ended(self, reference: Any, *, alive: bool) -> None:
         self._count -= 1
-
-    def close(self) -> None:
-        """Nothing is held: Ray ends idle workers itself."""
 
 
 class _Worker:
@@ -135,6 +129,7 @@ class Actors:
             self._idle.append(actor)
 
     def close(self) -> None:
+        """End them all."""
         for actor in [*self._starting.values(), *self._busy.values(), *self._idle]:
             ray.kill(actor)
 
