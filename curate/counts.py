@@ -22,7 +22,7 @@ import xxhash
 
 from curate.contracts import PLACE_BITS, Batch, CorpusCount, Counting, Grouping, PartialCounts, Runner
 from curate.stages.text import Keys, TextStage, Tokens, mix
-from curate.storage import Disk, Storage, local_copy
+from curate.storage import Storage, local_copy
 from curate.store import ParquetWriter, Store
 
 VERSION = 2
@@ -256,8 +256,6 @@ def load(storage: Storage, name: str) -> Lookup | None:
 @contextmanager
 def _session(store: Store, engine: Engine) -> Iterator[Counting]:
     """Give a session of the engine; what it spills to OUT/work is gone with it."""
-    if isinstance(store.storage, Disk):
-        Path(store.storage.root, _SCRATCH).mkdir(parents=True, exist_ok=True)
     try:
         with engine.runner.counting(store.storage.url(_SCRATCH), engine.memory) as session:
             yield session

@@ -60,7 +60,7 @@ class Hunt:
 
     def _found(self, child: _Child, known: dict[int, str]) -> dict[int, str]:
         found: dict[int, str] = {}
-        start = 0
+        start = -1  # before all of them: also the first row must kill two children
         while len(known) + len(found) < _CULPRITS:
             exitcode = child.look(start, frozenset({*known, *found}))
             row = guard.inside(child.note) if exitcode else None

@@ -110,7 +110,7 @@ class Prepare:
             with activities.doing("write"):
                 walk.commit()
         task.store.commit(task.run, f"{self.marks}/{shard.index:06d}{ASKS if asks else ''}", {})
-        return Report(shard.index, rows, activities.seconds, {**activities.rows, "asks": int(asks)})
+        return Report(shard.index, rows, activities.seconds, activities.rows)
 
     @property
     def marks(self) -> str:

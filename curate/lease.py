@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -63,8 +64,9 @@ class Lease:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._done.set()
         self._renewing.join()
-        if not superseded(self._storage, self.epoch):
-            self._storage.write(_name(self.epoch), json.dumps({"free": True}).encode())
+        with suppress(OSError):  # what was done is done: a lease that is not given back runs out
+            if not superseded(self._storage, self.epoch):
+                self._storage.write(_name(self.epoch), json.dumps({"free": True}).encode())
 
     def _last(self) -> int:
         return max((int(found.name) for found in self._storage.listing(FOLDER) if found.name.isdigit()), default=0)
@@ -98,8 +100,8 @@ class Lease:
                 if superseded(self._storage, self.epoch):  # every commit will say so
                     return
                 self._storage.write(_name(self.epoch), self._content())
-            except OSError:
-                continue  # the store does not answer for now; who takes over meanwhile is seen at the next commit
+            except OSError:  # a store that gives no answer is asked again at the next beat; commits see whether another took over
+                continue
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

@@ -21,7 +21,9 @@ def tried(ask: Callable[[], T]) -> T:
 
     Raises StorageError, an OSError, when the last try fails too.
     """
-    for attempt in range(_TRIES):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             return ask()
         except _FINAL:
@@ -29,7 +31,6 @@ def tried(ask: Callable[[], T]) -> T:
         except Exception as error:
             if type(error).__name__.endswith("CredentialsError"):
                 raise StorageError(str(error)) from error
-            if attempt == _TRIES - 1:
+            if attempt == _TRIES:
                 raise StorageError(f"a store gives no answer: {type(error).__name__}: {error}") from error
-            time.sleep(_FIRST_WAIT * 2**attempt * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable")
+            time.sleep(_FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))

@@ -14,7 +14,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ import xxhash
 
 from curate.errors import DiskFull
 from curate.retry import tried
-from curate.sources.files import filesystem, is_local
+from curate.sources.files import filesystem, is_local, without_scheme
 
 _UNUSED_SECONDS = 86_400.0
 
@@ -64,11 +64,11 @@ class Storage(ABC):
         """Return the size of a file in bytes, None where there is none."""
 
     @abstractmethod
-    def writing(self, name: str) -> Any:
+    def writing(self, name: str) -> AbstractContextManager[Path]:
         """Give a local path to write to; the file appears when the block ends, and nothing of it when it raises."""
 
     @abstractmethod
-    def reading(self, name: str) -> Any:
+    def reading(self, name: str) -> AbstractContextManager[Path]:
         """Give a local path that holds a file for the time of the block. Raises FileNotFoundError."""
 
     @abstractmethod
@@ -254,9 +254,7 @@ class Remote(Storage):
 
 def storage(url: str | os.PathLike[str]) -> Storage:
     """Return the storage at a path or URL. Raises InputError when a URL's backend is not installed."""
-    text = os.fspath(url)
-    for prefix in ("file://", "local://"):
-        text = text.removeprefix(prefix)
+    text = without_scheme(os.fspath(url))
     if is_local(text):
         return Disk(os.path.abspath(text))
     filesystem(text)

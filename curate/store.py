@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import uuid
 from array import array
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,9 @@ from curate.storage import Disk, Storage
 
 OUTPUTS = ("shards", "index", "decisions", "thumbs")
 """Folders that one recipe's run fills; facts and counts outlive it."""
+
+_NAME = re.compile(r"([0-9a-f]{16})\.(?:([0-9a-f]{8})\.parquet|json)")
+"""Of a file of facts: the data of an attempt, or a mark; both name the shard by its fingerprint."""
 
 _AT_ONCE = 32  # marks that are read at once
 
@@ -182,12 +186,13 @@ class Store:
         """Return what is committed of one provider. Reads a mark only where there are several attempts."""
         marks, prints, attempts, sizes = array("Q"), array("Q"), array("L"), array("q")
         for found in self.storage.listing(f"facts/{key}"):
-            stem, _, rest = found.name.partition(".")
-            if rest == "json":
-                marks.append(int(stem, 16))
-            elif stem and rest.endswith(".parquet"):
-                prints.append(int(stem, 16))
-                attempts.append(int(rest.partition(".")[0], 16))
+            if (name := _NAME.fullmatch(found.name)) is None:
+                continue
+            if name[2] is None:
+                marks.append(int(name[1], 16))
+            else:
+                prints.append(int(name[1], 16))
+                attempts.append(int(name[2], 16))
                 sizes.append(found.size)
         ours = np.array(prints, np.uint64)
         order = np.argsort(ours, kind="stable")
@@ -271,10 +276,7 @@ class Store:
                 self.storage.remove_folder(name)
         for name in others:
             self.storage.remove_folder(f"marks/{name}")
-        if isinstance(self.storage, Disk):
-            Path(self.storage.root, "marks", run).mkdir(parents=True, exist_ok=True)
-        else:
-            self.storage.write(f"marks/{run}/begun", b"")
+        self.storage.write(f"marks/{run}/begun", b"")
 
     def sweep(self) -> None:
         """Remove attempts that a kill left without a mark. Only the holder of the lock may."""
@@ -298,8 +300,8 @@ class Store:
         named = dict(zip(keep.prints.tolist(), keep.attempts.tolist(), strict=True))
         gone = []
         for found in self.storage.listing(f"facts/{key}"):
-            stem, _, rest = found.name.partition(".")
-            if rest != "json" and (not stem or named.get(int(stem, 16)) != int(rest.partition(".")[0], 16)):
+            name = _NAME.fullmatch(found.name)
+            if name is None or (name[2] is not None and named.get(int(name[1], 16)) != int(name[2], 16)):
                 gone.append(f"facts/{key}/{found.name}")
         self.storage.remove(gone)
 

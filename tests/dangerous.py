@@ -107,6 +107,21 @@ def devices(item: int) -> str:
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
+@dataclass(frozen=True)
+class KilledOnceInside(DecodeStage):
+    """DecodeStage that is killed once while an image is in it: `flag` says that it happened."""
+
+    flag: str = ""
+
+    def _decode(self, image: pa.BinaryScalar, form: str) -> Picture:
+        try:
+            Path(self.flag).touch(exist_ok=False)
+        except FileExistsError:
+            return super()._decode(image, form)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
 def full(item: int) -> int:
     """Fail as a model does whose batch does not fit."""
     if item == 1:

@@ -27,7 +27,7 @@ from curate.stages.decode import DecodeStage
 from curate.storage import storage
 from curate.store import Store, write_json
 from tests import running
-from tests.dangerous import HANG, KILLED, LEAVE, RAISE, SEGFAULT, DangerousDecode, KilledOnce
+from tests.dangerous import HANG, KILLED, LEAVE, RAISE, SEGFAULT, DangerousDecode, KilledOnce, KilledOnceInside
 from tests.running import (
     KEEP_ALL,
     RECIPE,
@@ -504,6 +504,8 @@ def test_a_death_of_other_causes_counts_against_no_image(tmp_path: Path) -> None
     assert hunted(tar, tmp_path / "out", DangerousDecode()) == (0, {})  # it raises, as it does for the task
     assert hunted(tar, tmp_path / "out", KilledOnce(flag=str(tmp_path / "killed"))) == (0, {})
     assert (tmp_path / "killed").exists()
+    assert hunted(tar, tmp_path / "out", KilledOnceInside(flag=str(tmp_path / "inside"))) == (0, {})  # in the first, once
+    assert (tmp_path / "inside").exists()
 
 
 def test_what_killed_a_worker_once_is_never_opened_again_for_a_picture(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
+import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -194,3 +195,37 @@ def test_a_bucket_of_others_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not empty and not an output"), Store(place).locked():
         pass
     assert [found.name for found in place.listing("")] == ["thesis.txt"]
+
+
+class Full(MemoryFileSystem):
+    """A store that takes nothing any more once it is told so."""
+
+    protocol = "full"
+    full: ClassVar[bool] = False
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **more: Any) -> None:
+        if self.full:
+            raise PermissionError("quota exceeded")
+        super().pipe_file(path, value, mode, **more)
+
+
+def test_a_lease_that_cannot_be_given_back_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("full", Full, clobber=True)
+    with Store(storage(f"full://{tmp_path}/out")).locked():
+        monkeypatch.setattr(Full, "full", True)
+
+
+def test_what_a_kill_left_among_the_facts_is_swept(tmp_path: Path) -> None:
+    store, folder = Store(storage(tmp_path)), tmp_path / "facts" / "words-v1"
+    for fingerprint in (f"{1:016x}", f"{2:016x}"):
+        with store.writing_facts("words-v1", fingerprint) as path:
+            path.write_bytes(b"facts")
+    kept = sorted(path.name for path in folder.iterdir())
+    attempts = (f"{1:016x}.0badcafe.parquet", f"{3:016x}.0badcafe.parquet", f".{2:016x}.0badcafe.parquet.1234abcd")
+    for left in (*attempts, "thesis.txt"):
+        (folder / left).write_bytes(b"left")
+    assert store.committed("words-v1").holds(np.array([1, 2, 3], np.uint64)).tolist() == [True, True, False]
+    store.sweep()
+    assert sorted(path.name for path in folder.iterdir()) == kept
+    with store.storage.reading(store.facts("words-v1", f"{1:016x}") or "") as path:
+        assert path.read_bytes() == b"facts"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -22,6 +23,8 @@ def duckdb_counting(scratch: str, memory: int) -> Iterator[Counting]:
 
     with TemporaryDirectory(prefix="curate-") as here, duckdb.connect() as connection:  # a database file would be written in full
         connection.execute(f"set memory_limit='{memory // 1_000_000}MB'")
+        if is_local(scratch):
+            Path(scratch).mkdir(parents=True, exist_ok=True)
         connection.execute("set temp_directory=?", [scratch if is_local(scratch) else here])
         connection.execute("set preserve_insertion_order=false")
         if not is_local(scratch):

@@ -31,10 +31,14 @@ def is_local(url: str) -> bool:
     return "://" not in url and "::" not in url
 
 
+def without_scheme(url: str) -> str:
+    """Return the path that a url of this disk names (file://, local://); other urls and paths as they are."""
+    return url.removeprefix("file://").removeprefix("local://")
+
+
 def plain(url: str) -> str:
     """Return an absolute local path for file:// urls and paths; other urls as their filesystem spells them."""
-    for prefix in ("file://", "local://"):
-        url = url.removeprefix(prefix)
+    url = without_scheme(url)
     if is_local(url):
         return os.path.abspath(url)
     fs, path = filesystem(url)

@@ -30,7 +30,7 @@ from curate.store import Store
 from tests.bench.measure import ROOT, Figure, at_most, photos, plan_of, scratch, write_tar
 
 PHOTOS = 500  # of a shard
-SHARDS = 120  # five minutes of work for two quiet cores
+SHARDS = 130  # five minutes of work for two quiet cores
 TINY = (1000, 10_000)  # shards of three photos
 WARM = 4  # shards that go before: workers start, libraries load
 COUNTED = """
