@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from curate.activity import Activities
 from curate.contracts import ROW_GROUP, Batch, Stage
-from curate.sources import OpenShard
+from curate.fetched import Images
 from curate.sources.records import image_array
 from curate.stages.decode import PIXELS_SIDE, DecodeStage, Want
 from curate.stages.pictures import picture_column, pictures_in, recorded
@@ -87,7 +87,7 @@ class Stored:
 class Supply:
     """What a chunk draws from: the open shard, the stored facts, the rows that killed a decoder, threads to decode in."""
 
-    opened: OpenShard
+    opened: Images
     stored: dict[str, Stored]
     culprits: dict[int, str]
     activities: Activities

@@ -16,10 +16,9 @@ from curate.errors import CurateError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-
-"""Exit code of a run that finished with shards that were cut short or given up."""
-
+RUNNERS = click.Choice(["local", "ray", "spark"])
 RECIPE = click.argument("recipe")
+COUNTED = "Input that is only counted: the crawl that INPUT is a part of, say as WAT files; repeatable."
 SHARE = "Part of a GPU that a worker takes: 0.5 puts two on each."
 LEAST = "Workers with models that a Ray pool starts with."
 MASTER = "Spark master: spark://HOST:7077, yarn, local[4]. Default: spark-submit's or Spark's configuration's, else this machine."
@@ -54,8 +53,38 @@ def _json(command: F) -> F:
 
 
 def _columns(command: F) -> F:
-    text = "Tell which column of a table is image, text, url or key; repeatable. Default: guessed by name."
+    text = "Tell which column of a table is image, text, url, key or sha256; repeatable. Default: guessed by name."
     return click.option("--column", "columns", multiple=True, metavar="ROLE=NAME", help=text)(command)
+
+
+_RUN = (
+    click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
+    click.option("--out", required=True, type=str, help="Output folder: new, empty, or of an earlier run (which goes on)."),
+    click.option("--runner", type=RUNNERS, default="local", show_default=True, help="Where it runs."),
+    click.option("--address", default="auto", show_default=True, help="Ray cluster: auto, or ray://HOST:10001."),
+    click.option("--master", default=None, metavar="URL", help=MASTER),
+    click.option("--workers", type=click.IntRange(1), default=None, help="Worker processes. Default: one per core."),
+    click.option("--gpus", type=click.IntRange(0), default=None, help="GPUs for captioner and matcher. Default: all; 0: none."),
+    click.option("--gpu-share", type=click.FloatRange(0, 1, min_open=True), default=1, show_default=True, help=SHARE),
+    click.option("--min-workers", type=click.IntRange(1), default=1, show_default=True, help=LEAST),
+    click.option("--samples-per-shard", type=click.IntRange(1), default=None, help="Samples a tar. Default: the recipe's."),
+    click.option("--memory", default="1GB", show_default=True, help="Memory for merging corpus counts; the rest spills to disk."),
+    click.option("--max-failed-shards", type=click.IntRange(0), default=None, help="Stop when more shards have failed."),
+    click.option("--counts-of", multiple=True, metavar="INPUT", help=COUNTED),
+    click.option("--retry-failed", is_flag=True, help="Ask again for images that could not be fetched, also of finished shards."),
+    _set,
+    _models,
+    _columns,
+    _json,
+)
+
+
+def _running(command: Callable[[options.Run], None]) -> Callable[..., Any]:
+    """Give a command what every run can be told."""
+    wrapped = _gathered(options.Run)(command)
+    for option in reversed(_RUN):
+        wrapped = option(wrapped)
+    return wrapped
 
 
 class _Commands(click.Group):
@@ -90,28 +119,13 @@ def main() -> None:
 
 @main.command()
 @RECIPE
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--out", required=True, type=str, help="Output folder: new, empty, or of an earlier run (which goes on).")
-@click.option("--runner", type=click.Choice(["local", "ray", "spark"]), default="local", show_default=True, help="Where it runs.")
-@click.option("--address", default="auto", show_default=True, help="Ray cluster: auto, or ray://HOST:10001.")
-@click.option("--master", default=None, metavar="URL", help=MASTER)
-@click.option("--workers", type=click.IntRange(1), default=None, help="Worker processes. Default: one per core.")
-@click.option("--gpus", type=click.IntRange(0), default=None, help="GPUs for captioner and matcher. Default: all; 0: none.")
-@click.option("--gpu-share", type=click.FloatRange(0, 1, min_open=True), default=1, show_default=True, help=SHARE)
-@click.option("--min-workers", type=click.IntRange(1), default=1, show_default=True, help=LEAST)
-@click.option("--samples-per-shard", type=click.IntRange(1), default=None, help="Samples a tar. Default: the recipe's, 10000.")
-@click.option("--memory", default="1GB", show_default=True, help="Memory for merging corpus counts; the rest spills to disk.")
-@click.option("--max-failed-shards", type=click.IntRange(0), default=None, help="Stop when more shards than this have failed.")
-@_set
-@_models
-@_columns
-@_json
-@_gathered(options.Run)
+@_running
 def run(given: options.Run) -> None:
     """Curate INPUT by RECIPE (a name of `curate recipes`, or a YAML file) into OUT.
 
-    INPUT: WebDataset tars, parquet, csv or jsonl with images, folders of images with captions; files, globs, folders or
-    URLs (s3://, gs://, file://). Killed at any moment, the same command goes on where it stopped.
+    INPUT: WebDataset tars, parquet, csv or jsonl with images, folders of images with captions; tables of image URLs and
+    web archives (WARC, WAT, ARC), whose images are fetched once the text filters have run; files, globs, folders or URLs
+    (s3://, gs://, file://). Killed at any moment, the same command goes on where it stopped.
 
     \b
     Examples:
@@ -119,9 +133,29 @@ def run(given: options.Run) -> None:
       curate run my.yaml s3://bucket/pairs/ --out curated --workers 16 --set nsfw.below=0.3
       curate run align pairs.parquet --out curated --column image=jpg --column text=alt
       curate run align_capfilt 'crawl/*.tar' --out curated --models blip-base
+      curate run align urls.parquet --out curated --set fetch.contact=https://example.org/our-crawl
       curate run align /shared/crawl --out /shared/curated --runner ray
       curate run align /shared/crawl --out /shared/curated --runner spark --master spark://HEAD:7077
       spark-submit jobs/spark/main.py run align /shared/crawl --out /shared/curated --runner spark
+    """
+    from curate.commands.run import run_command
+
+    sys.exit(run_command(given))
+
+
+@main.command()
+@click.option("--recipe", default="fetch", show_default=True, help="What is kept of the images that come.")
+@_running
+def fetch(given: options.Run) -> None:
+    """Fetch the images of INPUT, tables of URLs or web archives, into tars in OUT: `curate run` with the recipe `fetch`.
+
+    Sites are asked politely, as the recipe's section fetch says (`curate recipes` lists it); they must be able to write to
+    you: fetch.contact. Every failure is recorded with its cause; --retry-failed asks again for those.
+
+    \b
+    Examples:
+      curate fetch urls.parquet --out images --set fetch.contact=https://example.org/our-crawl
+      curate fetch urls.parquet --out images --set fetch.contact=https://example.org/our-crawl --retry-failed
     """
     from curate.commands.run import run_command
 

@@ -51,8 +51,14 @@ class Shard:
     size: int
     fingerprint: str
     part: tuple[int, int] | None = None
-    columns: tuple[tuple[str, str], ...] = ()
+    columns: tuple[tuple[str, str], ...] = ()  # of a table: role and name
     limit: int | None = None
+
+    @property
+    def on_the_web(self) -> bool:
+        """Return whether its records name their images by url and hold none: they are fetched."""
+        roles = dict(self.columns)
+        return self.kind == "archive" or ("url" in roles and "image" not in roles)
 
 
 RECORD_SCHEMA = pa.schema(
@@ -64,6 +70,7 @@ RECORD_SCHEMA = pa.schema(
         pa.field("error", pa.string()),  # what is wrong with the record itself: see curate.sources.ERRORS
         pa.field("image", pa.binary()),  # the bytes as found; null when there are none
         pa.field("offset", pa.int64()),  # where the image's bytes stand in the file, where the source can seek
+        pa.field("given_sha256", pa.string()),  # what the input says that a fetched image must be, hex
     ]
 )
 

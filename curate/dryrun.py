@@ -13,8 +13,9 @@ from typing import Any
 
 from curate.contracts import Report, Shard
 from curate.counts import Lookup, load
+from curate.fetching import Fetch
 from curate.job import idle
-from curate.judge import WAIT, Judge
+from curate.judge import Judge
 from curate.manifest import described
 from curate.plan import Plan
 from curate.report.attrition import Attrition, attrition
@@ -22,6 +23,7 @@ from curate.scan import Scan, base_key
 from curate.shards import Shards
 from curate.storage import Storage, storage
 from curate.store import Store, write_json
+from curate.walk import WAIT
 
 _WARM = 64  # records of a first, unmeasured round: models are loaded and compiled in it
 _Z = 1.96
@@ -98,8 +100,9 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
             for name, value in report.seconds.items():
                 seconds[name] = seconds.get(name, 0.0) + value
             rows.update({name: value for name, value in report.counts.items() if name in report.seconds})
-        records, kept = reports[1].counts["records"], reports[1].counts["kept"]
-        counted = {"records": records, "texts": reports[1].counts["texts"], "kept": kept}
+        judged = reports[-1].counts
+        records, kept = judged["records"], judged["kept"]
+        counted = {"records": records, "texts": judged["texts"], "kept": kept}
         totals = {**counted, "shards": {}, "failed_shards": [], "partial_shards": []}
         write_json(out / "try" / "manifest.json", {**described(plan, Shards([shard]), lookups, plan.warnings()), **totals})
         yield storage(out / "try")
@@ -111,8 +114,10 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
 
 def _once(plan: Plan, shard: Shard, lookups: dict[str, Lookup], out: Path) -> list[Report]:
     store, base = Store(storage(out)), base_key(plan)
+    judge = Judge(store, plan, base, "dry-run", lookups, samples=24)
     scanned = Scan(store, base, plan.header, plan.text, ())(shard)
-    return [scanned, Judge(store, plan, base, "dry-run", lookups, samples=24)(shard)]
+    fetched = [Fetch(judge, plan.recipe.manners)(shard)] if shard.on_the_web else []
+    return [scanned, *fetched, judge(shard)]
 
 
 def _share(kept: int, records: int, pairs: float) -> Estimate:

@@ -36,6 +36,7 @@ _DECLARED = [
     Fact("width", pa.int32(), "header", "image", "pixels, as stored (before EXIF orientation)", shown=True),
     Fact("height", pa.int32(), "header", "image", "pixels, as stored (before EXIF orientation)", shown=True),
     Fact("animated", pa.bool_(), "header", "image", "more than one frame; the first is judged", shown=True),
+    Fact("fetched", pa.string(), "fetch", "image", "'ok', 'here' where it came with its record, or why it could not be fetched"),
     Fact("words", pa.int32(), "text", "text", "unigrams: whitespace-separated tokens of the normalised text", shown=True),
     Fact("characters", pa.int32(), "text", "text", "code points of the normalised text", shown=True),
     Fact("language", pa.string(), "language", "text", "ISO 639 code by fastText lid.176", shown=True),

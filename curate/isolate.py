@@ -19,11 +19,10 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curate import guard
 from curate.contracts import IMAGE_ROWS, Batch, Report, Shard
-from curate.sources import open_shard
+from curate.fetched import known, open_images
 from curate.sources.files import staged
 from curate.stages.decode import DecodeStage, Want
 from curate.stages.pictures import recorded
@@ -85,7 +84,7 @@ def _name(shard: Shard) -> str:
 @contextmanager
 def _at_hand(shard: Shard) -> Iterator[Shard]:
     """Give the shard with its file on this disk: it is opened by one child after the other."""
-    if shard.kind == "folder":
+    if shard.kind == "folder" or shard.on_the_web:
         yield shard
         return
     with staged(shard.url) as path:
@@ -110,13 +109,13 @@ class _Child:
 
     def _run(self, start: int, skipped: frozenset[int]) -> None:
         _limit()
-        with open_shard(self.shard) as opened, guard.noting(self.note, self.hunt.seconds):
-            for facts in pq.ParquetFile(self.base).iter_batches(IMAGE_ROWS):
+        with open_images(self.hunt.store, self.shard) as opened, guard.noting(self.note, self.hunt.seconds):
+            for facts in known(opened, self.base, IMAGE_ROWS):
                 wanted = pc.greater_equal(facts["row"], start)
                 wanted = pc.and_(wanted, pc.invert(pc.is_in(facts["row"], value_set=pa.array(list(skipped), pa.int64()))))
                 facts = facts.filter(wanted)
-                located = pa.Table.from_batches([facts.select(["row", "offset", "bytes"])])
-                for place, image in enumerate(opened.images(located)):
+                where = pa.Table.from_batches([facts.select(["row", "offset", "bytes"])])
+                for place, image in enumerate(opened.images(where)):
                     self._decode(facts.slice(place, 1), image or b"")
 
     def _decode(self, facts: Batch, data: bytes) -> None:

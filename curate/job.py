@@ -26,14 +26,16 @@ from curate import guard
 from curate.contracts import Needs, Report, Runner, Shard, ShardBreak, Stage, TaskDied, UsesModels
 from curate.counts import Engine, Lookup, Scanned, merge
 from curate.errors import DiskFull, ModelError, OutOfDeviceMemory, OutputError
+from curate.fetched import open_images
+from curate.fetching import Download, Fetch
 from curate.isolate import Hunt
-from curate.judge import ASKS, WAIT, Judge, Prepare
+from curate.judge import ASKS, Judge, Prepare
 from curate.manifest import Said, attrition, checked, described
 from curate.pack import Block, Pack, mark_of, packed
 from curate.plan import Plan, provider_key
 from curate.scan import Scan, base_key
 from curate.shards import Shards
-from curate.sources import open_shard, shard_name
+from curate.sources import shard_name
 from curate.stages.blocklist import BlocklistStage
 from curate.stages.caption import CaptionStage
 from curate.stages.decode import DecodeStage
@@ -42,6 +44,7 @@ from curate.stages.match import ClipStage, MatchStage
 from curate.storage import Found
 from curate.store import Store
 from curate.thumbs import per_shard
+from curate.walk import WAIT
 
 ATTEMPTS = 3
 """How often a shard is tried before it is reported as failed (a confirmed culprit does not count)."""
@@ -122,6 +125,9 @@ class Job:
     gpus: int = 0  # with them captioner and matcher run in a pass of their own, one worker for each
     gpu_share: float = 1  # of a GPU that one worker takes
     threads: int = 1  # that decode pictures beside a GPU
+    counted_only: int = 0  # of the shards, the last ones: they have a part in the corpus counts and in nothing else
+    retry_failed: bool = False  # ask again for images that could not be fetched
+    download: Download | None = None  # who fetches; default: curate.fetch.fetch
     shared: bool = False  # workers are on other machines: they see OUT, and nothing else that this machine has
     _lookups: dict[str, Lookup] = field(default_factory=dict, init=False)
     _halved: dict[str, int] = field(default_factory=dict, init=False)
@@ -130,16 +136,20 @@ class Job:
     def run(self) -> Outcome:
         """Do what is missing. Raises ModelError for a model that cannot be had, before anything is done.
 
-        Raises OutputError when another run holds OUT or too many shards failed.
+        Raises OutputError when another run holds OUT or too many shards failed, InputError without a contact for sites.
         """
         outcome = Outcome(self.store.storage.root)
         checked(self.plan)
+        if self.plan.fetches:
+            self.plan.recipe.manners.ready()
         with self.store.locked() as self.store:
             self.plan = _published(self.plan, self.store) if self.shared else self.plan
             self._recall_halved()
             key = self.key()
             manifest = self.store.read_json("manifest.json")
-            if manifest is not None and manifest.get("run") == self._packed_as(key) and not manifest["failed_shards"]:
+            again = self.retry_failed and self.plan.fetches
+            same = manifest is not None and manifest.get("run") == self._packed_as(key)
+            if manifest is not None and same and not (manifest["failed_shards"] or again):
                 self._already(manifest, outcome)
                 return outcome
             self.store.clear_outputs(key)
@@ -149,13 +159,16 @@ class Job:
         return outcome
 
     def steps(self, outcome: Outcome) -> Iterator[dict[str, Any]]:
-        """Scan, merge, judge and pack what is missing; give the marks of all blocks, in order, read as they are taken."""
+        """Scan, merge, fetch, judge and pack what is missing; give the marks of all blocks, in order, read as they are taken."""
         self._lookups = self._scan(outcome)
+        if self.plan.fetches:
+            self._fetch(outcome)
         return self._pack(self._judge(outcome), outcome)
 
     def key(self) -> str:
         """Return what names the verdicts of this run: recipe, facts, input and code; how they are packed has no part in it."""
-        described = json.dumps([curate.__version__, self.plan.decisive(), self.shards.digest], sort_keys=True)
+        input_ = [self.shards.digest, *([self.counted_only] if self.counted_only else [])]
+        described = json.dumps([curate.__version__, self.plan.decisive(), *input_], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def _packed_as(self, key: str) -> str:
@@ -183,21 +196,53 @@ class Job:
         self._over(task, missing, outcome)
         if not self.plan.counts:
             return {}
-        scanned = self._but(outcome.gone)
+        scanned = np.setdiff1d(np.arange(len(self.shards)), _index_of(map(str, outcome.gone)))
         self.progress.start("merge corpus counts", 0)
         merging = Scanned(self.shards.prints[scanned], scanned)
         return merge(self.store, self.plan.counts, merging, Engine(self.runner, self.memory))
 
     def _but(self, gone: set[int]) -> Index:
-        """Return the indexes of the shards but those."""
+        """Return the indexes of the shards that are judged, but those."""
         left = np.ones(len(self.shards), np.bool_)
         left[list(gone)] = False
+        left[len(self.shards) - self.counted_only :] = False
         return np.flatnonzero(left)
 
     def _over(self, task: Callable[[Shard], Report], places: Index, outcome: Outcome, needs: Needs = _ONE_CORE) -> None:
         """Run a task over the shards at some places."""
         for _ in self._tried(task, self.shards.at(places), outcome, needs):
             pass
+
+    def _fetch(self, outcome: Outcome) -> None:
+        """Fetch the images that are asked for, of the shards that name theirs by url."""
+        judge = self._task()
+        task = Fetch(judge, self.plan.recipe.manners, self.retry_failed, self.download)
+        web = np.intersect1d(np.flatnonzero(self.shards.on_the_web), self._but(outcome.gone))
+        if self.retry_failed:
+            self._again_those_that_failed(task, web)
+        missing = np.setdiff1d(web, _index_of(self.store.marked(judge.run, task.marks)))
+        self.progress.start("fetch", len(missing))
+        self._over(task, missing, outcome)
+
+    def _again_those_that_failed(self, task: Fetch, web: Index) -> None:
+        """Take back what was decided of shards with images that could not be fetched, before these are asked for again."""
+        run = task.judge.run
+        found = self.store.marks(run, (f"{task.marks}/{index:06d}" for index in web))
+        failed = [index for index, (_, mark) in zip(web.tolist(), found, strict=True) if mark is not None and mark["failed"]]
+        self._forget(task.judge, failed)
+        self.store.unmark(run, [f"{task.marks}/{index:06d}" for index in failed])
+
+    def _forget(self, judge: Judge, shards: Iterable[int]) -> None:
+        """Remove the marks of shards that are judged anew, and of their blocks first."""
+        indexes, size = list(shards), self.plan.recipe.output.block_shards
+        prepared = Prepare(judge).marks
+        self.store.unmark(judge.run, dict.fromkeys(mark_of(index // size) for index in indexes))
+        for folder, end in ((judge.marks, ""), (prepared, ""), (prepared, ASKS)):
+            self.store.unmark(judge.run, [f"{folder}/{index:06d}{end}" for index in indexes])
+
+    def _task(self) -> Judge:
+        samples = per_shard(len(self.shards))
+        return Judge(self.store, self.plan, base_key(self.plan), self.key(), self._lookups, samples, self.row_seconds)
 
     def _judge(self, outcome: Outcome) -> Judge:
         """Judge what is missing; where a GPU is too small for the batch, all of it again with half of that."""
@@ -222,8 +267,7 @@ class Job:
         return {stage.name: provider_key(stage) for stage in self.plan.stages() if stage.name in self.plan.batches()}
 
     def _judged(self, outcome: Outcome) -> Judge:
-        samples = per_shard(len(self.shards))
-        task = Judge(self.store, self.plan, base_key(self.plan), self.key(), self._lookups, samples, self.row_seconds)
+        task = self._task()
         missing = np.setdiff1d(self._but(outcome.gone), self._standing(task))
         asking = self._prepare(task, missing, outcome) if self.gpus and self.plan.asks_for_pictures else np.empty(0, np.int64)
         rest = np.setdiff1d(np.setdiff1d(missing, asking), _index_of(map(str, outcome.gone)))
@@ -244,9 +288,7 @@ class Job:
         there = _index_of(found.name.removesuffix(".parquet") for found in self._files("decisions"))
         marked = _index_of(self.store.marked(task.run, task.marks))
         if len(lost := np.setdiff1d(marked, there)):
-            size = self.plan.recipe.output.block_shards
-            self.store.unmark(task.run, [mark_of(int(index) // size) for index in lost])
-            self.store.unmark(task.run, [f"{task.marks}/{index:06d}" for index in lost])
+            self._forget(task, lost.tolist())
         return np.intersect1d(marked, there)
 
     def _files(self, folder: str) -> Iterator[Found]:
@@ -349,7 +391,7 @@ class Job:
         if attempts[item.index] < ATTEMPTS and not _is_full(death):
             again.append(item)
             return
-        shards = [item] if isinstance(item, Shard) else _lost(item)
+        shards = [item] if isinstance(item, Shard) else _lost(self.store, item)
         reason = f"{death.reason}; {_smaller(self.plan.batches())}" if _is_full(death) else death.reason
         outcome.failed += [{"shard": shard_name(shard), "reason": reason} for shard in shards]
         outcome.gone |= {shard.index for shard in shards}
@@ -372,6 +414,7 @@ class Job:
         self.store.write_json("sizes.json", {name: tar["samples"] for name, tar in said.tars.items()})
         warnings = [*self.warnings, *([_told(self._halved)] if self._halved else [])]
         about = described(self.plan, self.shards, self._lookups, warnings)
+        about["input"]["counted_only"] = self.counted_only
         manifest = {"run": self._packed_as(self.key()), **about, **attrition(self.plan, said.tally)}
         manifest |= {"halved_batch": self._halved} if self._halved else {}
         manifest |= {"shards": said.tars, "index": said.index, "decisions": said.decisions}
@@ -425,12 +468,12 @@ def _without(block: Block, gone: set[int]) -> Block:
     return Block(block.index, tuple(shard for shard in block.shards if shard.index not in gone))
 
 
-def _lost(block: Block) -> list[Shard]:
+def _lost(store: Store, block: Block) -> list[Shard]:
     """Return the shards of a block that cannot be opened any more; all of them when it is not that."""
     found = []
     for shard in block.shards:
         try:
-            with open_shard(shard) as opened:
+            with open_images(store, shard) as opened:
                 list(opened.images(_NOWHERE))
         except (OSError, ShardBreak):
             found.append(shard)

@@ -22,8 +22,8 @@ import xxhash
 from curate.activity import Activities
 from curate.contracts import Report, Shard
 from curate.digest import file_sha256
+from curate.fetched import known, open_images
 from curate.plan import Plan
-from curate.sources import open_shard
 from curate.stages.thumbnails import reencode
 from curate.store import ParquetWriter, Store
 
@@ -90,13 +90,14 @@ class Pack:
         if name is None:
             raise RuntimeError(f"shard {shard.index} was not scanned")
         reading = self.store.storage.reading
-        with reading(name) as base, reading(f"decisions/{shard.index:06d}.parquet") as verdicts, open_shard(shard) as opened:
-            places, records = pq.ParquetFile(base), _kept_records(verdicts)
+        decided = reading(f"decisions/{shard.index:06d}.parquet")
+        with reading(name) as base, decided as verdicts, open_images(self.store, shard) as opened:
+            records = _kept_records(verdicts)
             coming = next(records, None)
-            for group in range(places.num_row_groups):
+            for facts in known(opened, base, columns=("row", "offset", "bytes")):
                 if coming is None:
                     return
-                located = places.read_row_group(group, columns=["row", "offset", "bytes"])
+                located = pa.Table.from_batches([facts])
                 last, found = located["row"][-1].as_py(), []
                 while coming is not None and coming[0]["row"] <= last:
                     found.append(coming)

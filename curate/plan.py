@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import xxhash
 
+import filters
 from curate.contracts import CorpusCount, Filter, ModelKind, Stage, UsesModels
 from curate.errors import RecipeError
 from curate.facts import FACTS
@@ -21,7 +22,13 @@ from curate.stages.language import LanguageStage
 from curate.stages.match import ClipStage, MatchStage
 from curate.stages.text import TextStage
 
-EAGER = ("record", "header", "text")
+FETCH = "fetch"
+"""The filter where a pass ends for records whose images are on the web: those alive by then are fetched."""
+
+_BEFORE_IMAGES = ("record", "text", "language", "texts_per_image", "images_per_text", "ngrams", "first_pair", "first_image")
+"""Providers whose facts are known before an image is fetched."""
+
+EAGER = ("record", "header", "fetch", "text")
 """Providers whose facts every record gets while its shard is scanned: they cost less than knowing whether it is alive."""
 
 TRANSIENT = ("pixels", "pictures")
@@ -80,6 +87,11 @@ class Plan:
         """Return whether it has a captioner or a matcher."""
         return any(step.asks_for_pictures for step in self.steps)
 
+    @property
+    def fetches(self) -> bool:
+        """Return whether images are fetched for records that name theirs by url."""
+        return FETCH in self.recipe.filters
+
     def stages(self) -> Iterator[Stage]:
         """Yield the lazy stages in the order in which they run."""
         for step in self.steps:
@@ -123,7 +135,7 @@ class Plan:
     def decisive(self) -> dict[str, Any]:
         """Return everything that decides verdicts, as JSON values."""
         return {
-            "recipe": {**self.recipe.resolved(), "output": None, "name": None},
+            "recipe": {**self.recipe.resolved(), "output": None, "name": None, "fetch": None},
             "stages": [provider_key(self.header), provider_key(self.text), *map(provider_key, self.stages())],
         }
 
@@ -142,6 +154,25 @@ class Plan:
                 "NO EVALUATION SETS WERE GIVEN: nothing was checked against leaks. Give --set eval_overlap.sets=FOLDER[,TAR...]"
             )
         return found
+
+
+def fetching(recipe: Recipe) -> Recipe:
+    """Return a recipe with the filter `fetch`, and before it every filter that needs no image, in their order.
+
+    Raises RecipeError when something is counted by the content of images that nobody has yet.
+    """
+    for name, rule in recipe.filters.items():
+        count = rule.provider()
+        if isinstance(count, CorpusCount) and count.identity == "content":
+            raise RecipeError(f"{name}: identity=content needs the images, and this input has their urls; use identity=url")
+    free = {name: rule for name, rule in recipe.filters.items() if rule.reads() and all(map(_known, rule.reads()))}
+    rest = {name: rule for name, rule in recipe.filters.items() if name not in free and name != FETCH}
+    fetch = recipe.filters.get(FETCH) or filters.load(FETCH)()
+    return dataclasses.replace(recipe, filters={**free, FETCH: fetch, **rest})
+
+
+def _known(fact: str) -> bool:
+    return fact in FACTS and FACTS[fact].provider in _BEFORE_IMAGES
 
 
 def plan(recipe: Recipe) -> Plan:

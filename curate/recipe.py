@@ -16,6 +16,7 @@ import yaml
 import filters
 from curate.contracts import Filter
 from curate.errors import RecipeError, near
+from curate.fetch.manners import Manners
 from curate.stages.caption import CaptionStage
 
 MODELS = {
@@ -71,13 +72,15 @@ class Recipe:
     output: Output
     source: str
     captions: CaptionStage | None = None  # synthetic texts are written: who writes them, and how
+    manners: Manners = Manners()  # how images are fetched, where the input has their urls
 
     def resolved(self) -> dict[str, Any]:
         """Return what decides the output, as plain JSON values."""
         rules = {name: dataclasses.asdict(rule) for name, rule in self.filters.items()}
         output = dataclasses.asdict(self.output)
         captions = {} if self.captions is None else {"captions": dataclasses.asdict(self.captions)}
-        return {"name": self.name, "order": list(self.filters), "filters": rules, **captions, "output": output}
+        fetch = {"fetch": dataclasses.asdict(self.manners)} if "fetch" in self.filters else {}
+        return {"name": self.name, "order": list(self.filters), "filters": rules, **captions, **fetch, "output": output}
 
     def digest(self) -> str:
         """Return sha256 of the resolved recipe, the same for every way to write it."""
@@ -116,7 +119,7 @@ def load(name_or_path: str, overrides: Sequence[str] = (), models: str | None = 
 Values = dict[str, tuple[str, Any]]
 """Parameters of one owner as written: where (file and line, or the --set), and the value."""
 
-_SECTIONS = ("captions", "output")
+_SECTIONS = ("captions", "fetch", "output")
 _KEYS = ("about", "filters", *_SECTIONS)
 
 
@@ -157,7 +160,9 @@ class _Loader:
         captions = self.build(CaptionStage, "captions", others["captions"]) if "captions" in others else None
         if captions is not None and not any(rule.per_text for rule in built.values()):
             raise self._error(top["captions"][0], "captions are written but no filter judges them: add caption_match")
-        return Recipe(self.name, about, built, self.build(Output, "output", others.get("output", {})), self.source, captions)
+        output = self.build(Output, "output", others.get("output", {}))
+        manners = self.build(Manners, "fetch", others.get("fetch", {}))
+        return Recipe(self.name, about, built, output, self.source, captions, manners)
 
     def _parse(self) -> yaml.Node:
         try:
@@ -204,7 +209,7 @@ class _Loader:
         """Apply --set: later ones win."""
         for text in overrides:
             owner, param, value = split_override(text)
-            if owner == "output":
+            if owner in ("output", "fetch"):
                 others.setdefault(owner, {})[param] = (_said(text), value)
             elif owner in others:
                 others[owner][param] = (_said(text), value)

@@ -26,6 +26,7 @@ BASE_SCHEMA = pa.schema(
         pa.field("row", pa.int64()),
         *facts.schema(("key", "url", "text", "error")),
         pa.field("offset", pa.int64()),
+        pa.field("given_sha256", pa.string()),
         *facts.schema(("bytes", "sha256", "header", "format", "width", "height", "animated", "words", "characters")),
         pa.field("text_key", pa.uint64()),  # xxh3 of the normal form; null without text
         pa.field("url_key", pa.uint64()),  # xxh3 of the url; null without
@@ -36,7 +37,7 @@ BASE_SCHEMA = pa.schema(
 
 def base_key(plan: Plan) -> str:
     """Return the name under which a shard's base facts are stored: it changes with the stages that make them."""
-    return "base-" + provider_key(plan.header).rsplit("-", 1)[1] + provider_key(plan.text).rsplit("-", 1)[1]
+    return "base-2" + provider_key(plan.header).rsplit("-", 1)[1] + provider_key(plan.text).rsplit("-", 1)[1]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Scan:
                 if batch is None:
                     return
                 with activities.doing("header", batch.num_rows):
-                    batch = self.header(batch)
+                    batch = image_facts(shard, self.header, batch)
                 with activities.doing("text", batch.num_rows):
                     normal = normalised(batch["text"])
                     yield_batch = base_facts(batch, normal)
@@ -116,17 +117,26 @@ class Scan:
             yield batch, normal
 
 
+def image_facts(shard: Shard, header: HeaderStage, batch: Batch) -> Batch:
+    """Return records with their header facts: null where the images are still on the web."""
+    if not shard.on_the_web:
+        return header(batch)
+    nulls = [pa.nulls(batch.num_rows, field.type) for field in header.provides]
+    return pa.RecordBatch.from_arrays([*batch.columns, *nulls], schema=pa.schema([*batch.schema, *header.provides]))
+
+
 def base_facts(batch: Batch, normal: pa.Array) -> Batch:
     """Return the base facts of a batch that has its header facts; `normal` is the texts' normal form."""
     columns = {name: batch[name] for name in batch.schema.names if name != "image"}
     columns.update(text_facts(normal))
     columns["text_key"] = _keys(normal)
     columns["url_key"] = _keys(batch["url"])
-    columns["content_key"] = _content_keys(batch["sha256"])
+    columns["content_key"] = content_keys(batch["sha256"])
     return pa.RecordBatch.from_arrays([columns[name] for name in BASE_SCHEMA.names], schema=BASE_SCHEMA)
 
 
-def _content_keys(digests: pa.Array) -> pa.Array:
+def content_keys(digests: pa.Array) -> pa.Array:
+    """Return the first 64 bits of each sha256 (hex), null for null."""
     if digests.null_count == len(digests):  # a table of texts
         return pa.nulls(len(digests), pa.uint64())
     return pa.array([None if value is None else int(value[:16], 16) for value in digests.to_pylist()], pa.uint64())

@@ -11,6 +11,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from curate.contracts import Shard
@@ -87,6 +88,16 @@ class Shards(Sequence[Shard]):
     def prints(self) -> npt.NDArray[np.uint64]:
         """Return the fingerprints."""
         return np.concatenate([np.empty(0, np.uint64), *(chunk["fingerprint"].to_numpy() for chunk in self._chunks)])
+
+    @cached_property
+    def on_the_web(self) -> npt.NDArray[np.bool_]:
+        """Return which of them name their images by url."""
+        roles = np.array([Shard(0, "", "", 0, "", None, columns).on_the_web for columns in self._columns], np.bool_)
+        found = []
+        for chunk in self._chunks:
+            kinds = pc.equal(chunk["kind"].dictionary_decode(), "archive").to_numpy(zero_copy_only=False)
+            found.append(kinds | roles[chunk["columns"].to_numpy()])
+        return np.concatenate([np.empty(0, np.bool_), *found])
 
     @cached_property
     def digest(self) -> str:

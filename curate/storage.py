@@ -103,12 +103,15 @@ class Disk(Storage):
 
     def create(self, name: str, data: bytes) -> bool:
         path = Path(self.root, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _made(path.parent)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        partial.write_bytes(data)
         try:
-            with path.open("xb") as file:
-                file.write(data)
+            os.link(partial, path)  # unlike opening it: whole, or not there
         except FileExistsError:
             return False
+        finally:
+            partial.unlink()
         return True
 
     def size(self, name: str) -> int | None:

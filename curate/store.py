@@ -34,7 +34,10 @@ from curate.storage import Disk, Storage
 OUTPUTS = ("shards", "index", "decisions", "thumbs")
 """Folders that one recipe's run fills; facts and counts outlive it."""
 
-_NAME = re.compile(r"([0-9a-f]{16})\.(?:([0-9a-f]{8})\.parquet|json)")
+FETCHED, FETCHED_TARS = "fetch-v1", "fetched"
+"""The provider of what came of fetching, and the folder of the images themselves (see curate.fetched)."""
+
+_NAME = re.compile(r"([0-9a-f]{16})\.(?:([0-9a-f]{8})\.(?:parquet|tar)|json)")
 """Of a file of facts: the data of an attempt, or a mark; both name the shard by its fingerprint."""
 
 _AT_ONCE = 32  # marks that are read at once
@@ -125,7 +128,7 @@ class Committed:
         here = self.holds(prints)
         where = np.searchsorted(self.prints, prints[here])
         found = zip(prints[here].tolist(), self.attempts[where].tolist(), strict=True)
-        names = pa.array((_data_name(f"{one:016x}", f"{attempt:08x}") for one, attempt in found), pa.string())
+        names = pa.array((data_name(f"{one:016x}", f"{attempt:08x}") for one, attempt in found), pa.string())
         return PartialCounts(folder, names, pa.array(indexes[here], pa.int64()), pa.array(self.sizes[where], pa.int64()))
 
 
@@ -173,7 +176,7 @@ class Store:
     @contextmanager
     def writing_facts(self, key: str, fingerprint: str, note: dict[str, Any] | None = None) -> Iterator[Path]:
         """Give the path to write to; commits it when the block ends, removes it when it raises. `note` joins the mark."""
-        file = _data_name(fingerprint, uuid.uuid4().hex[:8])
+        file = data_name(fingerprint, uuid.uuid4().hex[:8])
         with self.storage.writing(f"facts/{key}/{file}") as path:
             yield path
             size = path.stat().st_size
@@ -209,7 +212,7 @@ class Store:
         for place in np.flatnonzero(same).tolist():
             fingerprint = f"{int(found.prints[place]):016x}"
             mark = self.read_json(f"facts/{key}/{fingerprint}.json") or {}
-            keep[place] = mark.get("file") == _data_name(fingerprint, f"{int(found.attempts[place]):08x}")
+            keep[place] = mark.get("file") == data_name(fingerprint, f"{int(found.attempts[place]):08x}")
         return Committed(found.prints[keep], found.attempts[keep], found.sizes[keep])
 
     # Marks -----------------------------------------------------------------------------------------------------------
@@ -299,14 +302,16 @@ class Store:
         keep = self.committed(key)
         named = dict(zip(keep.prints.tolist(), keep.attempts.tolist(), strict=True))
         gone = []
-        for found in self.storage.listing(f"facts/{key}"):
-            name = _NAME.fullmatch(found.name)
-            if name is None or (name[2] is not None and named.get(int(name[1], 16)) != int(name[2], 16)):
-                gone.append(f"facts/{key}/{found.name}")
+        for folder in (f"facts/{key}", *([FETCHED_TARS] if key == FETCHED else [])):
+            for found in self.storage.listing(folder):
+                name = _NAME.fullmatch(found.name)
+                if name is None or (name[2] is not None and named.get(int(name[1], 16)) != int(name[2], 16)):
+                    gone.append(f"{folder}/{found.name}")
         self.storage.remove(gone)
 
 
-def _data_name(fingerprint: str, attempt: str) -> str:
+def data_name(fingerprint: str, attempt: str) -> str:
+    """Return the name of the facts that an attempt writes."""
     return f"{fingerprint}.{attempt}.parquet"
 
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import guard
+from curate.fetched import Images
 from curate.plan import Plan
-from curate.sources import OpenShard
 from curate.stages.embed import EvalDistanceStage, EvalSimilarityStage
 from curate.stages.text import mix
 from curate.stages.thumbnails import thumbnail
@@ -99,7 +99,7 @@ class Sampler:
         found = table.select(names).filter(pc.equal(table["row"], row)).to_pylist()
         return [{**text, "text": (text["text"] or "")[:_TEXT]} for text in found]
 
-    def write(self, path: Path, locate: Callable[[npt.NDArray[np.int64]], pa.Table], opened: OpenShard) -> None:
+    def write(self, path: Path, locate: Callable[[npt.NDArray[np.int64]], pa.Table], opened: Images) -> None:
         """Write the sampled records with their pictures, by row."""
         records = sorted((record for held in self._held.values() for _, _, record in held), key=lambda record: record["row"])
         of_row = [list(several) for _, several in groupby(records, key=lambda record: record["row"])]

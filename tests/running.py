@@ -26,6 +26,7 @@ from PIL import Image
 from curate import plan as planning
 from curate import recipe as recipes
 from curate.contracts import Counting, Needs, Runner, Stage, TaskDied
+from curate.fetching import Download
 from curate.job import Job, Outcome, Progress, Quiet, resolve
 from curate.lease import BEAT_SECONDS
 from curate.runners.duck import duckdb_counting
@@ -118,6 +119,9 @@ class Setup:
     row_seconds: float = 30.0
     max_failed_shards: int | None = None
     beat: float = BEAT_SECONDS  # of the lease
+    download: Download | None = None  # instead of the web
+    retry_failed: bool = False
+    counts_of: Sequence[Path] = ()
 
 
 def run_job(
@@ -130,11 +134,14 @@ def run_job(
     recipe = recipes.load(str(file), setup.overrides)
     if setup.samples_per_shard:
         recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=setup.samples_per_shard))
-    plan, _ = resolve(planning.plan(recipe), Path(os.environ["CURATE_CACHE"]))
+    shards = list_shards([str(path) for path in (*setup.inputs, *setup.counts_of)], {})
+    planned = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
+    plan, _ = resolve(planned, Path(os.environ["CURATE_CACHE"]))
     plan = plan.with_stages(setup.stages(plan))
-    shards = list_shards([str(path) for path in setup.inputs], {})
     job = Job(plan, shards, Store(storage(at or out), beat=setup.beat), runner or InProcess(), progress or Quiet())
     job.row_seconds, job.max_failed_shards = setup.row_seconds, setup.max_failed_shards
+    job.download, job.retry_failed = setup.download, setup.retry_failed
+    job.counted_only = len(shards) - len(list_shards([str(path) for path in setup.inputs], {})) if setup.counts_of else 0
     return job.run()
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import guard, judge
+from curate import guard, walk
 from curate import plan as planning
 from curate import recipe as recipes
 from curate.contracts import Runner, Shard, Stage
@@ -200,11 +200,11 @@ def overhear(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     heard: list[int] = []
 
     @contextmanager
-    def opening(shard: Shard) -> Iterator[Overheard]:
+    def opening(store: Store, shard: Shard) -> Iterator[Overheard]:
         with open_shard(shard) as opened:
             yield Overheard(opened, heard)
 
-    monkeypatch.setattr(judge, "open_shard", opening)
+    monkeypatch.setattr(walk, "open_images", opening)
     return heard
 
 

@@ -140,6 +140,7 @@ def test_records_of_a_tar(tmp_path):
         "error": None,
         "image": b"image 1",
         "offset": None,
+        "given_sha256": None,
     }
     (shard,) = list_shards([str(tmp_path / "a.tar")], {})
     assert again(shard, rows) == [row["image"] for row in rows]
@@ -613,11 +614,7 @@ def test_the_output_of_a_run_is_its_tars(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.parquet", {"URL": ["http://a"], "TEXT": ["t"]}, "image URLs in column URL.*img2dataset"),
-        ("t.parquet", {"image": ["https://a", None], "text": ["t", "u"]}, "image URLs in column image.*download first"),
-        ("t.jsonl", b'{"image": "http://a", "text": "t"}\n', "image URLs in column image"),
-        ("t.csv", b"image_url,caption\nhttp://a,b\n", "image URLs in column image_url"),
-        ("t.parquet", {"a": [1], "b": [2]}, "no image column among a, b"),
+        ("t.parquet", {"a": [1], "b": [2]}, "no image or url column among a, b"),
         ("t.parquet", {"image": [b"1"], "b": [2]}, "no text column"),
         ("t.parquet", {"image": [1], "text": ["t"]}, "cannot hold images"),
         ("a.tar.gz", b"", "unpack it first"),
@@ -633,6 +630,35 @@ def test_inputs_that_cannot_be_used(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message) as error:
         list_shards([str(path)], {})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("t.parquet", {"URL": ["http://a", None], "TEXT": ["t", "u"]}, {"url": "URL", "text": "TEXT"}),
+        ("t.parquet", {"image": ["https://a", None], "text": ["t", "u"]}, {"url": "image", "text": "text"}),
+        ("t.jsonl", b'{"image": "http://a", "text": "t"}\n{"text": "u"}\n', {"url": "image", "text": "text"}),
+        ("t.csv", b"image_url,caption\nhttp://a,t\n,u\n", {"url": "image_url", "text": "caption"}),
+    ],
+)
+def test_a_table_of_urls(tmp_path, name, content, columns):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        pq.write_table(pa.table(content), path)
+    shard, rows = one(path)
+    assert shard.on_the_web and dict(shard.columns) == columns
+    assert [row["text"] for row in rows] == ["t", "u"] and [row["image"] for row in rows] == [None, None]
+    assert rows[0]["url"].endswith("://a") and rows[0]["error"] is None
+    assert rows[1]["url"] is None and rows[1]["error"] == "missing_url"
+
+
+def test_the_sha256_that_a_table_gives(tmp_path):
+    pq.write_table(pa.table({"url": ["http://a"], "text": ["t"], "sha256": ["AB" * 32]}), tmp_path / "t.parquet")
+    (tmp_path / "t.jsonl").write_text(json.dumps({"url": "http://a", "text": "t", "sha256": "AB" * 32}) + "\n")
+    for name in ("t.parquet", "t.jsonl"):
+        assert one(tmp_path / name)[1][0]["given_sha256"] == "ab" * 32
 
 
 def test_inputs_that_are_not_there(tmp_path):

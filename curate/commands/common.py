@@ -14,7 +14,7 @@ from curate.errors import CurateError, InputError, OutputError
 from curate.shards import Shards
 from curate.storage import Disk, Storage, storage
 
-ROLES = ("image", "text", "url", "key")
+ROLES = ("image", "text", "url", "key", "sha256")
 
 
 def column_roles(pairs: Sequence[str]) -> dict[str, str]:

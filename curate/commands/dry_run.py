@@ -23,7 +23,11 @@ from curate.storage import Storage
 
 def dry_run_command(given: DryRun) -> None:
     """Try a recipe on one shard and print what it would mean."""
-    plan = planning.plan(recipes.load(given.recipe, given.overrides, given.models))
+    recipe = recipes.load(given.recipe, given.overrides, given.models)
+    shards = common.shards_of([given.shard], given.columns)
+    plan = planning.plan(planning.fetching(recipe) if shards[0].on_the_web else recipe)
+    if plan.fetches:
+        recipe.manners.ready()
     lookups: dict[str, Lookup] = {}
     unserved = [name for name, rule in plan.recipe.filters.items() if isinstance(rule.provider(), CorpusCount)]
     if given.counts is not None:
@@ -31,7 +35,6 @@ def dry_run_command(given: DryRun) -> None:
             lookups, unserved = earlier_counts(out, common.manifest_of(out), plan)
     plan = plan.without(unserved)
     checked(plan)
-    shards = common.shards_of([given.shard], given.columns)
     if len(shards) > 1:
         click.echo(f"curate: {given.shard} is {len(shards)} shards; the first is tried", err=True)
     plan, warnings = resolve(plan, common.cache())

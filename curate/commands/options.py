@@ -23,6 +23,8 @@ class Run:
     samples_per_shard: int | None
     memory: str
     max_failed_shards: int | None
+    counts_of: tuple[str, ...]
+    retry_failed: bool
     overrides: tuple[str, ...]
     models: str | None
     columns: tuple[str, ...]

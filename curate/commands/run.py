@@ -13,10 +13,12 @@ from curate.commands import common
 from curate.commands.engine import crew
 from curate.commands.options import Run
 from curate.job import Job, Outcome, resolve
-from curate.judge import WAIT
 from curate.manifest import checked
+from curate.plan import Plan
+from curate.report.fetches import fetches
 from curate.storage import storage
 from curate.store import Store
+from curate.walk import WAIT
 
 PARTIAL = 3
 
@@ -70,8 +72,9 @@ def run_command(given: Run) -> int:
     if given.samples_per_shard is not None:
         recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=given.samples_per_shard))
     store = Store(storage(given.out))
-    shards = common.shards_of(given.inputs, given.columns)
-    plan = planning.plan(recipe)
+    judged = len(common.shards_of(given.inputs, given.columns)) if given.counts_of else None
+    shards = common.shards_of([*given.inputs, *given.counts_of], given.columns)
+    plan = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
     checked(plan)
     plan, unread = resolve(plan, common.cache())
     warnings = [*plan.warnings(), *unread]
@@ -81,16 +84,18 @@ def run_command(given: Run) -> int:
     with Bars() as bars, crew(given, plan, len(shards)) as workers:
         job = Job(plan, shards, store, workers.runner, bars, common.size(given.memory), warnings, given.max_failed_shards)
         job.gpus, job.threads, job.gpu_share, job.shared = workers.gpus, workers.threads, given.gpu_share, given.runner != "local"
+        job.retry_failed, job.counted_only = given.retry_failed, 0 if judged is None else len(shards) - judged
         outcome = job.run()
     seconds = time.monotonic() - started
     if given.as_json:
-        common.print_json(_described(outcome, seconds))
+        common.print_json(_described(outcome, seconds, plan))
     else:
-        _tell(outcome, seconds)
+        _tell(outcome, seconds, plan)
     return PARTIAL if outcome.failed or outcome.partial else 0
 
 
-def _described(outcome: Outcome, seconds: float) -> dict[str, object]:
+def _described(outcome: Outcome, seconds: float, plan: Plan) -> dict[str, object]:
+    fetched = fetches(storage(outcome.out)) if plan.fetches else None
     return {
         "state": outcome.state,
         "records": outcome.records,
@@ -99,13 +104,14 @@ def _described(outcome: Outcome, seconds: float) -> dict[str, object]:
         "seconds": round(seconds, 2),
         "core_seconds": {name: round(value, 3) for name, value in sorted(outcome.seconds.items()) if name != WAIT},
         "models_idle": outcome.idle(),
+        "fetch": None if fetched is None else {**dataclasses.asdict(fetched), "saved": fetched.saved},
         "failed_shards": outcome.failed,
         "partial_shards": outcome.partial,
         "report": f"{outcome.out}/report.html",
     }
 
 
-def _tell(outcome: Outcome, seconds: float) -> None:
+def _tell(outcome: Outcome, seconds: float, plan: Plan) -> None:
     import click
     from rich.console import Console
 
@@ -119,6 +125,8 @@ def _tell(outcome: Outcome, seconds: float) -> None:
     Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
+    if plan.fetches and (fetched := fetches(out)) is not None:
+        click.echo(fetched.sentence())
     if (idle := outcome.idle()) is not None and gpus():  # on a CPU they share the core with what they wait for
         click.echo(f"captioner and matcher waited for pictures {idle:.0%} of their time")
     for item in outcome.partial:

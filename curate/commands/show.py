@@ -19,9 +19,12 @@ from curate import plan as planning
 from curate.commands import common
 from curate.commands.options import Calibrate, List, Plan, Report, Stats
 from curate.contracts import CorpusCount, Needs, Shard, ShardBreak, TaskDied
+from curate.fetch.manners import Manners
 from curate.manifest import checked
 from curate.runners.local import LocalRunner
-from curate.scan import base_facts
+from curate.savings import savings
+from curate.scan import base_facts, image_facts
+from curate.shards import Shards
 from curate.sources import open_shard, shard_name
 from curate.stages.header import HeaderStage
 from curate.stages.language import LanguageStage
@@ -44,9 +47,33 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def plan_command(given: Plan) -> None:
     """Print the passes of a recipe."""
-    plan = planning.plan(recipe.load(given.recipe, given.overrides, given.models))
+    wanted = recipe.load(given.recipe, given.overrides, given.models)
+    shards = common.shards_of(given.inputs, given.columns) if given.inputs else Shards([])
+    plan = planning.plan(planning.fetching(wanted) if shards.on_the_web.any() else wanted)
     models = checked(plan)
-    shards = common.shards_of(given.inputs, given.columns) if given.inputs else []
+    with LocalRunner(1) as runner:
+        saved = savings(plan, shards, runner) if plan.fetches and len(shards) else None
+    rows = _passes(plan)
+    if given.as_json:
+        passes = [dict(zip(("pass", "rows", "what", "cost"), row, strict=True)) for row in rows]
+        sizes = {"shards": len(shards), "bytes": shards.bytes()}
+        downloads = None if saved is None else dataclasses.asdict(saved)
+        described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": plan.warnings()}
+        common.print_json({**described, "recipe_hash": plan.recipe.digest()})
+        return
+    _table(("pass", "rows", "what", "core time a record"), rows)
+    if models:
+        _table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
+    if shards:
+        click.echo(f"input: {len(shards):,} shards, {shards.bytes() / 1e9:,.2f} GB")
+    if saved is not None:
+        click.echo(saved.sentence())
+    for warning in plan.warnings():
+        click.secho(f"warning: {warning}", fg="yellow")
+
+
+def _passes(plan: planning.Plan) -> list[tuple[str, str, str, str]]:
+    """Return the steps of a plan: pass, rows, what, cost."""
     rows = [
         ("scan", "every record", "record, header, sha256, text", _cost("header", "text")),
         *(("scan", "every record", f"partial count: {count.fact}", _cost("counts")) for count in plan.counts),
@@ -54,23 +81,13 @@ def plan_command(given: Plan) -> None:
     ]
     for step in plan.steps:
         rows += [("judge", f"alive before {step.name}", stage.name, _cost(stage.name)) for stage in step.stages]
+        if step.name == planning.FETCH:
+            rows.append(("fetch", "images alive", "the image, by its url", ""))
         rows.append(("judge", "every record" if not step.lazy else "records alive", f"filter {step.name}", ""))
     rows += [("judge", "kept records", stage.name, _cost(stage.name)) for stage in plan.last]
     output = plan.recipe.output
     rows.append(("pack", f"blocks of {output.block_shards} shards", f"tars of {output.samples_per_shard} samples", ""))
-    if given.as_json:
-        passes = [dict(zip(("pass", "rows", "what", "cost"), row, strict=True)) for row in rows]
-        sizes = {"shards": len(shards), "bytes": sum(shard.size for shard in shards)}
-        described = {"passes": passes, "models": models, "input": sizes, "warnings": plan.warnings()}
-        common.print_json({**described, "recipe_hash": plan.recipe.digest()})
-        return
-    _table(("pass", "rows", "what", "core time a record"), rows)
-    if models:
-        _table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
-    if shards:
-        click.echo(f"input: {len(shards):,} shards, {sum(shard.size for shard in shards) / 1e9:,.2f} GB")
-    for warning in plan.warnings():
-        click.secho(f"warning: {warning}", fg="yellow")
+    return rows
 
 
 _MODEL = ("stage", "spec", "revision", "sha256")
@@ -104,7 +121,7 @@ class _Collect:
         try:
             with open_shard(shard) as opened:
                 for batch in opened.read():
-                    known = base_facts(HeaderStage()(batch), normalised(batch["text"]))
+                    known = base_facts(image_facts(shard, HeaderStage(), batch), normalised(batch["text"]))
                     writer.write(pa.Table.from_batches([LanguageStage()(known)]))
         except ShardBreak as stop:
             problem = f"{shard_name(shard)}: {stop}"
@@ -176,6 +193,10 @@ def filters_command(given: List) -> None:
         for parameter in described["parameters"]:
             kind = "  (changes facts)" if parameter["changes_facts"] else ""
             click.echo(f"    {parameter['name']} = {parameter['default']}   {parameter['doc']}{kind}")
+    for name, section in (("output", recipe.Output), ("fetch", Manners)):
+        click.secho(f"\nsection {name}", bold=True)
+        keys = [(item.name, str(item.default), item.metadata["doc"]) for item in dataclasses.fields(section)]
+        _table(("key", "default", "what"), keys)
     click.secho("\nfacts that sql can read", bold=True)
     _table(("fact", "type", "what"), [(fact.name, str(fact.type), fact.doc) for fact in facts.FACTS.values()])
 

@@ -18,19 +18,19 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "text": ("text", "caption", "alt", "alt_text", "title", "txt", "captions", "description"),
     "url": ("url", "image_url", "img_url"),
     "key": ("key", "id", "__key__", "sample_id", "uid"),
+    "sha256": ("sha256", "image_sha256"),
 }
 """Names (in lower case) that a column is known by when none is given, the likeliest first."""
 
 Code = tuple[str, pa.Array]
 """An error code and the mask of rows that it is true of."""
 
-DOWNLOAD = "fetching is not part of this version; download first, e.g. with img2dataset, then curate its tars"
-
 
 def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Return the column of each role (image, text, url, key) among `names`: the `wanted` one, else the likeliest.
+    """Return the column of each role of GUESSES among `names`: the `wanted` one, else the likeliest.
 
-    Raises InputError when a wanted column is missing, or when there is no image or no text column.
+    Without an image column the images are on the web, and the url column names them. Raises InputError when a wanted
+    column is missing, when there is neither image nor url, or no text column.
     """
     for role, name in wanted.items():
         if role not in GUESSES:
@@ -44,17 +44,19 @@ def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str]) -> dict[s
         likely = next((lower[name] for name in known if name in lower and lower[name] not in taken), None)
         if role not in columns and likely is not None:
             columns[role] = likely
-    if "image" not in columns and "url" in columns:
-        raise InputError(has_urls(url, columns["url"]))
-    for role in ("image", "text"):
-        if role not in columns:
-            raise InputError(f"{url}: no {role} column among {', '.join(names) or 'none'}; name the one that is")
+    for roles in (("image", "url"), ("text",)):
+        if not any(role in columns for role in roles):
+            told = " or ".join(roles)
+            raise InputError(f"{url}: no {told} column among {', '.join(names) or 'none'}; name the one that is")
     return columns
 
 
-def has_urls(url: str, column: str) -> str:
-    """Return the message for a table whose images are still on the web."""
-    return f"{url}: the table has image URLs in column {column} but no bytes or local files; {DOWNLOAD}"
+def on_the_web(columns: Mapping[str, str], found: Mapping[str, Sequence[object]]) -> dict[str, str]:
+    """Return the columns of a table, given sample values of some: an image column that holds only addresses is the url."""
+    values = [value for value in found.get(columns.get("image", ""), ()) if value is not None]
+    if not values or not all(isinstance(value, str) and value.lower().startswith(("http://", "https://")) for value in values):
+        return dict(columns)
+    return {**{role: name for role, name in columns.items() if role != "image"}, "url": columns["image"]}
 
 
 def is_base64(column: str) -> bool:

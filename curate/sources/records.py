@@ -31,11 +31,12 @@ IMAGE_TYPES = frozenset(
 ERRORS: dict[str, str] = {
     "missing_image": "the record has no image",
     "missing_text": "the record has no text",
+    "missing_url": "the record has no image and no address to fetch one from",
     "text_not_utf8": "the text is not UTF-8: what could not be decoded was replaced",
     "text_too_long": f"the text was cut to its first {MAX_TEXT} characters",
     "image_too_large": f"the image file is larger than {MAX_IMAGE >> 20} MiB and was not read",
     "image_not_found": "the image file that the record names does not exist or cannot be read",
-    "image_is_url": "the record names its image by an http(s) address, and fetching is not part of this version",
+    "image_is_url": "the record names its image by an http(s) address where others name a file: it is not fetched",
     "unsafe_path": "the image path that the record names leaves the folder of its table, or cannot be a path",
     "bad_base64": "the image is not base64",
     "bad_json": "the record's JSON is not valid JSON, is no object, or is too large",
@@ -60,6 +61,7 @@ class Record(NamedTuple):
     error: str | None
     image: bytes | None
     offset: int | None = None
+    given_sha256: str | None = None
 
 
 def batches(records: Iterable[Record], start: int = 0) -> Iterator[Batch]:

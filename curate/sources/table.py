@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from curate.contracts import IMAGE_ROWS, RECORD_SCHEMA, ROW_GROUP, Batch, Shard, ShardBreak
 from curate.errors import InputError
-from curate.sources.columns import Code, clean_text, has_urls, is_base64, is_binary, is_string, joined, resolve
+from curate.sources.columns import Code, clean_text, is_base64, is_binary, is_string, joined, on_the_web, resolve
 from curate.sources.files import Folder
 from curate.sources.records import BATCH_BYTES, MAX_IMAGE, UNSAFE_KEY, Record, as_text, batches, join
 
@@ -175,7 +175,7 @@ class TableShard:
         self._ahead: Iterator[Chunk] | None = None
         self._held: tuple[int, pa.RecordBatch | None] = (0, None)
         self.columns = dict(self.shard.columns)
-        if "image" not in self.columns or "text" not in self.columns:
+        if "text" not in self.columns or not {"image", "url"} & self.columns.keys():
             try:
                 self.columns = resolve(self.shard.url, self.reader.names(), self.columns)
             except InputError as error:  # the listing could not read the table, so the user was not told then
@@ -196,10 +196,10 @@ class TableShard:
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the images of `rows` (column row, ascending), reading only the image column, and only where needed."""
-        name = self.columns["image"]
+        name = self.columns.get("image")
         for row in rows.column("row").to_pylist():
-            start, chunk = self._chunk_of(name, row)
-            yield None if chunk is None else _load_cell(chunk.column(0), row - start, name, self.folder)[0]
+            start, chunk = (0, None) if name is None else self._chunk_of(name, row)
+            yield None if name is None or chunk is None else _load_cell(chunk.column(0), row - start, name, self.folder)[0]
 
     def _chunk_of(self, name: str, row: int) -> tuple[int, pa.RecordBatch | None]:
         """Return the part of the image column that holds `row`, and its first row; asked in ascending order, it is read once."""
@@ -228,7 +228,13 @@ class TableShard:
 
     def _records(self, start: int, chunk: pa.RecordBatch) -> Iterator[Batch]:
         fields, codes = self._fields(start, chunk)
-        name = self.columns["image"]
+        given = fields.pop()
+        name = self.columns.get("image")
+        if name is None:
+            error = joined([("missing_url", pc.is_null(fields[1])), *codes], len(chunk))
+            none = pa.nulls(len(chunk), pa.binary()), pa.nulls(len(chunk), pa.int64())
+            yield pa.RecordBatch.from_arrays([_numbers(start, len(chunk)), *fields, error, *none, given], schema=RECORD_SCHEMA)
+            return
         column = chunk.column(chunk.schema.get_field_index(name))
         image = _bytes_of(column, name)
         if image is None:
@@ -244,10 +250,11 @@ class TableShard:
         for begin, length in _cuts(image, fields[2]):
             part = [array.slice(begin, length) for array in (rows, *fields, error)]
             data = image.slice(begin, length).cast(pa.binary())
-            yield pa.RecordBatch.from_arrays([*part, data, pa.nulls(length, pa.int64())], schema=RECORD_SCHEMA)
+            rest = pa.nulls(length, pa.int64()), given.slice(begin, length)
+            yield pa.RecordBatch.from_arrays([*part, data, *rest], schema=RECORD_SCHEMA)
 
     def _fields(self, start: int, chunk: pa.RecordBatch) -> tuple[list[pa.Array], list[Code]]:
-        """Return the arrays key, url and text, and what is wrong with them."""
+        """Return the arrays key, url, text and given_sha256, and what is wrong with them."""
         rows = chunk.num_rows
         have = {
             role: clean_text(chunk.column(chunk.schema.get_field_index(name)))
@@ -255,7 +262,7 @@ class TableShard:
             if role != "image"
         }
         text, codes = have["text"]
-        url = have["url"][0] if "url" in have else pa.nulls(rows, pa.string())
+        url, given = (have[role][0] if role in have else pa.nulls(rows, pa.string()) for role in ("url", "sha256"))
         codes = [("missing_text", pc.is_null(text)), *codes]
         number = _numbers(start, rows).cast(pa.string())
         key = pc.binary_join_element_wise(pa.scalar(self._stem()), number, "/")
@@ -263,7 +270,7 @@ class TableShard:
             key = pc.coalesce(have["key"][0], key)
             codes.append(("unsafe_key", pc.match_substring_regex(key, UNSAFE_KEY)))
             codes += [("key_not_utf8", mask) for code, mask in have["key"][1] if code == "text_not_utf8"]
-        return [key, url, text], codes
+        return [key, url, text, pc.utf8_lower(given)], codes
 
     def _row_by_row(self, fields: list[pa.Array], codes: list[Code], column: pa.Array) -> Iterator[Record]:
         errors = joined(codes, len(column)).to_pylist()
@@ -390,14 +397,16 @@ class JsonLines:
         if fields is None:
             return Record(default, None, None, "bad_json", None)
         codes: list[str] = []
-        image, code = self._image(fields)
+        image, code = (None, None) if self.shard.on_the_web else self._image(fields)
         text = as_text(fields.get(self.columns.get("text", "text")), codes)
         codes = ([code] if code else []) + (["missing_text"] if text is None else []) + codes
         key = as_text(fields.get(self.columns.get("key", "")))
         if _UNSAFE.search(key or ""):
             codes.append("unsafe_key")
         url = as_text(fields.get(self.columns.get("url", "")))
-        return Record(default if key is None else key, url, text, join(codes), image)
+        codes += ["missing_url"] if url is None and self.shard.on_the_web else []
+        given = (as_text(fields.get(self.columns.get("sha256", ""))) or "").lower() or None
+        return Record(default if key is None else key, url, text, join(codes), image, None, given)
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes | None]:
@@ -437,30 +446,26 @@ def inspect(url: str, path: str, kind: str, wanted: Mapping[str, str]) -> tuple[
     try:
         reader: Parquet | Csv = Parquet(path) if kind == "parquet" else Csv(path, tabs=path.lower().endswith(".tsv"))
         columns = resolve(url, reader.names(), wanted)
-        name = columns["image"]
-        sample = next(reader.chunks([name], 0), None)
+        name = columns.get("image")
+        sample = None if name is None else next(reader.chunks([name], 0), None)
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{url}: {error.strerror}") from None
         return dict(wanted), [None]
-    if sample is not None:
-        _check_image(url, name, sample[1].column(0))
+    if name is not None and sample is not None:
+        columns = on_the_web(columns, {name: _sample(url, name, sample[1].column(0))})
     return columns, _parts(reader) if isinstance(reader, Parquet) else [None]
 
 
-def _check_image(url: str, name: str, column: pa.Array) -> None:
-    """Raise InputError when a sample of the image column holds only addresses on the web, or cannot hold images."""
+def _sample(url: str, name: str, column: pa.Array) -> list[Any]:
+    """Return values of an image column, where they are strings. Raises InputError when it cannot hold images."""
     kind = column.type
     column = column.dictionary_decode() if pa.types.is_dictionary(kind) else column
     if is_string(column.type):
-        _check_urls(url, name, clean_text(column.drop_null()[:SAMPLE_LINES])[0].to_pylist())
-    elif not (is_binary(column.type) or pa.types.is_struct(kind) or pa.types.is_null(kind)):
+        return list(clean_text(column.drop_null()[:SAMPLE_LINES])[0].to_pylist())
+    if not (is_binary(column.type) or pa.types.is_struct(kind) or pa.types.is_null(kind)):
         raise InputError(f"{url}: column {name} cannot hold images, it is {kind}; name the one that does")
-
-
-def _check_urls(url: str, name: str, values: list[Any]) -> None:
-    if values and all(isinstance(value, str) and value.lower().startswith(("http://", "https://")) for value in values):
-        raise InputError(has_urls(url, name))
+    return []
 
 
 def _parts(reader: Parquet) -> Parts:
@@ -484,6 +489,5 @@ def _inspect_jsonl(url: str, path: str, wanted: Mapping[str, str]) -> dict[str, 
     if not names:  # nothing to judge by: empty, or not one valid line
         return dict(wanted)
     columns = resolve(url, names, wanted)
-    images = [fields.get(columns["image"]) for fields in samples]
-    _check_urls(url, columns["image"], [value for value in images if value is not None])
-    return columns
+    name = columns.get("image")
+    return columns if name is None else on_the_web(columns, {name: [fields.get(name) for fields in samples]})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curate.job import idle
-from curate.judge import WAIT, Judge
+from curate.judge import Judge
 from curate.models import FakeCaptioner, FakeMatcher
 from curate.models.protocols import Captioner, Floats, Matcher, Pixels
 from curate.plan import Plan
@@ -17,6 +17,7 @@ from curate.stages.caption import CaptionStage
 from curate.stages.match import MatchStage
 from curate.storage import storage
 from curate.store import Store
+from curate.walk import WAIT
 from tests.bench.measure import WORKERS, Figure, at_most, photos, plan_of, scratch, write_tar
 
 RECORDS = 6000

@@ -1,0 +1,49 @@
+"""Fetching images from the web: politely, safely, each failure with its cause.
+
+Why img2dataset alone is not enough: it reads bodies without a bound, checks no addresses, knows neither robots.txt nor limits of
+hosts, and gives one cause for most failures (see curate.fetch.gateway, through which it can be had with all of that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import NamedTuple
+
+from curate.errors import InputError
+from curate.fetch.errors import ERRORS
+from curate.fetch.manners import Manners
+
+__all__ = ["ERRORS", "Got", "Manners", "Wanted", "fetch"]
+
+
+class Wanted(NamedTuple):
+    """An image to fetch, and the sha256 (hex) that it must have, if that is known."""
+
+    row: int
+    url: str
+    sha256: str | None = None
+
+
+class Got(NamedTuple):
+    """What came: an image, or the code of curate.fetch.errors that says why there is none."""
+
+    row: int
+    error: str | None
+    body: bytes | None
+
+
+def fetch(wanted: Sequence[Wanted], manners: Manners) -> Generator[Got, None, None]:
+    """Yield what comes of each wanted image, in any order, each once. Closing it ends all connections.
+
+    Raises InputError where a package is not installed.
+    """
+    try:
+        if manners.engine == "img2dataset":
+            from curate.fetch.gateway import through_img2dataset
+
+            return through_img2dataset(wanted, manners)
+        from curate.fetch.crawl import crawl
+    except ImportError as error:
+        extra = "img2dataset" if manners.engine == "img2dataset" else "fetch"
+        raise InputError(f"fetching needs {error.name}: pip install 'curate[{extra}]'") from None
+    return crawl(wanted, manners)

@@ -1,0 +1,72 @@
+"""Which addresses may be connected to: public ones only, so that no url of a crawl reaches into the network of its reader."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from typing import TypeAlias
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def permitted(address: str, networks: Sequence[Network] = ()) -> bool:
+    """Return whether an address, as text, is public or in one of `networks`; an IPv4 address inside an IPv6 one counts too.
+
+    >>> permitted("93.184.216.34"), permitted("169.254.169.254"), permitted("::ffff:10.0.0.1"), permitted("2002:7f00:1::")
+    (True, False, False, False)
+    """
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    inside = [found, *_embedded(found)]
+    if any(found in network for network in networks if network.version == found.version):
+        return True
+    return all(_public(one) or any(one in network for network in networks if network.version == one.version) for one in inside)
+
+
+def _public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and (address in _NAT64 or address.ipv4_mapped is not None):
+        return True  # as public as the address inside
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def _embedded(address: Address) -> list[Address]:
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    found: list[Address | None] = [address.ipv4_mapped, address.sixtofour]
+    if address.teredo is not None:
+        found.append(address.teredo[1])
+    if address in _NAT64:
+        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [one for one in found if one is not None]
+
+
+def networks_of(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Return networks from their CIDR texts."""
+    return tuple(map(ipaddress.ip_network, texts))
+
+
+class ForbiddenAddress(OSError):
+    """A connection to an address that is not public was about to be made."""
+
+
+def opener(networks: Sequence[Network]) -> _Opener:
+    """Return what opens sockets: the address is checked when it is connected to, whatever its name resolved to before."""
+    return _Opener(tuple(networks))
+
+
+class _Opener:
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks = networks
+
+    def __call__(self, info: tuple[int, int, int, str, tuple[str | int, ...]]) -> socket.socket:
+        """Return an unconnected socket for an entry of getaddrinfo. Raises ForbiddenAddress."""
+        family, kind, protocol, _, where = info
+        if not permitted(str(where[0]), self._networks):
+            raise ForbiddenAddress(f"{where[0]} is not a public address")
+        return socket.socket(family, kind, protocol)

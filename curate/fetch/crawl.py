@@ -1,0 +1,268 @@
+"""Many images: a queue for each host, and the hosts in the order in which they may be asked again.
+
+A loop in a thread of its own asks; who wants the images takes them as a generator. A slow host never holds up another, and
+what nobody has taken yet is bounded. Every await has a deadline, so every image ends by its own time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import heapq
+import queue
+import threading
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple, TypeAlias
+
+import xxhash
+
+from curate.fetch import Got, Wanted
+from curate.fetch.client import Body, Client, Wire, host_of, place
+from curate.fetch.errors import FetchError
+from curate.fetch.hosts import BUSY, LONGEST, Hosts, Slot
+from curate.fetch.lists import refused
+from curate.fetch.manners import Manners
+from curate.stages.header import read_header
+
+DOWN = 8
+"""Requests in a row that a host may fail, or put off, before the rest of its urls are given up."""
+
+_UNTAKEN = 64  # answers that wait for whoever wants them
+_RESOLVERS = 64  # threads that look up names
+_HEAD = 4096
+_DEAD = ("tls", "dns")
+
+
+class Answered(NamedTuple):
+    """What came, as the loop has it."""
+
+    row: int
+    error: str | None
+    body: Body | None
+
+
+@dataclass
+class _Ask:
+    """An image that is asked for, and how often it has been."""
+
+    wanted: Wanted
+    tries: int = 0
+
+
+Ask: TypeAlias = Callable[[Wanted], Awaitable[Body]]
+
+
+def crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None = None) -> Generator[Got, None, None]:
+    """Yield what comes of each wanted image, in any order, each once. Closing it ends all connections."""
+    results: queue.SimpleQueue[Answered | BaseException | None] = queue.SimpleQueue()
+    loop = asyncio.new_event_loop()
+    names = ThreadPoolExecutor(_RESOLVERS, "names")
+    loop.set_default_executor(names)
+    room = asyncio.Semaphore(_UNTAKEN)
+    task = loop.create_task(_crawl(wanted, manners, wire, _Outlet(results, room)))
+    thread = threading.Thread(target=_turn, args=(loop, task, results), name="crawl")
+    thread.start()
+    try:
+        while (found := results.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            loop.call_soon_threadsafe(room.release)
+            yield Got(found.row, found.error, None if found.body is None else found.body.take())
+    finally:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        loop.close()
+        names.shutdown(wait=False, cancel_futures=True)
+
+
+def _turn(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], results: queue.SimpleQueue[object]) -> None:
+    """Run the loop of a crawl to its end; what goes wrong is raised by who takes the answers."""
+    try:
+        loop.run_until_complete(task)
+    except asyncio.CancelledError:
+        pass
+    except BaseException as error:  # noqa: BLE001 - it belongs to the other thread
+        results.put(error)
+    finally:
+        results.put(None)
+
+
+@dataclass(frozen=True)
+class _Outlet:
+    """Where answers go, as there is room."""
+
+    results: queue.SimpleQueue[Answered | BaseException | None]
+    room: asyncio.Semaphore
+
+    async def put(self, answered: Answered) -> None:
+        await self.room.acquire()
+        self.results.put(answered)
+
+
+async def _crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None, outlet: _Outlet) -> None:
+    hosts = Hosts(manners)
+    try:
+        async with Client(manners, hosts, refused(manners), wire) as client:
+            await Frontier(hosts, manners, lambda one: image(client, one), outlet.put).run(wanted)
+    finally:
+        hosts.close()
+
+
+async def image(client: Client, wanted: Wanted) -> Body:
+    """Return an image that is one, and the one that is wanted. Raises FetchError."""
+    body = await client.image(wanted.url)
+    if not len(body):
+        raise FetchError("empty")
+    found = read_header(body.head(_HEAD))
+    if found.reason == "not_an_image":
+        raise FetchError("not_image")
+    if found.reason == "too_many_pixels":
+        raise FetchError("too_many_pixels")
+    if wanted.sha256 is not None and hashlib.sha256(body.peek()).hexdigest() != wanted.sha256:
+        raise FetchError("sha256_mismatch")
+    return body
+
+
+class Frontier:
+    """Which image is asked for next."""
+
+    def __init__(self, hosts: Hosts, manners: Manners, ask: Ask, answer: Callable[[Answered], Awaitable[None]]) -> None:
+        self._hosts, self._manners, self._ask, self._answer = hosts, manners, ask, answer
+        self._waiting: dict[str, deque[_Ask]] = {}
+        self._ready: list[tuple[float, int, str]] = []  # time, order, host: one entry for each host that waits
+        self._parked: set[str] = set()  # hosts that come back when one of our own connections ends
+        self._asking: Counter[str] = Counter()  # connections of ours
+        self._silent: dict[str, int] = {}  # failures in a row
+        self._order = count()
+        self._changed = asyncio.Event()
+        self._left = 0
+
+    async def run(self, wanted: Sequence[Wanted]) -> None:
+        """Ask for all of them."""
+        await self._fill(wanted)
+        room = asyncio.Semaphore(self._manners.connections)
+        async with asyncio.TaskGroup() as group:
+            while self._left:
+                await room.acquire()
+                picked = await self._pick()
+                if picked is None:
+                    room.release()
+                    break
+                asking = group.create_task(self._one(*picked))
+                asking.add_done_callback(lambda _: room.release())
+
+    async def _fill(self, wanted: Sequence[Wanted]) -> None:
+        """Queue the urls by host, shuffled: neighbours in a table are often of one site."""
+        for one in sorted(wanted, key=lambda one: xxhash.xxh3_64_intdigest(one.url.encode(errors="replace"))):
+            try:
+                host = host_of(place(one.url))
+            except FetchError as error:
+                await self._answer(Answered(one.row, error.code, None))
+                continue
+            self._left += 1
+            self._waiting.setdefault(host, deque()).append(_Ask(one))
+        now = asyncio.get_running_loop().time()
+        self._ready = [(now, next(self._order), host) for host in self._waiting]
+
+    async def _pick(self) -> tuple[Slot, _Ask] | None:
+        """Wait for a host that may be asked; None when there is nothing left."""
+        loop = asyncio.get_running_loop()
+        while self._left:
+            self._changed.clear()
+            until = None
+            while self._ready:
+                when, _, host = self._ready[0]
+                if when > loop.time():
+                    until = when - loop.time()
+                    break
+                heapq.heappop(self._ready)
+                if (slot := self._try(host, loop.time())) is not None:
+                    asked = self._waiting[host].popleft()
+                    self._asking[host] += 1
+                    self._queue(host, loop.time())
+                    return slot, asked
+            try:
+                async with asyncio.timeout(until):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+        return None
+
+    def _try(self, host: str, now: float) -> Slot | None:
+        """Return a connection to a host; else put it where it waits for one."""
+        found = self._hosts.acquire(host)
+        if isinstance(found, Slot):
+            return found
+        if found == BUSY and self._asking[host]:
+            self._parked.add(host)
+        else:
+            heapq.heappush(self._ready, (now + found, next(self._order), host))
+        return None
+
+    def _queue(self, host: str, when: float) -> None:
+        """Let a host wait for its turn, if it has urls left; forget it if it has none."""
+        if self._waiting[host]:
+            heapq.heappush(self._ready, (when, next(self._order), host))
+        else:
+            del self._waiting[host]
+
+    async def _one(self, slot: Slot, asked: _Ask) -> None:
+        """Ask for one image; what may be otherwise later is queued again."""
+        body, error = None, None
+        try:
+            body = await self._ask(asked.wanted)
+        except FetchError as failed:
+            error = failed
+        finally:
+            self._hosts.release(slot)
+            self._asking -= Counter((slot.host,))  # a host without any goes
+            self._unpark(slot.host)
+        if error is None or not self._again(slot.host, asked, error):
+            self._left -= 1
+            await self._answer(Answered(asked.wanted.row, None if error is None else error.code, body))
+        await self._heard(slot.host, error)
+        self._changed.set()
+
+    def _unpark(self, host: str) -> None:
+        if host in self._parked:
+            self._parked.discard(host)
+            heapq.heappush(self._ready, (asyncio.get_running_loop().time(), next(self._order), host))
+        self._changed.set()
+
+    def _again(self, host: str, asked: _Ask, error: FetchError) -> bool:
+        """Queue a url again where that may help, and let its host rest first."""
+        if error.wait:
+            self._hosts.postpone(host, error.wait)
+        if not error.passing or asked.tries >= self._manners.retries or error.wait > LONGEST:
+            return False
+        asked.tries += 1
+        if not error.wait:
+            self._hosts.postpone(host, min(self._manners.timeout, 0.5 * 2**asked.tries))
+        waiting = self._waiting.get(host)
+        if waiting is not None:
+            waiting.append(asked)
+        else:
+            self._waiting[host] = deque([asked])
+            self._queue(host, asyncio.get_running_loop().time())
+        return True
+
+    async def _heard(self, host: str, error: FetchError | None) -> None:
+        """Give a host up that does not answer, time after time, or that wants to be asked much later."""
+        if error is None or not (error.passing or error.code in _DEAD):
+            self._silent.pop(host, None)
+            return
+        self._silent[host] = self._silent.get(host, 0) + 1
+        if (self._silent[host] < DOWN and error.wait <= LONGEST) or host not in self._waiting:
+            return
+        given_up = self._waiting.pop(host)
+        self._parked.discard(host)
+        self._ready = [entry for entry in self._ready if entry[2] != host]
+        heapq.heapify(self._ready)
+        self._left -= len(given_up)
+        for one in given_up:
+            await self._answer(Answered(one.wanted.row, "host_down", None))

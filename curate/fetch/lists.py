@@ -1,0 +1,69 @@
+"""Lists of hosts and urls that are never asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from yarl import URL
+
+from curate.fetch.errors import FetchError
+from curate.fetch.manners import Manners
+
+
+class Refused:
+    """A blocklist of hosts, with their subdomains, and a list of urls whose owners opted out (as 64-bit hashes, sorted)."""
+
+    def __init__(self, hosts: frozenset[str], urls: npt.NDArray[np.uint64]) -> None:
+        self._hosts, self._urls = hosts, urls
+
+    def check(self, url: URL) -> None:
+        """Raise FetchError for a url that is on a list."""
+        if self._hosts:
+            host = (url.host or "").rstrip(".")
+            parts = host.split(".")
+            if any(".".join(parts[start:]) in self._hosts for start in range(len(parts))):
+                raise FetchError("blocked")
+        if len(self._urls):
+            key = np.uint64(xxhash.xxh3_64_intdigest(str(url).encode()))
+            at = int(np.searchsorted(self._urls, key))
+            if at < len(self._urls) and self._urls[at] == key:
+                raise FetchError("opted_out")
+
+
+def refused(manners: Manners) -> Refused:
+    """Return the lists that are named. Raises OSError."""
+    hosts = _hosts(manners.blocklist) if manners.blocklist else frozenset()
+    urls = _urls(manners.opted_out) if manners.opted_out else np.empty(0, np.uint64)
+    return Refused(hosts, urls)
+
+
+@lru_cache(4)
+def _hosts(path: str) -> frozenset[str]:
+    return frozenset(line.lower().removeprefix("*.").strip(".") for line in _lines(path))
+
+
+@lru_cache(4)
+def _urls(path: str) -> npt.NDArray[np.uint64]:
+    keys = np.fromiter((xxhash.xxh3_64_intdigest(_normal(line).encode()) for line in _lines(path)), np.uint64)
+    return np.unique(keys)
+
+
+def _normal(line: str) -> str:
+    from curate.fetch.client import place
+
+    try:
+        return str(place(line))
+    except FetchError:
+        return line
+
+
+def _lines(path: str) -> Iterator[str]:
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if (text := line.strip()) and not text.startswith("#"):
+                yield text

@@ -1,0 +1,44 @@
+"""What fetching came to: how many downloads the filters before it saved, how many images came, and why others did not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from curate.report.attrition import percent
+from curate.report.query import opened, parquet_files
+from curate.storage import Storage
+
+
+@dataclass(frozen=True)
+class Fetches:
+    """In records whose image was on the web: all of them, those whose image was asked for, those whose image came."""
+
+    records: int
+    asked: int
+    came: int
+    causes: dict[str, int]  # of those that did not come, the most frequent first
+
+    @property
+    def saved(self) -> int:
+        """Return how many images nobody had to ask for."""
+        return self.records - self.asked
+
+    def sentence(self) -> str:
+        """Say it in one line.
+
+        >>> Fetches(10, 4, 3, {"http_404": 1}).sentence()
+        'fetched 3 of 4 images; the filters before saved 6 of 10 downloads (60.0%); not fetched: http_404 1'
+        """
+        causes = "; not fetched: " + ", ".join(f"{cause} {rows:,}" for cause, rows in self.causes.items()) if self.causes else ""
+        saved = f"the filters before saved {self.saved:,} of {self.records:,} downloads ({percent(self.saved, self.records)})"
+        return f"fetched {self.came:,} of {self.asked:,} images; {saved}{causes}"
+
+
+def fetches(out: Storage) -> Fetches | None:
+    """Return what fetching came to in an output; None where nothing was to be fetched. Raises OutputError, OSError."""
+    with opened(parquet_files(out, "decisions"), {"fetch": "VARCHAR", "text_no": "SMALLINT"}) as view:
+        sql = 'SELECT "fetch" AS cause, count(*) AS n FROM data WHERE text_no = 0 GROUP BY cause ORDER BY n DESC, cause'
+        found = view.rows(sql)
+    rows = {cause: n for cause, n in found if cause != "here"}
+    records, not_asked, came = sum(rows.values()), rows.pop(None, 0), rows.pop("ok", 0)
+    return Fetches(records, records - not_asked, came, rows) if records else None

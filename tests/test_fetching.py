@@ -1,0 +1,224 @@
+"""Runs over tables of urls: what is asked for, what came of it, retries, kills; the web is a function here."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curate import plan as planning
+from curate import recipe as recipes
+from curate.errors import InputError, RecipeError
+from curate.fetch import Got, Wanted
+from curate.fetch.manners import Manners
+from curate.report.fetches import Fetches, fetches
+from curate.savings import Savings, savings
+from curate.sources import list_shards
+from curate.storage import storage
+from curate.whatif import what_if
+from tests.running import InProcess, Setup, decisions, jpeg, leftovers, make_tar, manifest, pairs, run_job, stamps, written
+
+RECIPE = """
+filters:
+  min_side: {larger_than: 200}
+  caption_words: {min_words: 3, max_words: 20}
+  image_reuse: {max_texts: 3, record_from: 2}
+fetch: {contact: https://example.org/crawl}
+output: {samples_per_shard: 4, block_shards: 2}
+"""
+
+
+@dataclass
+class Web:
+    """Answers by url: an image, or the code of a failure; remembers what was asked."""
+
+    answers: dict[str, bytes | str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    dies_after: int | None = None
+
+    def __call__(self, wanted: Sequence[Wanted], manners: Manners) -> Generator[Got, None, None]:
+        for one in reversed(wanted):  # answers come in any order
+            if self.dies_after is not None and len(self.asked) >= self.dies_after:
+                raise KeyboardInterrupt
+            self.asked.append(one.url)
+            answer = self.answers.get(one.url, "http_404")
+            if isinstance(answer, str):
+                yield Got(one.row, answer, None)
+            elif one.sha256 not in (None, hashlib.sha256(answer).hexdigest()):
+                yield Got(one.row, "sha256_mismatch", None)
+            else:
+                yield Got(one.row, None, answer)
+
+
+def url(name: object) -> str:
+    return f"http://example.org/{name}.jpg"
+
+
+def table(path: Path, rows: Sequence[tuple[str | None, str | None]], **more: list[Any]) -> Path:
+    pq.write_table(pa.table({"URL": [row[0] for row in rows], "TEXT": [row[1] for row in rows], **more}), path)
+    return path
+
+
+def web_of(names: Sequence[object]) -> Web:
+    return Web({url(name): jpeg(seed) for seed, name in enumerate(names)})
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Two tables: too short texts, dead links, a small image, a url twice, one without url."""
+    web = web_of(range(8))
+    web.answers[url("small")] = jpeg(9, (120, 300))
+    web.answers[url("slow")] = "timeout"
+    one = [(url(n), f"a picture of number {n}") for n in range(6)] + [(url(0), "short"), (url("gone"), "a picture that is gone")]
+    two = [(url(6), "two words"), (url("small"), "a very small picture"), (url("slow"), "a picture that is slow")]
+    two += [(None, "no url at all"), (url(7), "seven seen once"), (url(7), "seven seen again")]
+    return Setup(RECIPE, [table(tmp_path / "a.parquet", one), table(tmp_path / "b.parquet", two)], download=web), web
+
+
+def test_only_what_text_filters_leave_is_fetched(mixed, tmp_path):
+    setup, web = mixed
+    outcome = run_job(setup, tmp_path / "out")
+    assert sorted(web.asked) == sorted([*map(url, range(6)), url("gone"), url("small"), url("slow"), url(7)])
+    rows = {(row["shard_index"], row["row"]): row for row in decisions(tmp_path / "out")}
+    dropped = {place: row["dropped_by"] for place, row in rows.items() if row["dropped_by"]}
+    assert dropped == {
+        (0, 6): "caption_words", (0, 7): "fetch", (1, 0): "caption_words", (1, 1): "min_side", (1, 2): "fetch", (1, 3): "fetch",
+    }  # fmt: skip
+    assert rows[0, 7]["fetch"] == "http_404" and rows[0, 7]["error"] == "http_404" and rows[0, 7]["failed"] == ["fetch"]
+    assert rows[1, 2]["fetch"] == "timeout" and rows[1, 3]["fetch"] == rows[1, 3]["error"] == "missing_url"
+    assert "min_side" in rows[0, 6]["not_evaluated"] and rows[0, 6]["width"] is None
+    assert outcome.kept == 8 and manifest(tmp_path / "out")["recipe"]["order"][2:4] == ["fetch", "min_side"]
+
+
+def test_the_tars_hold_the_bytes_that_came(mixed, tmp_path):
+    setup, web = mixed
+    run_job(setup, tmp_path / "out")
+    found = {}
+    for path in sorted((tmp_path / "out" / "shards").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found.update({member.name: tar.extractfile(member).read() for member in tar})
+    kept = [row for row in decisions(tmp_path / "out") if row["sample_key"]]
+    assert {row["sample_key"] + ".jpg" for row in kept} == {name for name in found if name.endswith(".jpg")}
+    for row in kept:
+        assert found[row["sample_key"] + ".jpg"] == web.answers[row["url"]]
+        assert row["sha256"] == hashlib.sha256(web.answers[row["url"]]).hexdigest()
+
+
+def test_a_finished_run_asks_nothing(mixed, tmp_path):
+    setup, web = mixed
+    run_job(setup, tmp_path / "out")
+    before, asked = stamps(tmp_path / "out"), len(web.asked)
+    assert run_job(setup, tmp_path / "out").state == "nothing to do"
+    assert len(web.asked) == asked and stamps(tmp_path / "out") == before and leftovers(tmp_path / "out") == []
+
+
+def test_looser_filters_fetch_only_what_is_new(mixed, tmp_path):
+    setup, web = mixed
+    run_job(setup, tmp_path / "out")
+    web.asked.clear()
+    run_job(replace(setup, overrides=("caption_words.min_words=2",)), tmp_path / "out")
+    assert web.asked == [url(6)]
+    run_job(replace(setup, overrides=("caption_words.min_words=2",)), tmp_path / "fresh")
+    assert written(tmp_path / "out") == written(tmp_path / "fresh")
+
+
+def test_failures_are_asked_for_again_only_when_told(mixed, tmp_path):
+    setup, web = mixed
+    run_job(setup, tmp_path / "out")
+    web.asked.clear()
+    web.answers |= {url("slow"): jpeg(20), url("gone"): jpeg(21)}
+    assert run_job(setup, tmp_path / "out").state == "nothing to do" and not web.asked
+    outcome = run_job(replace(setup, retry_failed=True), tmp_path / "out")
+    assert sorted(web.asked) == [url("gone"), url("slow")] and outcome.kept == 10
+    run_job(setup, tmp_path / "fresh")
+    assert written(tmp_path / "out") == written(tmp_path / "fresh")
+
+
+def test_a_killed_fetch_keeps_its_pieces(mixed, tmp_path):
+    setup, web = mixed
+    run_job(setup, tmp_path / "whole")
+    web.asked.clear()
+    web.dies_after = 8  # in the middle of the second table
+    with pytest.raises(KeyboardInterrupt):
+        run_job(setup, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    web.dies_after, first = None, list(web.asked)
+    run_job(setup, tmp_path / "out")
+    assert len(web.asked) == len(first) + 3  # the table that was whole is not asked for again
+    assert written(tmp_path / "out") == written(tmp_path / "whole") and leftovers(tmp_path / "out") == []
+
+
+def test_a_table_that_gives_sha256(tmp_path):
+    web = web_of(range(2))
+    right = hashlib.sha256(web.answers[url(0)]).hexdigest().upper()
+    rows = [(url(0), "a picture of zero"), (url(1), "a picture of one")]
+    setup = Setup(RECIPE, [table(tmp_path / "a.parquet", rows, sha256=[right, "0" * 64])], download=web)
+    run_job(setup, tmp_path / "out")
+    assert [row["fetch"] for row in decisions(tmp_path / "out")] == ["ok", "sha256_mismatch"]
+
+
+def test_tars_and_urls_in_one_input(tmp_path):
+    tar = make_tar(tmp_path / "a.tar", pairs(range(30, 33)))
+    web = web_of(range(2))
+    rows = [(url(0), "a picture of zero"), (url(1), "short"), (url("x"), "a picture that is gone")]
+    outcome = run_job(Setup(RECIPE, [tar, table(tmp_path / "b.parquet", rows)], download=web), tmp_path / "out")
+    assert [row["fetch"] for row in decisions(tmp_path / "out")] == ["here", "here", "here", "ok", None, "http_404"]
+    assert outcome.kept == 4
+
+
+def test_captions_want_the_image_whatever_its_text(tmp_path):
+    recipe = recipes.load("align_capfilt")
+    assert planning.plan(planning.fetching(recipe)).captions is not None
+    rule = list(planning.fetching(recipe).filters)
+    assert rule.index("caption_words") < rule.index("fetch") < rule.index("min_side")
+
+
+def test_what_if_knows_what_was_not_fetched(mixed, tmp_path):
+    setup, _ = mixed
+    run_job(setup, tmp_path / "out")
+    out = storage(tmp_path / "out")
+    assert what_if(out, manifest(tmp_path / "out"), ()).kept == 8
+    found = what_if(out, manifest(tmp_path / "out"), ("caption_words.min_words=1",))
+    assert (found.at_least, found.kept) == (8, 10)  # two texts would pass whose images nobody has seen
+
+
+def test_a_plan_knows_the_downloads_it_saves(mixed, tmp_path):
+    setup, _ = mixed
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    plan = planning.plan(planning.fetching(recipes.load(str(tmp_path / "r.yaml"))))
+    shards = list_shards([str(path) for path in setup.inputs], {})
+    assert savings(plan, shards, InProcess()) == Savings(14, 11, exact=True, left_out=())
+    run_job(setup, tmp_path / "out")
+    assert fetches(storage(tmp_path / "out")) == Fetches(14, 12, 9, {"http_404": 1, "missing_url": 1, "timeout": 1})
+
+
+def test_counting_by_content_needs_images():
+    recipe = recipes.load("align", ["image_reuse.identity=content"])
+    with pytest.raises(RecipeError, match="image_reuse: identity=content"):
+        planning.fetching(recipe)
+
+
+def test_a_site_must_be_able_to_write_to_somebody(mixed, tmp_path):
+    setup, web = mixed
+    with pytest.raises(InputError, match=r"fetch\.contact"):
+        run_job(replace(setup, overrides=("fetch.contact=''",)), tmp_path / "out")
+    assert not web.asked
+
+
+def test_the_rest_of_the_crawl_is_only_counted(tmp_path):
+    recipe = RECIPE.replace("image_reuse: {max_texts: 3, record_from: 2}", "caption_frequency: {max_images: 3, record_from: 2}")
+    rows = [(url(n), "a logo everywhere" if n < 2 else f"a picture of number {n}") for n in range(4)]
+    setup = Setup(recipe, [table(tmp_path / "part.parquet", rows)], download=web_of(range(4)))
+    assert run_job(setup, tmp_path / "alone").kept == 4
+    crawl = table(tmp_path / "crawl.parquet", [(url(f"elsewhere{n}"), "a logo everywhere") for n in range(5)])
+    counted = run_job(replace(setup, counts_of=[crawl]), tmp_path / "counted")
+    assert (counted.records, counted.kept) == (4, 2)
+    assert [row["dropped_by"] for row in decisions(tmp_path / "counted")] == ["caption_frequency"] * 2 + [None] * 2
+    assert [row["caption_frequency"] for row in decisions(tmp_path / "counted")][:2] == [7, 7]
