@@ -21,8 +21,8 @@ NGINX = shutil.which("nginx") or ("/usr/sbin/nginx" if Path("/usr/sbin/nginx").e
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="there is no nginx (on Debian and Ubuntu: apt-get install nginx-light)")
 
 _CONFIG = """
-{user} daemon off; pid {work}/pid; error_log stderr error; worker_processes 1;
-events {{ worker_connections 2048; }}
+{user} daemon off; pid {work}/pid; error_log {work}/error.log error; worker_processes 1; worker_rlimit_nofile 16384;
+events {{ worker_connections 8192; }}
 http {{
   types {{ image/jpeg jpg; image/png png; text/html html; text/plain txt; application/json json; }}
   access_log {access}; sendfile on; keepalive_requests 100000;

@@ -119,7 +119,7 @@ class Client:
         resolver = self._wire.resolver() if self._wire.resolver else aiohttp.ThreadedResolver()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, ttl_dns_cache=600, keepalive_timeout=5, resolver=resolver,
+                limit=0, ttl_dns_cache=600, keepalive_timeout=1, resolver=resolver,
                 socket_factory=opener(networks_of(self._manners.networks)),
             ),
             cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False, raise_for_status=False,

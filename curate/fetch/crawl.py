@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import heapq
 import queue
+import resource
 import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -34,6 +35,7 @@ DOWN = 8
 _UNTAKEN = 64  # answers that wait for whoever wants them
 _RESOLVERS = 64  # threads that look up names
 _HEAD = 4096
+_FILES = 1 << 16
 _DEAD = ("tls", "dns")
 
 
@@ -59,6 +61,7 @@ Ask: TypeAlias = Callable[[Wanted], Awaitable[Body]]
 def crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None = None) -> Generator[Got, None, None]:
     """Yield what comes of each wanted image, in any order, each once. Closing it ends all connections."""
     results: queue.SimpleQueue[Answered | BaseException | None] = queue.SimpleQueue()
+    _many_files()
     loop = asyncio.new_event_loop()
     names = ThreadPoolExecutor(_RESOLVERS, "names")
     loop.set_default_executor(names)
@@ -78,6 +81,14 @@ def crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None = None) 
         thread.join()
         loop.close()
         names.shutdown(wait=False, cancel_futures=True)
+
+
+def _many_files() -> None:
+    """Let this process have as many connections as it may: half of them are idle, for the next url of their host."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _turn(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], results: queue.SimpleQueue[object]) -> None:
