@@ -382,6 +382,13 @@ def test_crawl_delay_and_groups():
     assert Rules(robots(b"User-agent: *\nCrawl-delay: 9999")).delay() == 60
 
 
+def test_a_site_that_forbids_all_is_asked_for_its_rules_only():
+    with Hostile({"/robots.txt": page(b"User-agent: *\nDisallow: /\n")}) as server:
+        urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(500)]
+        assert set(came(urls, manners(robots=True, rate=5.0)).values()) == {"robots"}
+        assert set(server.asked) == {"/robots.txt"} and sum(server.asked.values()) == 1
+
+
 # Addresses -----------------------------------------------------------------------------------------------------------------
 
 ADDRESSES = st.one_of(st.ip_addresses(), st.ip_addresses(network="10.0.0.0/8"), st.ip_addresses(network="fc00::/7"))

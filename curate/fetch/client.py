@@ -134,6 +134,15 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
+    def check(self, text: str) -> str:
+        """Return the host of a url; raise FetchError where what is known already refuses it."""
+        url = place(text)
+        self._refused.check(url)
+        known = self._sites.get(str(url.origin()))
+        if known is not None and known[1].done() and not known[1].exception():
+            _obey(known[1].result(), url)
+        return host_of(url)
+
     async def image(self, text: str) -> Body:
         """Return an image's bytes; the caller holds a connection to the url's host. Raises FetchError."""
         url, left, loop = place(text), self._manners.timeout, asyncio.get_running_loop()
@@ -198,8 +207,7 @@ class Client:
                 self._sites.pop(next(iter(self._sites)))
             known = self._sites[site] = time(), asyncio.ensure_future(self._rules(url.origin()))
         rules = await asyncio.shield(known[1])
-        if (code := rules.refuses(str(url), url.raw_path_qs)) is not None:
-            raise FetchError(code)
+        _obey(rules, url)
         if delay := rules.delay():
             self._hosts.postpone(host_of(url), delay)
 
@@ -254,6 +262,11 @@ def place(text: str) -> URL:
         return url.with_user(None).with_fragment(None)
     except (ValueError, TypeError) as error:
         raise FetchError("bad_url") from error
+
+
+def _obey(rules: Rules, url: URL) -> None:
+    if (code := rules.refuses(str(url), url.raw_path_qs)) is not None:
+        raise FetchError(code)
 
 
 def host_of(url: URL) -> str:

@@ -15,14 +15,15 @@ import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import xxhash
 
 from curate.fetch import Got, Wanted
-from curate.fetch.client import Body, Client, Wire, host_of, place
+from curate.fetch.client import Body, Client, Wire
 from curate.fetch.errors import FetchError
 from curate.fetch.hosts import BUSY, LONGEST, Hosts, Slot
 from curate.fetch.lists import refused
@@ -53,9 +54,6 @@ class _Ask:
 
     wanted: Wanted
     tries: int = 0
-
-
-Ask: TypeAlias = Callable[[Wanted], Awaitable[Body]]
 
 
 def crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None = None) -> Generator[Got, None, None]:
@@ -119,31 +117,41 @@ async def _crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None, 
     hosts = Hosts(manners)
     try:
         async with Client(manners, hosts, refused(manners), wire) as client:
-            await Frontier(hosts, manners, lambda one: image(client, one), outlet.put).run(wanted)
+            await Frontier(hosts, manners, Asker(client), outlet.put).run(wanted)
     finally:
         hosts.close()
 
 
-async def image(client: Client, wanted: Wanted) -> Body:
-    """Return an image that is one, and the one that is wanted. Raises FetchError."""
-    body = await client.image(wanted.url)
-    if not len(body):
-        raise FetchError("empty")
-    found = read_header(body.head(_HEAD))
-    if found.reason == "not_an_image":
-        raise FetchError("not_image")
-    if found.reason == "too_many_pixels":
-        raise FetchError("too_many_pixels")
-    if wanted.sha256 is not None and hashlib.sha256(body.peek()).hexdigest() != wanted.sha256:
-        raise FetchError("sha256_mismatch")
-    return body
+@dataclass(frozen=True)
+class Asker:
+    """Asks for one image at a time."""
+
+    client: Client
+
+    def check(self, wanted: Wanted) -> str:
+        """Return the host of a url; raise FetchError where nobody need be asked to know that it is not fetched."""
+        return self.client.check(wanted.url)
+
+    async def image(self, wanted: Wanted) -> Body:
+        """Return an image that is one, and the one that is wanted. Raises FetchError."""
+        body = await self.client.image(wanted.url)
+        if not len(body):
+            raise FetchError("empty")
+        found = read_header(body.head(_HEAD))
+        if found.reason == "not_an_image":
+            raise FetchError("not_image")
+        if found.reason == "too_many_pixels":
+            raise FetchError("too_many_pixels")
+        if wanted.sha256 is not None and hashlib.sha256(body.peek()).hexdigest() != wanted.sha256:
+            raise FetchError("sha256_mismatch")
+        return body
 
 
 class Frontier:
     """Which image is asked for next."""
 
-    def __init__(self, hosts: Hosts, manners: Manners, ask: Ask, answer: Callable[[Answered], Awaitable[None]]) -> None:
-        self._hosts, self._manners, self._ask, self._answer = hosts, manners, ask, answer
+    def __init__(self, hosts: Hosts, manners: Manners, asker: Asker, answer: Callable[[Answered], Awaitable[None]]) -> None:
+        self._hosts, self._manners, self._asker, self._answer = hosts, manners, asker, answer
         self._waiting: dict[str, deque[_Ask]] = {}
         self._ready: list[tuple[float, int, str]] = []  # time, order, host: one entry for each host that waits
         self._parked: set[str] = set()  # hosts that come back when one of our own connections ends
@@ -171,7 +179,7 @@ class Frontier:
         """Queue the urls by host, shuffled: neighbours in a table are often of one site."""
         for one in sorted(wanted, key=lambda one: xxhash.xxh3_64_intdigest(one.url.encode(errors="replace"))):
             try:
-                host = host_of(place(one.url))
+                host = self._asker.check(one)
             except FetchError as error:
                 await self._answer(Answered(one.row, error.code, None))
                 continue
@@ -192,17 +200,33 @@ class Frontier:
                     until = when - loop.time()
                     break
                 heapq.heappop(self._ready)
-                if (slot := self._try(host, loop.time())) is not None:
+                if host in self._waiting:
+                    await self._refused(host)
+                if host in self._waiting and (slot := self._try(host, loop.time())) is not None:
                     asked = self._waiting[host].popleft()
                     self._asking[host] += 1
                     self._queue(host, loop.time())
                     return slot, asked
-            try:
-                async with asyncio.timeout(until):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+            if self._left:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(until):
+                        await self._changed.wait()
         return None
+
+    async def _refused(self, host: str) -> None:
+        """Answer for the next urls of a host for which nobody need be asked: its rules are known by now."""
+        waiting, answers = self._waiting[host], []
+        while waiting:
+            try:
+                self._asker.check(waiting[0].wanted)
+                break
+            except FetchError as error:
+                answers.append(Answered(waiting.popleft().wanted.row, error.code, None))
+        if not waiting:
+            del self._waiting[host]
+        self._left -= len(answers)
+        for answered in answers:  # at last: others work on the queues meanwhile
+            await self._answer(answered)
 
     def _try(self, host: str, now: float) -> Slot | None:
         """Return a connection to a host; else put it where it waits for one."""
@@ -226,7 +250,7 @@ class Frontier:
         """Ask for one image; what may be otherwise later is queued again."""
         body, error = None, None
         try:
-            body = await self._ask(asked.wanted)
+            body = await self._asker.image(asked.wanted)
         except FetchError as failed:
             error = failed
         finally:

@@ -29,7 +29,7 @@ from aiohttp import web
 
 from curate.fetch import Got, Wanted
 from curate.fetch.client import Client, Wire
-from curate.fetch.crawl import Answered, Frontier, image
+from curate.fetch.crawl import Answered, Asker, Frontier
 from curate.fetch.hosts import Hosts
 from curate.fetch.lists import refused
 from curate.fetch.manners import Manners
@@ -107,7 +107,7 @@ class _Gateway:
         async def keep(answered: Answered) -> None:
             found.append(answered)
 
-        await Frontier(hosts, self._manners, lambda one: image(client, one), keep).run([self._wanted[number]])
+        await Frontier(hosts, self._manners, Asker(client), keep).run([self._wanted[number]])
         self.answered += 1
         [answered] = found
         if answered.body is None:
