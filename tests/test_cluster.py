@@ -24,12 +24,13 @@ from curate.plan import Plan
 from curate.runners.local import LocalRunner
 from curate.storage import storage
 from curate.store import Store
-from tests import running, test_capfilt
+from tests import running, test_capfilt, test_fetch_run
 from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, has_java, ray_cluster, spark_cluster, spark_home
 from tests.dangerous import KILLED, RAISE, DangerousDecode, KilledOnce, full, worker_of
 from tests.running import KEEP_ALL, RECIPE, InProcess, Setup, leftovers, make_tar, pairs, run_job, written
 from tests.s3 import download, environment_of
 from tests.test_counts import Record, first_shards, merged
+from tests.webserver import needs_nginx, nginx
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]  # the engines' own warnings are not ours to mend
 
@@ -181,6 +182,39 @@ COUNTS = [
     CorpusCount("grams", "ngrams", record_from=3),
     CorpusCount("words", "ngrams", vocabulary=8),
 ]
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+    """Serve pictures; return a run over tables of their urls."""
+    folder = tmp_path_factory.mktemp("web")
+    test_fetch_run.site(folder / "root")
+    with nginx(folder / "root", folder / "work") as port:
+        urls = test_fetch_run.tables(folder / "tables", port)
+        settings = ("fetch.contact=https://example.org/crawl", "fetch.networks=127.0.0.0/8", "fetch.rate=0")
+        yield Setup(test_fetch_run.RECIPE, [urls], settings)
+
+
+@needs_nginx
+def test_what_is_fetched_has_the_bytes_of_one_machine(runner: Runner, web: Setup, tmp_path: Path) -> None:
+    run_job(web, tmp_path / "here")
+    outcome = run_job(web, tmp_path / "out", runner)
+    assert (outcome.kept, outcome.failed) == (252, [])
+    assert written(tmp_path / "out") == written(tmp_path / "here") and leftovers(tmp_path / "out") == []
+
+
+@needs_nginx
+def test_a_driver_killed_while_images_are_fetched(engine: str, cluster: Cluster, web: Setup, tmp_path: Path) -> None:
+    run_job(web, tmp_path / "here")
+    (tmp_path / "recipe.yaml").write_text(web.recipe)
+    settings = [part for override in web.overrides for part in ("--set", override)]
+    line = ["run", tmp_path / "recipe.yaml", *web.inputs, "--out", tmp_path / "out", "--runner", engine, *settings]
+    process = running.start(*line)
+    running.wait_for(process, tmp_path / "out", test_fetch_run.PIECES)
+    running.kill(process)
+    done = running.curate(*line)
+    assert done.returncode == 0, done.stderr
+    assert written(tmp_path / "out") == written(tmp_path / "here") and leftovers(tmp_path / "out") == []
 
 
 def corpus(seed: int, sizes: tuple[int, ...]) -> list[list[Record]]:
