@@ -21,6 +21,7 @@ RECIPE = click.argument("recipe")
 COUNTED = "Input that is only counted: the crawl that INPUT is a part of, say as WAT files; repeatable."
 SHARE = "Part of a GPU that a worker takes: 0.5 puts two on each."
 LEAST = "Workers with models that a Ray pool starts with."
+AROUND = "Characters of the page's text before and after each image that are kept beside it."
 MASTER = "Spark master: spark://HOST:7077, yarn, local[4]. Default: spark-submit's or Spark's configuration's, else this machine."
 OUT = click.argument("out")
 
@@ -57,13 +58,23 @@ def _columns(command: F) -> F:
     return click.option("--column", "columns", multiple=True, metavar="ROLE=NAME", help=text)(command)
 
 
-_RUN = (
-    click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
-    click.option("--out", required=True, type=str, help="Output folder: new, empty, or of an earlier run (which goes on)."),
+def _where(command: F) -> F:
+    for option in reversed(_WHERE):
+        command = option(command)
+    return command
+
+
+_WHERE = (
     click.option("--runner", type=RUNNERS, default="local", show_default=True, help="Where it runs."),
     click.option("--address", default="auto", show_default=True, help="Ray cluster: auto, or ray://HOST:10001."),
     click.option("--master", default=None, metavar="URL", help=MASTER),
     click.option("--workers", type=click.IntRange(1), default=None, help="Worker processes. Default: one per core."),
+)
+
+_RUN = (
+    click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
+    click.option("--out", required=True, type=str, help="Output folder: new, empty, or of an earlier run (which goes on)."),
+    _where,
     click.option("--gpus", type=click.IntRange(0), default=None, help="GPUs for captioner and matcher. Default: all; 0: none."),
     click.option("--gpu-share", type=click.FloatRange(0, 1, min_open=True), default=1, show_default=True, help=SHARE),
     click.option("--min-workers", type=click.IntRange(1), default=1, show_default=True, help=LEAST),
@@ -160,6 +171,31 @@ def fetch(given: options.Run) -> None:
     from curate.commands.run import run_command
 
     sys.exit(run_command(given))
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--out", required=True, type=str, help="Output folder: new, empty, or of an earlier extraction (which goes on).")
+@_where
+@click.option("--surrounding", type=click.IntRange(0, 10_000), default=0, show_default=True, help=AROUND)
+@click.option("--images-from-archive", is_flag=True, help="Write the images that the archive itself holds as WebDataset tars.")
+@_json
+@_gathered(options.Extract)
+def extract(given: options.Extract) -> None:
+    """Read web archives (WARC, Common Crawl's WAT, ARC) into pairs of image URL and alt text, one parquet an archive.
+
+    INPUT: archives, plain or packed (.gz, .zst, .lz4); files, globs, folders or URLs (s3://, gs://, file://). Nothing is
+    fetched. Killed at any moment, the same command goes on where it stopped.
+
+    \b
+    Examples:
+      curate extract 'crawl/*.warc.gz' --out pairs
+      curate extract s3://bucket/CC-MAIN-00000.warc.wat.gz --out pairs --workers 16
+      curate extract site.warc.gz --out site --images-from-archive --surrounding 200
+    """
+    from curate.commands.extract import extract_command
+
+    sys.exit(extract_command(given))
 
 
 @main.command("dry-run")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from curate.commands import common
-from curate.commands.options import Run
+from curate.commands.options import Extract, Run
 from curate.contracts import Runner
 from curate.errors import InputError, RunnerError
 from curate.plan import Plan
@@ -32,6 +32,38 @@ def crew(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
     """
     with {"local": _local, "ray": _ray, "spark": _spark}[given.runner](given, plan, shards) as found:
         yield found
+
+
+@contextmanager
+def open_runner(given: Extract, items: int) -> Iterator[Runner]:
+    """Open the runner of a command without models, for so many items. Raises RunnerError without its package or cluster."""
+    if given.runner == "local":
+        from curate.runners.local import LocalRunner
+
+        with LocalRunner(max(1, min(common.workers(given.workers), items))) as runner:
+            yield runner
+    elif given.runner == "ray":
+        with _ray_runner(given.address, given.workers) as on_ray:
+            yield on_ray
+    else:
+        with _spark_runner(given.master, given.workers) as on_spark:
+            yield on_spark
+
+
+def _ray_runner(address: str, workers: int | None) -> AbstractContextManager[Runner]:
+    try:
+        from curate.runners.ray import RayRunner
+    except ImportError as error:
+        raise RunnerError(f"--runner ray needs {error.name}: pip install 'curate[ray]'") from None
+    return RayRunner(address, workers)
+
+
+def _spark_runner(master: str | None, workers: int | None) -> AbstractContextManager[Runner]:
+    try:
+        from curate.runners.spark import SparkRunner
+    except ImportError as error:
+        raise RunnerError(f"--runner spark needs {error.name}: pip install 'curate[spark]'") from None
+    return SparkRunner(master, workers)
 
 
 @contextmanager

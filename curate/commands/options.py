@@ -32,6 +32,21 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Extract:
+    """Arguments of `curate extract`."""
+
+    inputs: tuple[str, ...]
+    out: str
+    runner: str
+    address: str
+    master: str | None
+    workers: int | None
+    surrounding: int
+    images_from_archive: bool
+    as_json: bool
+
+
+@dataclass(frozen=True)
 class DryRun:
     """Arguments of `curate dry-run`."""
 

@@ -16,7 +16,7 @@ import xxhash
 from curate.contracts import Batch, Shard
 from curate.errors import InputError
 from curate.shards import Shards
-from curate.sources.files import Entry, Folder, find, plain, staged, tree
+from curate.sources.files import ARCHIVES, Entry, Folder, find, plain, staged, tree
 from curate.sources.records import ERRORS
 
 __all__ = ["ERRORS", "OpenShard", "images", "list_shards", "open_shard", "read", "shard_name"]
@@ -70,6 +70,10 @@ def _opened(shard: Shard, path: str) -> OpenShard:
         from curate.sources.tar import TarShard
 
         return TarShard(shard, path)
+    if shard.kind == "archive":
+        from curate.sources.archive import ArchiveShard
+
+        return ArchiveShard(shard, path)
     from curate.sources.table import DAMAGE, Csv, JsonLines, Parquet, TableShard, broken
 
     folder = Folder(shard.url.rpartition("/")[0] or "/")
@@ -136,7 +140,7 @@ def _shard(entry: Entry, kind: str, part: tuple[int, int] | None, columns: Mappi
 
 
 def _kind(url: str) -> str | None:
-    return KINDS.get(posixpath.splitext(url)[1].lower())
+    return "archive" if url.lower().endswith(ARCHIVES) else KINDS.get(posixpath.splitext(url)[1].lower())
 
 
 def _file(entry: Entry, columns: Mapping[str, str]) -> list[Shard]:
@@ -145,8 +149,8 @@ def _file(entry: Entry, columns: Mapping[str, str]) -> list[Shard]:
         raise InputError(f"{entry.url}: compressed tars cannot be read at random; unpack it first (gunzip, zstd -d)")
     kind = _kind(entry.url)
     if kind is None:
-        raise InputError(f"{entry.url}: not a tar, parquet, csv or jsonl file")
-    if kind == "tar":
+        raise InputError(f"{entry.url}: not a tar, parquet, csv, jsonl or web archive file")
+    if kind in ("tar", "archive"):
         return [_shard(entry, kind, None, {})]
     from curate.sources.files import is_local
     from curate.sources.table import inspect
@@ -179,7 +183,7 @@ def _folder(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:
     if not some and has_images:
         yield from _image_folder(url, [entry for entry in entries if is_image(entry.url)], entries)
     elif not some:
-        raise InputError(f"{url}: no tar, table or image in this folder")
+        raise InputError(f"{url}: no tar, table, web archive or image in this folder")
 
 
 def _image_folder(url: str, found: Sequence[Entry], entries: Sequence[Entry]) -> list[Shard]:

@@ -74,16 +74,17 @@ def decoded(data: bytes, label: str | None = None) -> str:
 
     What cannot be decoded is replaced.
     """
-    for mark, name in _BOMS:
+    for mark, its in _BOMS:
         if data.startswith(mark):
-            return data[len(mark) :].decode(name, "replace")
+            return data[len(mark) :].decode(its, "replace")
     name = codec(label) or _declared(data[:PRESCAN])
     if name is None:
         try:
             return data.decode()
         except UnicodeDecodeError as error:
             # a page that was cut inside its last character is UTF-8 nonetheless
-            name = "utf-8" if error.end == len(data) and error.reason == "unexpected end of data" else "cp1252"
+            cut = error.reason == "unexpected end of data" and not data[: error.start].isascii()
+            name = "utf-8" if cut else "cp1252"
     return data.decode(name, "replace")
 
 

@@ -16,6 +16,9 @@ from curate.errors import InputError
 from curate.retry import tried
 from curate.sources.records import MAX_IMAGE
 
+ARCHIVES = tuple(name + packed for name in (".warc", ".arc", ".wat") for packed in ("", ".gz", ".zst", ".lz4"))
+"""How the names of web archives end."""
+
 
 class Entry(NamedTuple):
     """A file: its url, size in bytes, and a stamp (modification time or etag) that changes with its content."""

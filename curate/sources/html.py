@@ -23,11 +23,13 @@ MAX_PAGE = 16 << 20
 
 _S, _NAMED = r"[\t\n\f\r ]", r"[^\t\n\f\r />]"
 # names may begin with "=", values in quotes may hold anything, a tag without its end is none
-_ATTRIBUTE = rf"(=?+[^\t\n\f\r />=]++|=)(?:{_S}*+={_S}*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\t\n\f\r >\"'][^\t\n\f\r >]*+)|(?=>))|(?!{_S}*+=))"
+_VALUE = rf"{_S}*+={_S}*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\t\n\f\r >\"'][^\t\n\f\r >]*+)|(?=>))"
+_ATTRIBUTE = rf"(=?+[^\t\n\f\r />=]++|=)(?:{_VALUE}|(?!{_S}*+=))"
 _PLAIN = re.sub(r"(?<!\\)\((?!\?)", "(?:", _ATTRIBUTE)  # the same without groups
 _REST = rf"(?:[\t\n\f\r /]++|{_PLAIN})*+"
 _RAW = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
-_FOUND = "|".join(("img", "image", "base", "html", "source", "picture", "figure", "figcaption", "plaintext", "template", "svg", "math", *_RAW))
+_TOLD = ("img", "image", "base", "html", "source", "picture", "figure", "figcaption", "plaintext", "template", "svg", "math")
+_FOUND = "|".join((*_TOLD, *_RAW))
 _COMMENT = r"<!--(?:-?>|[^-]*+(?:-(?!-!?>)[^-]*+)*+--!?>)"
 _BOGUS = r"<(?:[!?](?!--)|/[^a-zA-Z>])[^>]*+>|</>"
 _OTHER = rf"</?(?!(?i:{_FOUND})[\t\n\f\r />])[a-zA-Z]{_NAMED}*+(?:>|{_REST}>)"
@@ -35,7 +37,8 @@ _OTHER = rf"</?(?!(?i:{_FOUND})[\t\n\f\r />])[a-zA-Z]{_NAMED}*+(?:>|{_REST}>)"
 _SKIP = re.compile(rf"(?:[^<]++|{_OTHER}|{_COMMENT}|{_BOGUS}|<(?![a-zA-Z/!?]))*+")
 _TAG = re.compile(rf"<(/?)([a-zA-Z]{_NAMED}*+)({_REST})>")
 _ATTRIBUTES = re.compile(_ATTRIBUTE)
-_INLINE = re.compile(rf"</?(?i:a|abbr|b|bdi|bdo|cite|code|em|font|i|kbd|mark|q|s|small|span|strong|sub|sup|u|wbr)(?=[\t\n\f\r />]){_REST}>|{_COMMENT}")
+_INSIDE_WORDS = "a|abbr|b|bdi|bdo|cite|code|em|font|i|kbd|mark|q|s|small|span|strong|sub|sup|u|wbr"
+_INLINE = re.compile(rf"</?(?i:{_INSIDE_WORDS})(?=[\t\n\f\r />]){_REST}>|{_COMMENT}")
 _MARKUP = re.compile(rf"</?[a-zA-Z]{_NAMED}*+{_REST}>|{_COMMENT}|{_BOGUS}")
 _RAW_END = {name: re.compile(rf"</{name}(?=[\t\n\f\r />])", re.IGNORECASE) for name in _RAW}
 _SCRIPT = re.compile(r"<script(?=[\t\n\f\r />])", re.IGNORECASE)
@@ -137,7 +140,8 @@ class _Walk:
     def run(self) -> None:
         at, end = 0, len(self.source)
         while at < end:
-            stop = _SKIP.match(self.source, at).end()  # type: ignore[union-attr] - it matches the empty string
+            skipped = _SKIP.match(self.source, at)
+            stop = skipped.end() if skipped else at
             if self.texts is not None and stop > at and not self._templates:
                 self._keep(at, stop)
             tag = _TAG.match(self.source, stop)
@@ -261,7 +265,8 @@ class _Pairing:
         title = collapsed(image.attributes.get("title"))
         width, height = (_number(image.attributes.get(name)) for name in ("width", "height"))
         around = self._around(document, image.offset) if self.surrounding else None
-        return Pair(url, text[:MAX_TEXT], title and title[:MAX_TEXT], caption and caption[:MAX_TEXT], around, width, height, image.position)
+        texts = (text[:MAX_TEXT], title and title[:MAX_TEXT], caption and caption[:MAX_TEXT], around)
+        return Pair(url, *texts, width, height, image.position)
 
     def _around(self, document: str, offset: int) -> str | None:
         size = self.surrounding
@@ -319,7 +324,7 @@ def plain_text(source: str, *, strip: bool = True) -> str:
 def sources(found: dict[str, str], around: list[str]) -> Iterator[str]:
     """Yield where an image may come from, the best first: lazy attributes, src, srcset, the sources of its picture."""
     for name in LAZY:
-        if (value := found.get(name)) and _usable(value):
+        if (value := found.get(name)) and _usable(value) and value.lstrip()[0] not in "{[":  # JSON, or a template's variable
             yield value
     for name in LAZY_SETS:
         if (value := found.get(name)) and (best := largest(value)):
@@ -333,7 +338,7 @@ def sources(found: dict[str, str], around: list[str]) -> Iterator[str]:
 
 def _usable(value: str) -> bool:
     head = value[:32].lstrip()
-    return bool(head) and not head[:5].lower() == "data:" and head[0] not in "{[#"  # "{": JSON, or a template's variable
+    return bool(head) and head[:5].lower() != "data:" and head[0] != "#"
 
 
 def largest(srcset: str) -> str | None:

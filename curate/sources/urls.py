@@ -17,6 +17,7 @@ _PORTS = {"http": "80", "https": "443"}
 _HOST = re.compile(r"[^\x00-\x20\"#%/:<>?@\[\\\]^`{|}\x7f]+")
 _IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+\]")
 _UNSAFE = re.compile(r"[^!#-;=?-_a-z{|}~]+")  # what a browser would write with percent signs
+_PATH = str.maketrans({"{": "%7B", "}": "%7D", "^": "%5E"})  # what stays as it is in a query only
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "\"<>`")
 
 
@@ -89,7 +90,7 @@ def _absolute(scheme: str, rest: str) -> Base | None:
 
 
 def _path(path: str) -> str:
-    path = _quoted(path or "/")
+    path = _quoted(path or "/").translate(_PATH)
     if "/." not in path and "%2" not in path:
         return path
     parts = path.split("/")[1:]
