@@ -27,8 +27,8 @@ from curate.job import Progress, Quiet
 from curate.shards import Shards
 from curate.sources import shard_name
 from curate.sources.archive import PAIR_SCHEMA, Options, Reading, pair_key, pairs
-from curate.sources.files import staged
 from curate.sources.archived import ImageIndex, Images
+from curate.sources.files import staged
 from curate.store import ParquetWriter, Store
 
 ATTEMPTS = 3

@@ -29,7 +29,9 @@ class Archive:
         http = StatusAndHeaders("200 OK", told, protocol="HTTP/1.1") if kind != "resource" else None
         self.record(url, kind, body, http, told[0][1])
 
-    def record(self, url: str, kind: str, body: bytes, http: Any = None, media: str = "", more: Mapping[str, str] | None = None) -> None:
+    def record(
+        self, url: str, kind: str, body: bytes, http: Any = None, media: str = "", more: Mapping[str, str] | None = None
+    ) -> None:
         """Write any record."""
         self.starts.append(self.file.tell())
         told = {"WARC-Date": DATE, "WARC-Record-ID": f"<urn:uuid:{len(self.starts):032x}>", **(more or {})}

@@ -43,7 +43,7 @@ def texts(rows: list[dict[str, Any]]) -> list[str]:
 def of_pages(*numbers: int) -> list[str]:
     """Return the texts of pages of tests.archives.page, each once."""
     found = [f"image {place} of page {number}" for number in numbers for place in range(2)]
-    return found[:2] + ["logo"] + found[2:] if numbers else []
+    return [*found[:2], "logo", *found[2:]] if numbers else []
 
 
 def one_page(tmp_path: Path, body: bytes, headers: dict[str, str]) -> tuple[list[dict[str, Any]], Reading]:
@@ -60,7 +60,11 @@ def test_a_pair_says_where_it_comes_from(tmp_path: Path, packed: bool) -> None:
     rows, broken, reading = rows_of(archive.write(tmp_path / "a.bin"))  # what it is stands in it, not in its name
     assert broken is None and texts(rows) == of_pages(0, 1, 2)
     last = rows[-1]
-    assert (last["url"], last["page_url"], last["page_language"]) == ("http://site.example/2/1.jpg", "http://site.example/2.html", "en")
+    assert (last["url"], last["page_url"], last["page_language"]) == (
+        "http://site.example/2/1.jpg",
+        "http://site.example/2.html",
+        "en",
+    )
     assert (last["position"], last["record"], last["crawl_date"].strftime("%Y-%m-%dT%H:%M:%SZ")) == (1, archive.starts[2], DATE)
     assert (reading.tally.pages, reading.tally.images, reading.tally.with_alt, reading.tally.pairs) == (3, 9, 9, 9)
     assert list(reading.repeats.values()) == [2]  # the logo, that is on every page
@@ -189,10 +193,12 @@ def test_a_file_that_ends_too_early_gives_what_came_before(tmp_path: Path, packe
         (tmp_path / "x").write_bytes(archive.bytes()[:cut])
         rows, broken, _ = rows_of(tmp_path / "x")
         assert texts(rows)[: len(of_pages(0, 1, 2, 3))] == of_pages(0, 1, 2, 3)
-        assert broken is not None and f"byte {cut}" in broken or "damaged" in str(broken)
+        assert (broken is not None and f"byte {cut}" in broken) or "damaged" in str(broken)
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x1f\x8b\x08\x00", b"WARC/1.0\r\n", b"\x04\x22\x4d\x18xx", b"\x28\xb5\x2f\xfdxx", b"filedesc:"])
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04", b"\x1f\x8b\x08\x00", b"WARC/1.0\r\n", b"\x04\x22\x4d\x18xx", b"\x28\xb5\x2f\xfdxx", b"filedesc:"]
+)
 def test_what_is_no_archive_breaks_at_once(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.warc").write_bytes(data)
     rows, broken, _ = rows_of(tmp_path / "x.warc")
@@ -206,7 +212,7 @@ def test_no_damage_is_a_crash(tmp_path: Path, packed: bool, at: int, wrong: byte
     at %= len(data)
     data[at : at + len(wrong)] = wrong
     (tmp_path / "x").write_bytes(data)
-    rows, broken, reading = rows_of(tmp_path / "x")
+    rows, broken, _reading = rows_of(tmp_path / "x")
     assert len(rows) <= 12 and (broken or rows)
 
 
@@ -242,7 +248,9 @@ def _slowly(path: Path) -> list[tuple[str, str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["example.warc.gz", "example.arc.gz", "warcfile.warc", "warcfile.warc.gz", "whirlwind.warc.gz", "iana.warc.gz"])
+@pytest.mark.parametrize(
+    "name", ["example.warc.gz", "example.arc.gz", "warcfile.warc", "warcfile.warc.gz", "whirlwind.warc.gz", "iana.warc.gz"]
+)
 def test_real_archives_hold_what_slower_tools_find(shared: Path, name: str) -> None:
     paths = [path for path in (shared / "data" / "warc").rglob(name) if "pywb" not in str(path) or name.startswith("iana")]
     for path in paths:
@@ -251,7 +259,9 @@ def test_real_archives_hold_what_slower_tools_find(shared: Path, name: str) -> N
         assert broken is None
         assert reading.tally.pairs + reading.tally.damaged["bad_image_url"] == len(expected), path
         told = {(row["page_url"], row["text"]) for row in rows_of(path)[0]}
-        assert {(url, alt.encode(errors="replace").decode()) for url, _, alt in expected if alt.isascii()} >= {pair for pair in told if pair[1].isascii()}
+        assert {(url, alt.encode(errors="replace").decode()) for url, _, alt in expected if alt.isascii()} >= {
+            pair for pair in told if pair[1].isascii()
+        }
 
 
 def test_every_real_archive_is_read_as_far_as_it_can_be(shared: Path) -> None:

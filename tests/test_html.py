@@ -97,7 +97,7 @@ def test_the_closest_figure_is_whose_caption_counts() -> None:
 
 def test_surrounding_text_is_of_the_document_and_as_long_as_asked() -> None:
     pair = one("<title>no</title><p>one two</p><script>no</script><img src=a alt=a><!-- no --><p>th<b>re</b>e four", 5)
-    assert pair.surrounding == "two\nthre"
+    assert pair.surrounding == "two\nthree"
     assert one("<img src=a alt=a>", 5).surrounding is None
     assert one("<p>text<img src=a alt=a>").surrounding is None
 
@@ -156,7 +156,10 @@ def test_no_text_breaks_the_resolving_of_urls(text: str) -> None:
         assert found is None or resolve(None, found) == found
 
 
-@given(st.lists(st.tuples(_NAME, st.integers(1, 9999)), min_size=1, max_size=6, unique_by=lambda item: item[1]), st.sampled_from("wx"))
+@given(
+    st.lists(st.tuples(_NAME, st.integers(1, 9999)), min_size=1, max_size=6, unique_by=lambda item: item[1]),
+    st.sampled_from("wx"),
+)
 def test_the_largest_of_a_srcset_wins(candidates: list[tuple[str, int]], unit: str) -> None:
     srcset = ", ".join(f"{name} {size}{unit}" for name, size in candidates)
     assert largest(srcset) == max(candidates, key=lambda item: item[1])[0]

@@ -15,9 +15,9 @@ import xxhash
 
 from curate.contracts import ROW_GROUP, Batch, Shard, ShardBreak
 from curate.sources import http, warc
+from curate.sources.archived import ImageIndex
 from curate.sources.files import ARCHIVES
 from curate.sources.html import MAX_PAGE, Found, Page, Pair, read_page
-from curate.sources.archived import ImageIndex
 from curate.sources.records import Record, batches
 from curate.sources.warc import Tally
 

@@ -154,7 +154,9 @@ class _Walk:
     def _keep(self, at: int, stop: int) -> None:
         assert self.texts is not None
         text = plain_text(self.source[at:stop], strip=False)
-        if text and not (text == " " and self.texts and self.texts[-1].endswith(" ")):
+        if self.texts and self.texts[-1].endswith(" "):
+            text = text.removeprefix(" ")
+        if text:
             self.texts.append(text)
             self._offset += len(text)
 

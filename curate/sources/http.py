@@ -90,16 +90,21 @@ def _decode(body: Body, name: str, most: int) -> None:
     elif name == "deflate":
         if data[0] & 15 == 8 and len(data) > 1 and (data[0] << 8 | data[1]) % 31 == 0:
             _inflate(body, 15, most)
-        elif b"<" not in data[:64]:
+        elif not _is_markup(data):
             _inflate(body, -15, most)
     elif name == "br":
         _brotli(body, most)
     elif name == "zstd":
         if data.startswith(b"\x28\xb5\x2f\xfd"):
             _zstd(body, most)
-    elif name != "identity" and b"<" not in data[:512]:
+    elif name != "identity" and not _is_markup(data):
         body.data = b""
         body.wrong.append("bad_encoding")
+
+
+def _is_markup(data: bytes) -> bool:
+    """Say whether a page is not encoded at all: crawlers that decode it often leave the header."""
+    return data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
 
 
 def _inflate(body: Body, window: int, most: int) -> None:
@@ -128,7 +133,7 @@ def _brotli(body: Body, most: int) -> None:
             if stream.is_finished() or (not part and stream.can_accept_more_data()):
                 break
     except brotli.error:
-        if not parts and b"<" in body.data[:512]:  # never was brotli
+        if not parts and _is_markup(body.data):  # never was brotli
             return
         body.wrong.append("bad_encoding")
     body.data = b"".join(parts)

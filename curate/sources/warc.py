@@ -63,6 +63,7 @@ class WarcRecord:
     length: int
     source: Any
     broken: bool = False
+    got: int = 0  # bytes that were read
 
     def header(self, name: str) -> str | None:
         """Return a WARC header."""
@@ -74,10 +75,12 @@ class WarcRecord:
         if self.broken:
             return b""
         try:
-            return bytes(self.source.reader.read(size))
+            found = bytes(self.source.reader.read(size))
         except _DAMAGE:
             self.broken = True
             return b""
+        self.got += len(found)
+        return found
 
 
 def records(path: str, tally: Tally, start: int = 0) -> Iterator[Record]:
@@ -174,6 +177,9 @@ class _Warc:
                     self.last = WarcRecord(self.number, found.stream_pos, kind, found.content_length, found)
                     self.number += 1
                     yield self.last
+                    if self.packed in ("zstd", "lz4"):  # one frame may hold many records: none can be looked at again
+                        while self.last.read(_BLOCK):
+                            pass
             except _DAMAGE as error:
                 return f"damaged ({error})"
         return "damaged" if self.last is not None and self.last.broken else None
@@ -187,6 +193,8 @@ class _Warc:
             return cut
         if self.packed == "gzip":
             return None if self._gzip_ends() else cut
+        if self.packed != "plain":
+            return None if self.last.got >= self.last.length else cut
         from fastwarc.warc import ArchiveIterator
 
         read = 0
