@@ -120,8 +120,9 @@ def test_the_metadata_of_common_crawl(tmp_path: Path) -> None:
     archive.wat("http://site.example/x/", links, base="/base/")
     archive.wat("http://site.example/none", [])
     archive.record("http://site.example/bad", "metadata", b'{"HTTP-Response-Metadata": "IMG@', media="application/json")
-    archive.record("http://site.example/number", "metadata", b'{"Envelope":{"Payload-Metadata":{"HTTP-Response-Metadata":{"HTML-Metadata":'
-                   b'{"Links":[{"path":"IMG@/src","url":7}]}}}}}', media="application/json")  # fmt: skip
+    number = b'{"Envelope":{"Payload-Metadata":{"HTTP-Response-Metadata":{"HTML-Metadata":'
+    number += b'{"Links":[{"path":"IMG@/src","url":7}]}}}}}'
+    archive.record("http://site.example/number", "metadata", number, media="application/json")
     rows, broken, reading = rows_of(archive.write(tmp_path / "x.warc.wat.gz"))
     assert broken is None
     assert [(row["url"], row["text"], row["position"]) for row in rows] == [
@@ -269,7 +270,8 @@ def test_every_real_archive_is_read_as_far_as_it_can_be(shared: Path) -> None:
     assert len(files) == 67
     broken = {path.name: told for path in files if (told := rows_of(path)[1])}
     assert set(broken) == {
-        "badexample.arc.gz", "clipped.warc.gz", "invalid_example_1.wacz", "valid_example_1.wacz", "bad.arc", "missing-status-text.warc",
+        "badexample.arc.gz", "clipped.warc.gz", "invalid_example_1.wacz", "valid_example_1.wacz", "bad.arc",
+        "missing-status-text.warc",
         "example-space-in-url.arc",
     }  # fmt: skip
     assert json.dumps(broken).isascii()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.sources.charset import codec, decoded
-from curate.sources.html import MAX_PAGE, Found, Page, attributes, largest, plain_text, read_page
+from curate.sources.html import MAX_IMAGES, MAX_PAGE, Found, Page, attributes, largest, plain_text, read_page
 from curate.sources.urls import base_of, resolve
 
 PAGE = Page("http://site.example/dir/page.html")
@@ -29,7 +29,8 @@ def one(html: str, surrounding: int = 0) -> Any:
 
 def test_an_image_with_all_that_is_said_of_it() -> None:
     found = read(
-        '<html lang="en-GB"><base href="/up/"><figure><IMG SRC=" a.jpg#x " ALT="  Fish &amp;\n chips " title=T width=640 height="48px">'
+        '<html lang="en-GB"><base href="/up/"><figure>'
+        '<IMG SRC=" a.jpg#x " ALT="  Fish &amp;\n chips " title=T width=640 height="48px">'
         "<figcaption>From <b>S</b>ea<br>side</figcaption></figure><img src=b.jpg><img src=c.jpg alt=' '>"
     )
     assert found.pairs == [
@@ -91,7 +92,8 @@ def test_svg_ends_its_own_titles_and_styles() -> None:
 
 
 def test_the_closest_figure_is_whose_caption_counts() -> None:
-    html = "<figure><figcaption>outer</figcaption><figure><img src=a alt=a><figcaption>inner</figcaption></figure><img src=b alt=b></figure>"
+    html = "<figure><figcaption>outer</figcaption><figure><img src=a alt=a><figcaption>inner</figcaption></figure>"
+    html += "<img src=b alt=b></figure>"
     assert [pair.figcaption for pair in read(html).pairs] == ["inner", "outer"]
 
 
@@ -139,7 +141,8 @@ def test_ascii_is_ascii_in_every_charset_of_the_web(text: str) -> None:
 _NAME = st.text("abcxyz019-_", min_size=1, max_size=8)
 _RELATIVE = st.builds(
     lambda up, slash, parts, query: (slash or "../" * up) + "/".join(parts) + query,
-    st.integers(0, 3), st.sampled_from(["", "", "/", "//h.example/"]), st.lists(_NAME, min_size=1, max_size=4), st.sampled_from(["", "?a=b"]),
+    st.integers(0, 3), st.sampled_from(["", "", "/", "//h.example/"]), st.lists(_NAME, min_size=1, max_size=4),
+    st.sampled_from(["", "?a=b"]),
 )  # fmt: skip
 
 
@@ -173,7 +176,8 @@ def test_no_srcset_breaks(text: str) -> None:
 
 @settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=300), st.lists(st.sampled_from(
-    [b"<img ", b"src=", b"alt=", b"'", b'"', b">", b"<", b"/", b"<!--", b"-->", b"a", b" ", b"&#", b"\0", b"<script>", b"</script",
+    [b"<img ", b"src=", b"alt=", b"'", b'"', b">", b"<", b"/", b"<!--", b"-->", b"a", b" ", b"&#", b"\0", b"<script>",
+     b"</script",
      b"<figure>", b"<figcaption>", b"<svg>", b"<picture>", b"<source srcset=", b"<template>", b"</", b"\xff\xfe", b"="]
 )).map(b"".join)), st.integers(0, 20))  # fmt: skip
 def test_no_bytes_break_the_reading_of_a_page(data: bytes, surrounding: int) -> None:
@@ -182,14 +186,21 @@ def test_no_bytes_break_the_reading_of_a_page(data: bytes, surrounding: int) -> 
         assert pair.text == " ".join(pair.text.split()) != ""
 
 
-_REPEATED = ("<div>", "<p><img src=a alt=b>", "<figure><figcaption>x", "<", "<a b=\"<img src=a alt=b>", "<!--", "<!-- -", "<script><!--",
-             "<b id=1>", "<svg>", "<template>", "<a =", "<picture><source srcset=a>", "&", "</", "<title>")  # fmt: skip
+_REPEATED = ("<div>", "<p><img src=a alt=b>",
+             "<figure><figcaption>x", "<", "<a b=\"<img src=a alt=b>", "<!--", "<!-- -",
+             "<script><!--", "<b id=1>", "<svg>", "<template>", "<a =", "<picture><source srcset=a>",
+             "&", "</", "<title>")  # fmt: skip
 
 
 @pytest.mark.parametrize("piece", _REPEATED)
 def test_a_million_of_anything_is_read(piece: str) -> None:
     # a tree builder takes an hour for the first of them: that this ends at all is the test
     read(piece * (3_000_000 // len(piece)), surrounding=10)
+
+
+def test_images_past_a_bound_are_counted() -> None:
+    found = read(b"<img src=a alt=a>" * (MAX_IMAGES + 5), surrounding=10)
+    assert (len(found.pairs), found.images, found.dropped) == (MAX_IMAGES, MAX_IMAGES + 5, 5)
 
 
 def test_a_page_is_cut_at_its_bound() -> None:

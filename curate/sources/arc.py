@@ -20,7 +20,7 @@ _LINE = 1 << 16
 class Unpacked:
     """A file's bytes unpacked, read forward; `offset` is where the next byte stands as stored (of gzip: its member)."""
 
-    def __init__(self, file: BinaryIO, packed: bool) -> None:  # noqa: FBT001 - the file's own nature, told once
+    def __init__(self, file: BinaryIO, *, packed: bool) -> None:
         self._file, self._packed = file, packed
         self._member = zlib.decompressobj(31)
         self._stored, self._data, self._at = b"", b"", 0
@@ -115,11 +115,11 @@ class ArcRecord:
         return found
 
 
-def arc_records(path: str, packed: bool, start: int) -> Iterator[ArcRecord]:  # noqa: FBT001 - as of Unpacked
+def arc_records(path: str, start: int, *, packed: bool) -> Iterator[ArcRecord]:
     """Yield the records of an ARC from byte `start` on. Raises ShardBreak where it cannot be read any further."""
     with open(path, "rb") as file:
         file.seek(start)
-        source, number = Unpacked(file, packed), 0
+        source, number = Unpacked(file, packed=packed), 0
         while True:
             source.blank()
             if not source.more():

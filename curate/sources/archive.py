@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import xxhash
@@ -17,7 +17,7 @@ from curate.contracts import ROW_GROUP, Batch, Shard, ShardBreak
 from curate.sources import http, warc
 from curate.sources.archived import ImageIndex
 from curate.sources.files import ARCHIVES
-from curate.sources.html import MAX_PAGE, Found, Page, Pair, read_page
+from curate.sources.html import MAX_IMAGES, MAX_PAGE, Found, Page, Pair, read_page
 from curate.sources.records import Record, batches
 from curate.sources.warc import Tally
 
@@ -47,6 +47,7 @@ DAMAGES = {
     "bad_json": "the metadata of a page is not JSON, or too large",
     "no_url": "the record has no URL of http(s)",
     "bad_image_url": "an image with an alt text has no source that is a URL of http(s)",
+    "too_many_images": f"an image of a page past its first {MAX_IMAGES:,}",
     "text_cut": "an alt text was longer than what is kept",
 }
 """Reasons under which something of an archive is counted as damaged or left out."""
@@ -62,10 +63,14 @@ class Options:
     surrounding: int = 0
 
 
-class Located(tuple[Pair, str, str | None, int | None, warc.Record]):
-    """A pair with its page: pair, page_url, page_language, crawl_date (seconds), record."""
+class Located(NamedTuple):
+    """A pair with the page that it stands on."""
 
-    __slots__ = ()
+    pair: Pair
+    page_url: str
+    language: str | None
+    date: int | None  # seconds since 1970
+    record: warc.Record
 
 
 @dataclass
@@ -89,10 +94,11 @@ class Reading:
             self.tally.with_alt += found.with_alt
             self._note("bad_image_url", found.unusable)
             self._note("text_cut", found.cut)
+            self._note("too_many_images", found.dropped)
             date = warc.when(record) if found.pairs else None
             for pair in found.pairs:
                 if self._is_new(pair):
-                    yield Located((pair, url, found.language, date, record))
+                    yield Located(pair, url, found.language, date, record)
 
     def _is_new(self, pair: Pair) -> bool:
         self.tally.pairs += 1
@@ -180,10 +186,10 @@ def pairs(reading: Reading) -> Iterator[pa.RecordBatch]:
 
 
 def _batch(held: list[Located]) -> pa.RecordBatch:
-    rows: list[Pair] = [one[0] for one in held]
+    rows: list[Pair] = [one.pair for one in held]
     columns: dict[str, list[Any]] = dict(zip(Pair._fields, map(list, zip(*rows, strict=True)), strict=True))
-    columns["page_url"], columns["page_language"], columns["crawl_date"] = ([one[at] for one in held] for at in (1, 2, 3))
-    columns["record"] = [one[4].offset for one in held]
+    columns["page_url"], columns["page_language"] = [one.page_url for one in held], [one.language for one in held]
+    columns["crawl_date"], columns["record"] = [one.date for one in held], [one.record.offset for one in held]
     columns["count"] = [1] * len(held)
     arrays = [pa.array(_plain(columns[item.name], item.type), item.type) for item in PAIR_SCHEMA]
     return pa.RecordBatch.from_arrays(arrays, schema=PAIR_SCHEMA)

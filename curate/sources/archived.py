@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import xxhash
 
+from curate.contracts import ShardBreak
 from curate.sources import http, warc
 from curate.sources.records import MAX_IMAGE
 from curate.sources.urls import resolve
@@ -110,8 +111,11 @@ class Images:
 
 def load(archive: str, offset: int) -> bytes | None:
     """Return the image in the record at a place of an archive; None where it is cut off, too large or damaged."""
-    record = next(warc.records(archive, warc.Tally(), offset), None)
-    if record is None or record.length > MAX_IMAGE:
+    try:
+        record = next(warc.records(archive, warc.Tally(), offset), None)
+    except ShardBreak:
+        return None
+    if record is None or record.offset != offset or record.length > MAX_IMAGE:
         return None
     block = record.read(record.length)
     if len(block) < record.length:

@@ -21,6 +21,9 @@ from curate.sources.urls import Base, base_of, resolve
 MAX_PAGE = 16 << 20
 """Bytes of a page that are read."""
 
+MAX_IMAGES = 20_000
+"""Images of a page that are looked at; the rest are counted."""
+
 _S, _NAMED = r"[\t\n\f\r ]", r"[^\t\n\f\r />]"
 # names may begin with "=", values in quotes may hold anything, a tag without its end is none
 _VALUE = rf"{_S}*+={_S}*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\t\n\f\r >\"'][^\t\n\f\r >]*+)|(?=>))"
@@ -29,17 +32,21 @@ _PLAIN = re.sub(r"(?<!\\)\((?!\?)", "(?:", _ATTRIBUTE)  # the same without group
 _REST = rf"(?:[\t\n\f\r /]++|{_PLAIN})*+"
 _RAW = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
 _TOLD = ("img", "image", "base", "html", "source", "picture", "figure", "figcaption", "plaintext", "template", "svg", "math")
-_FOUND = "|".join((*_TOLD, *_RAW))
-_COMMENT = r"<!--(?:-?>|[^-]*+(?:-(?!-!?>)[^-]*+)*+--!?>)"
-_BOGUS = r"<(?:[!?](?!--)|/[^a-zA-Z>])[^>]*+>|</>"
-_OTHER = rf"</?(?!(?i:{_FOUND})[\t\n\f\r />])[a-zA-Z]{_NAMED}*+(?:>|{_REST}>)"
+# cases spelt out: so the engine sees by its first letter that a name is none of them
+_FOUND = "|".join("".join(f"[{letter}{letter.upper()}]" for letter in name) for name in sorted((*_TOLD, *_RAW)))
+_NEVER = "[ACDEGJKLOQRUVWYZacdegjkloqruvwyz]"  # what none of them begins with
+_USUAL = rf"(?:{_S}++[a-zA-Z0-9_:\-]++=(?:\"[^\"]*+\"|'[^']*+'))++[\t\n\f\r /]*+"  # attributes as nearly all are written
+# what follows "<"
+_COMMENT = r"!--(?:-?>|[^-]*+(?:-(?!-!?>)[^-]*+)*+--!?>)"
+_BOGUS = r"(?:[!?](?!--)|/[^a-zA-Z>])[^>]*+>|/>"
+_OTHER = rf"/?(?:{_NEVER}|(?!(?:{_FOUND})[\t\n\f\r />])[a-zA-Z]){_NAMED}*+(?:>|{_USUAL}>|[^>\"']*+>|{_REST}>)"
 
-_SKIP = re.compile(rf"(?:[^<]++|{_OTHER}|{_COMMENT}|{_BOGUS}|<(?![a-zA-Z/!?]))*+")
+_SKIP = re.compile(rf"(?:[^<]*+<(?:{_OTHER}|{_COMMENT}|{_BOGUS}|(?![a-zA-Z/!?])))*+[^<]*+")
 _TAG = re.compile(rf"<(/?)([a-zA-Z]{_NAMED}*+)({_REST})>")
 _ATTRIBUTES = re.compile(_ATTRIBUTE)
 _INSIDE_WORDS = "a|abbr|b|bdi|bdo|cite|code|em|font|i|kbd|mark|q|s|small|span|strong|sub|sup|u|wbr"
-_INLINE = re.compile(rf"</?(?i:{_INSIDE_WORDS})(?=[\t\n\f\r />]){_REST}>|{_COMMENT}")
-_MARKUP = re.compile(rf"</?[a-zA-Z]{_NAMED}*+{_REST}>|{_COMMENT}|{_BOGUS}")
+_INLINE = re.compile(rf"</?(?i:{_INSIDE_WORDS})(?=[\t\n\f\r />]){_REST}>|<{_COMMENT}")
+_MARKUP = re.compile(rf"<(?:/?[a-zA-Z]{_NAMED}*+{_REST}>|{_COMMENT}|{_BOGUS})")
 _RAW_END = {name: re.compile(rf"</{name}(?=[\t\n\f\r />])", re.IGNORECASE) for name in _RAW}
 _SCRIPT = re.compile(r"<script(?=[\t\n\f\r />])", re.IGNORECASE)
 _REFERENCE = re.compile(r"&(?:#(?:[xX][0-9a-fA-F]++|[0-9]++);?|([a-zA-Z][a-zA-Z0-9]*+(?:;|(?!=))))")
@@ -56,8 +63,11 @@ LAZY = (
 LAZY_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set", "lazy-srcset")
 """The same for `srcset`."""
 
+_LAZY = frozenset((*LAZY, *LAZY_SETS))
+
 _FIGURES = 32  # figures in figures that are told apart
-_CAPTION = 65_536  # characters of a caption's source
+_CAPTION = 8192  # characters of a caption's source: many images may share one
+_AROUND = 32 << 20  # characters of surrounding text of all images of a page together
 
 
 class Pair(NamedTuple):
@@ -92,6 +102,7 @@ class Found:
     with_alt: int = 0
     unusable: int = 0
     cut: int = 0  # pairs with a text that was longer than MAX_TEXT
+    dropped: int = 0  # images past MAX_IMAGES
 
 
 @dataclass
@@ -194,6 +205,9 @@ class _Walk:
             self._figures[-1].begin = tag.end()
 
     def _image(self, written: str) -> None:
+        if len(self.images) == MAX_IMAGES:
+            self.seen += 1
+            return
         found, figure = attributes(written), self._figures[-1] if self._figures else None
         self.images.append(_Image(found, self._sources if self._in_picture else [], figure, self.seen, self._offset))
         self.seen += 1
@@ -248,6 +262,7 @@ class _Pairing:
         if walk.base is not None and (href := resolve(base, walk.base)) is not None:
             base = base_of(href)
         found = Found(language=_language(walk.language) or _language(self.page.language), images=walk.seen)
+        found.dropped = walk.seen - len(walk.images)
         document = "".join(walk.texts or ())
         for image in walk.images:
             text = collapsed(image.attributes.get("alt"))
@@ -271,7 +286,7 @@ class _Pairing:
         return Pair(url, *texts, width, height, image.position)
 
     def _around(self, document: str, offset: int) -> str | None:
-        size = self.surrounding
+        size = min(self.surrounding, _AROUND // len(self.walk.images))
         before, after = document[max(0, offset - size) : offset].strip(), document[offset : offset + size].strip()
         return f"{before}\n{after}" if before or after else None
 
@@ -325,10 +340,11 @@ def plain_text(source: str, *, strip: bool = True) -> str:
 
 def sources(found: dict[str, str], around: list[str]) -> Iterator[str]:
     """Yield where an image may come from, the best first: lazy attributes, src, srcset, the sources of its picture."""
-    for name in LAZY:
+    lazy = not _LAZY.isdisjoint(found)
+    for name in LAZY if lazy else ():
         if (value := found.get(name)) and _usable(value) and value.lstrip()[0] not in "{[":  # JSON, or a template's variable
             yield value
-    for name in LAZY_SETS:
+    for name in LAZY_SETS if lazy else ():
         if (value := found.get(name)) and (best := largest(value)):
             yield best
     if (value := found.get("src")) and _usable(value):

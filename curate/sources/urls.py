@@ -13,6 +13,13 @@ MAX_URL = 8192
 _TRIM = "".join(map(chr, range(0x21)))
 _BLANKS = str.maketrans("", "", "\t\n\r")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
+# what nearly all are: nothing in them to trim, quote or take away
+_CALM = r"[A-Za-z0-9_\-+,~!$'()*;@=&]"
+_PART = rf"(?:{_CALM}|\.)"
+_SIMPLE = re.compile(
+    rf"(?:(https?://(?!xn--|[0-9])[a-z0-9\-]++(?:\.[a-z][a-z0-9\-]*+)++(?=/)(?:/{_CALM}{_PART}*+)*+/?)|(/?(?:{_CALM}{_PART}*+/)*+{_CALM}{_PART}*+))"
+    rf"(?:\?(?:{_PART}|[/:?%])*+)?"
+)
 _PORTS = {"http": "80", "https": "443"}
 _HOST = re.compile(r"[^\x00-\x20\"#%/:<>?@\[\\\]^`{|}\x7f]+")
 _IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+\]")
@@ -29,6 +36,11 @@ class Base:
     host: str  # with the port, where it is not the scheme's
     path: str
     query: str  # with its question mark
+
+    @functools.cached_property
+    def folder(self) -> str:
+        """Return the path up to its last slash."""
+        return self.path[: self.path.rfind("/") + 1]
 
     def url(self) -> str:
         """Return it as a URL."""
@@ -48,6 +60,11 @@ def resolve(base: Base | None, reference: str) -> str | None:
     >>> resolve(None, "javascript:void(0)") is resolve(None, "http://[") is None
     True
     """
+    if (simple := _SIMPLE.fullmatch(reference)) is not None and len(reference) <= MAX_URL:
+        if simple[1]:
+            return reference
+        if base is not None and simple[2]:
+            return f"{base.scheme}://{base.host}{'' if reference[0] == '/' else base.folder}{reference}"
     found = _resolved(base, reference)
     return None if found is None else found.url()
 

@@ -72,10 +72,11 @@ class WarcRecord:
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes of the block."""
-        if self.broken:
+        size = min(size, self.length - self.got)  # as much is allocated as is asked for
+        if self.broken or size <= 0:
             return b""
         try:
-            found = bytes(self.source.reader.read(size))
+            found: bytes = self.source.reader.read(size)
         except _DAMAGE:
             self.broken = True
             return b""
@@ -96,7 +97,7 @@ def records(path: str, tally: Tally, start: int = 0) -> Iterator[Record]:
             raise ShardBreak(f"an ARC packed with {packed} is not read, at byte 0")
         from curate.sources.arc import arc_records
 
-        yield from arc_records(path, packed == "gzip", start)
+        yield from arc_records(path, start, packed=packed == "gzip")
     else:
         told = "damaged or not a web archive" if packed != "plain" else "not a web archive (WARC, WAT or ARC)"
         raise ShardBreak(f"{told}, at byte 0")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from curate.sources.html import LAZY, MAX_PAGE, Found, Page, Pair, collapsed, unescaped
+from curate.sources.html import LAZY, MAX_IMAGES, MAX_PAGE, Found, Page, Pair, collapsed, unescaped
 from curate.sources.records import MAX_TEXT
 from curate.sources.urls import base_of, resolve
 
@@ -80,9 +80,9 @@ def _found(http: _Http, page: Page) -> Found:
     if http.html.head.base and (href := resolve(base, unescaped(http.html.head.base))) is not None:
         base = base_of(href)
     found = Found(language=page.language)
-    for link in http.html.links:
-        if link.path not in _PATHS:
-            continue
+    links = [link for link in http.html.links if link.path in _PATHS]
+    found.dropped = max(0, len(links) - MAX_IMAGES)
+    for link in links[:MAX_IMAGES]:
         position, found.images = found.images, found.images + 1
         text = collapsed(unescaped(link.alt)) if link.alt else None
         if text is None:
@@ -93,6 +93,7 @@ def _found(http: _Http, page: Page) -> Found:
             found.unusable += 1
             continue
         found.cut += len(text) > MAX_TEXT
-        title = collapsed(unescaped(link.title))
+        title = collapsed(unescaped(link.title)) if link.title else None
         found.pairs.append(Pair(url, text[:MAX_TEXT], title and title[:MAX_TEXT], None, None, None, None, position))
+    found.images += found.dropped
     return found

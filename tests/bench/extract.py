@@ -89,8 +89,9 @@ def run() -> list[Figure]:
             count, size = write(path, add, UNCOMPRESSED)
             took = [seconds_of(lambda path=path: _extract(path)) for _ in range(REPEATS)]  # type: ignore[misc]
             seconds, megabytes = median(took), size / 1e6
-            more = {"pages_per_second": round(count / seconds), "pages": count, "unpacked_megabytes": round(megabytes), "pairs": _extract(path),
-                    "packed_megabytes": round(path.stat().st_size / 1e6), "seconds": rounded(took), "load_average": os.getloadavg()[0]}  # fmt: skip
+            more = {"pages_per_second": round(count / seconds), "pages": count, "unpacked_megabytes": round(megabytes),
+                    "pairs": _extract(path), "packed_megabytes": round(path.stat().st_size / 1e6), "seconds": rounded(took),
+                    "load_average": os.getloadavg()[0]}  # fmt: skip
             more |= {what: round(megabytes / seconds_of(lambda work=work, path=path: work(path))) for what, work in bare.items()}  # type: ignore[misc]
             figures.append(at_least(f"extract_{name}_per_core", megabytes / seconds, "MB/s unpacked", bound, more))
     return figures
