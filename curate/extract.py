@@ -35,7 +35,6 @@ ATTEMPTS = 3
 """How often an archive is tried before it is reported as failed."""
 
 _KIND = "extract"
-_FOLDERS = ("pairs", "shards")
 _TOTALS = ("pages", "images", "with_alt", "pairs", "different", "images_written")
 
 
@@ -145,7 +144,8 @@ class Extraction:
                 outcome.state, outcome.archives = "nothing to do", before["archives"]
                 return outcome
             self._clear(key)
-            missing = [shard for shard in self.shards if shard.index not in self._standing(key)]
+            done = self._standing(key)
+            missing = [shard for shard in self.shards if shard.index not in done]
             self.progress.start("extract", len(missing))
             self._try(Extract(self.store, key, self.options, self.with_images), missing, outcome)
             self._conclude(key, outcome)
