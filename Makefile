@@ -1,6 +1,6 @@
 # Everything a developer or CI runs. Needs make and Python 3.11 or newer; the rest goes into .venv.
-# The tests that look at the report in a browser skip themselves where there is no `chromium` on the PATH, and those
-# that need ../shared where that folder does not exist.
+# The tests that look at the report in a browser skip themselves where there is no `chromium` on the PATH, those against
+# a web server where there is no nginx and none can be installed, and those that need ../shared where that does not exist.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,6 +21,9 @@ demo: $(STAMP)
 	@echo "tars:       $(OUT)/shards/*.tar"
 
 test: check
+	@command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { apt-get update -q && apt-get install -y -q nginx-light; } >/dev/null 2>&1; } || \
+	  echo "make: tests against a web server skip themselves without nginx (on Debian and Ubuntu: apt-get install nginx-light)"
 	$(VENV)/bin/python -m pytest -q -n 2
 
 test-cluster: $(STAMP)

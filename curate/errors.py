@@ -14,7 +14,7 @@ CurateError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class CurateError(Exception):
@@ -55,6 +55,15 @@ class ModelError(CurateError):
 
 class OutOfDeviceMemory(CurateError):
     """A batch that does not fit the memory of the GPU: the job halves the batch of the models, once (see curate.job)."""
+
+
+def needs(what: str, extra: str, modules: Sequence[str]) -> None:
+    """Raise InputError where a package is not installed that `what` needs."""
+    from importlib.util import find_spec
+
+    missing = next((name for name in modules if find_spec(name) is None), None)
+    if missing is not None:
+        raise InputError(f"{what} needs {missing}: pip install 'curate[{extra}]'")
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -20,11 +20,14 @@ import pytest
 
 from curate.contracts import CorpusCount, Needs, Runner, Stage, TaskDied
 from curate.counts import Engine, merge
+from curate.extract import Extraction
 from curate.plan import Plan
 from curate.runners.local import LocalRunner
+from curate.sources import list_shards
 from curate.storage import storage
 from curate.store import Store
 from tests import running, test_capfilt, test_fetch_run
+from tests.archives import site
 from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, has_java, ray_cluster, spark_cluster, spark_home
 from tests.dangerous import KILLED, RAISE, DangerousDecode, KilledOnce, full, worker_of
 from tests.running import KEEP_ALL, RECIPE, InProcess, Setup, leftovers, make_tar, pairs, run_job, written
@@ -215,6 +218,18 @@ def test_a_driver_killed_while_images_are_fetched(engine: str, cluster: Cluster,
     done = running.curate(*line)
     assert done.returncode == 0, done.stderr
     assert written(tmp_path / "out") == written(tmp_path / "here") and leftovers(tmp_path / "out") == []
+
+
+def test_archives_are_extracted_to_the_bytes_of_one_machine(runner: Runner, tmp_path: Path) -> None:
+    for number in range(5):
+        site(range(number, number + 4)).write(tmp_path / "crawl" / f"{number}.warc.gz")
+    shards = list_shards([str(tmp_path / "crawl")], {})
+    for name, over in (("here", InProcess()), ("out", runner)):
+        done = Extraction(shards, Store(storage(tmp_path / name)), over).run()
+        assert (done.failed, done.totals()["pages"]) == ([], 20)
+    here, there = ({path.name: path.read_bytes() for path in (tmp_path / name / "pairs").iterdir()} for name in ("here", "out"))
+    assert here == there and len(here) == 5
+    assert (tmp_path / "here" / "extract.json").read_bytes() == (tmp_path / "out" / "extract.json").read_bytes()
 
 
 def corpus(seed: int, sizes: tuple[int, ...]) -> list[list[Record]]:

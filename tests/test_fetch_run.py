@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.archives import Archive
 from tests.running import curate, decisions, jpeg, kill, leftovers, manifest, start, wait_for, written
 from tests.webserver import needs_nginx, nginx, requests
 
@@ -137,3 +139,63 @@ def test_fetch_alone(web, tmp_path):
     _, _, _, *rest = told(web, tmp_path / "out")
     assert curate("fetch", urls / "0.parquet", *rest).returncode == 0
     assert Counter(row["dropped_by"] for row in decisions(tmp_path / "out")) == {None: 54, "fetch": 6}
+
+
+def crawl_of(folder: Path, port: int) -> Path:
+    """Write two archives of pages that show the site's pictures, and one that is cut off."""
+    folder.mkdir()
+    for number in range(3):
+        archive = Archive()
+        for page in range(10):
+            names = [(one, f"/{(page + one) % 10}.jpg?{number}.{page}") for one in (0, 3)]
+            tags = "".join(f"<figure><img src='{name}' alt='picture {one} of page {page}'></figure>" for one, name in names)
+            archive.answer(f"http://127.0.{1 + number}.1:{port}/{page}.html", f"<p>words {tags}<img src=/x.gif>".encode())
+        (folder / f"{number}.warc.gz").write_bytes(archive.bytes()[: -100 if number == 2 else None])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def crawl(web):
+    folder, _ = web
+    port = urlsplit(pq.read_table(folder / "tables/0.parquet")["url"][0].as_py()).port
+    return folder, crawl_of(folder / "crawl", port)
+
+
+def test_from_an_archive_to_tars_in_one_command(crawl, tmp_path):
+    done = curate(*told(crawl, tmp_path / "out"))
+    assert done.returncode == 3 and "2.warc.gz" in done.stderr, done.stderr  # cut short, and the pages before are used
+    found = decisions(tmp_path / "out")
+    assert Counter(row["shard"] for row in found) == {"0.warc.gz": 20, "1.warc.gz": 20, "2.warc.gz": 18}
+    assert {row["dropped_by"] for row in found} == {None, "min_side"}
+    assert found[0]["text"] == "picture 0 of page 0" and found[0]["key"] == "0/0/0"
+    assert curate("verify", tmp_path / "out").returncode == 0
+
+
+def test_an_archive_killed_and_run_again(crawl, tmp_path):
+    curate(*told(crawl, tmp_path / "whole"))
+    process = start(*told(crawl, tmp_path / "out", "--workers", 1))
+    wait_for(process, tmp_path / "out", PIECES)
+    kill(process)
+    assert curate(*told(crawl, tmp_path / "out")).returncode == 3
+    assert written(tmp_path / "out") == written(tmp_path / "whole") and leftovers(tmp_path / "out") == []
+
+
+def test_extracted_pairs_are_a_table_of_urls(crawl, tmp_path):
+    folder, archives = crawl
+    assert curate("extract", archives, "--out", tmp_path / "pairs").returncode == 3
+    assert curate(*told((folder, tmp_path / "pairs"), tmp_path / "out")).returncode == 0
+    assert curate(*told(crawl, tmp_path / "direct")).returncode == 3
+    outs = tmp_path / "out", tmp_path / "direct"
+    kept = [sorted((row["url"], row["text"]) for row in decisions(out) if row["sample_key"]) for out in outs]
+    assert kept[0] == kept[1] != []
+
+
+def test_a_crawl_that_is_only_counted(crawl, tmp_path):
+    folder, archives = crawl
+    recipe = RECIPE.replace("filters:\n", "filters:\n  caption_frequency: {max_images: 2, record_from: 2}\n")
+    (tmp_path / "counting.yaml").write_text(recipe)
+    _, _, inputs, *rest = told((folder, archives / "0.warc.gz"), tmp_path / "out")
+    assert curate("run", tmp_path / "counting.yaml", inputs, *rest, "--counts-of", archives / "1.warc.gz").returncode == 0
+    assert {row["dropped_by"] for row in decisions(tmp_path / "out")} == {None, "min_side"}
+    *some, _ = [row["caption_frequency"] for row in decisions(tmp_path / "out")]
+    assert set(some) == {2}  # the same alt text under another picture of the other archive

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
-from curate.errors import InputError
 from curate.fetch.errors import ERRORS
 from curate.fetch.manners import Manners
 
@@ -33,17 +32,11 @@ class Got(NamedTuple):
 
 
 def fetch(wanted: Sequence[Wanted], manners: Manners) -> Generator[Got, None, None]:
-    """Yield what comes of each wanted image, in any order, each once. Closing it ends all connections.
+    """Yield what comes of each wanted image, in any order, each once. Closing it ends all connections."""
+    if manners.engine == "img2dataset":
+        from curate.fetch.gateway import through_img2dataset
 
-    Raises InputError where a package is not installed.
-    """
-    try:
-        if manners.engine == "img2dataset":
-            from curate.fetch.gateway import through_img2dataset
+        return through_img2dataset(wanted, manners)
+    from curate.fetch.crawl import crawl
 
-            return through_img2dataset(wanted, manners)
-        from curate.fetch.crawl import crawl
-    except ImportError as error:
-        extra = "img2dataset" if manners.engine == "img2dataset" else "fetch"
-        raise InputError(f"fetching needs {error.name}: pip install 'curate[{extra}]'") from None
     return crawl(wanted, manners)

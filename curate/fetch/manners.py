@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from curate.errors import InputError
+from curate.errors import InputError, needs
 
 
 def _key(default: Any, doc: str) -> Any:
@@ -48,12 +48,14 @@ class Manners:
             ipaddress.ip_network(network)
 
     def ready(self) -> None:
-        """Raise InputError where sites could not write to anybody, or a list is not there."""
+        """Raise InputError where sites could not write to anybody, or a package or list is not there."""
         if not self.contact.strip():
             raise InputError(
                 "the images of this input are fetched from the web, and sites must be able to write to you: "
                 "--set fetch.contact=URL or mail address"
             )
+        extra = "fetch" if self.engine == "curate" else "img2dataset"
+        needs("fetching", extra, ["aiohttp", "protego", *([] if extra == "fetch" else ["img2dataset"])])
         for name in ("blocklist", "opted_out"):
             path = getattr(self, name)
             if path is not None and not Path(path).is_file():

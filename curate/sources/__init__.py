@@ -14,7 +14,7 @@ import pyarrow as pa
 import xxhash
 
 from curate.contracts import Batch, Shard
-from curate.errors import InputError
+from curate.errors import InputError, needs
 from curate.shards import Shards
 from curate.sources.files import ARCHIVES, Entry, Folder, find, plain, staged, tree
 from curate.sources.records import ERRORS
@@ -150,6 +150,8 @@ def _file(entry: Entry, columns: Mapping[str, str]) -> list[Shard]:
     kind = _kind(entry.url)
     if kind is None:
         raise InputError(f"{entry.url}: not a tar, parquet, csv, jsonl or web archive file")
+    if kind == "archive":
+        needs("reading web archives", "crawl", ["fastwarc", "brotli", "msgspec"])
     if kind in ("tar", "archive"):
         return [_shard(entry, kind, None, {})]
     from curate.sources.files import is_local
@@ -169,6 +171,8 @@ def _folder(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:
     base = url.rstrip("/")
     if any(entry.url == base + "/manifest.json" for entry in entries):  # what a run wrote: its tars, not its records
         entries = [entry for entry in entries if entry.url.startswith(base + "/shards/")] or entries
+    if any(entry.url == base + "/extract.json" for entry in entries):  # what an extraction wrote: pairs, and tars of some of them
+        entries = [entry for entry in entries if not entry.url.startswith(base + "/shards/")]
     tables = any(_kind(entry.url) == "parquet" for entry in entries)
     names = {entry.url for entry in entries} if tables else set()
     has_images = any(is_image(entry.url) for entry in entries)
