@@ -19,6 +19,7 @@ from curate.contracts import RECORD_SCHEMA, Shard, ShardBreak
 from curate.sources import list_shards, open_shard, read
 from curate.sources.archive import DAMAGES, PAIR_SCHEMA, Options, Reading, pairs, stem_of
 from curate.sources.html import MAX_PAGE
+from curate.sources.wat import _links
 from tests.archives import DATE, Archive, arc, page, site
 
 
@@ -118,6 +119,8 @@ def test_the_metadata_of_common_crawl(tmp_path: Path) -> None:
         {"path": "IMG@/src", "url": "//e.example/?a&copy=1", "alt": "e", "title": "T"},
     ]
     archive.wat("http://site.example/x/", links, base="/base/")
+    braces = [{"path": "A@/href", "text": 'a "IMG@/src" {'}, {"path": "IMG@/src", "url": "f{1}.jpg", "alt": '} "IMG@/src" {'}]
+    archive.wat("http://site.example/braces/", braces)
     archive.wat("http://site.example/none", [])
     archive.record("http://site.example/bad", "metadata", b'{"HTTP-Response-Metadata": "IMG@', media="application/json")
     number = b'{"Envelope":{"Payload-Metadata":{"HTTP-Response-Metadata":{"HTML-Metadata":'
@@ -126,10 +129,11 @@ def test_the_metadata_of_common_crawl(tmp_path: Path) -> None:
     rows, broken, reading = rows_of(archive.write(tmp_path / "x.warc.wat.gz"))
     assert broken is None
     assert [(row["url"], row["text"], row["position"]) for row in rows] == [
-        ("http://site.example/base/a.jpg", "A & B", 0), ("http://e.example/?a&copy=1", "e", 3)]  # fmt: skip
+        ("http://site.example/base/a.jpg", "A & B", 0), ("http://e.example/?a&copy=1", "e", 3),
+        ("http://site.example/braces/f%7B1%7D.jpg", '} "IMG@/src" {', 0)]  # fmt: skip
     assert (rows[0]["page_language"], rows[1]["title"]) == ("de", "T")
     assert dict(reading.tally.damaged) == {"bad_image_url": 1, "bad_json": 2}
-    assert (reading.tally.pages, reading.tally.images) == (4, 4)
+    assert (reading.tally.pages, reading.tally.images) == (5, 5)
 
 
 def chunked(data: bytes) -> bytes:
@@ -275,3 +279,18 @@ def test_every_real_archive_is_read_as_far_as_it_can_be(shared: Path) -> None:
         "example-space-in-url.arc",
     }  # fmt: skip
     assert json.dumps(broken).isascii()
+
+
+LINKS = st.fixed_dictionaries(
+    {"path": st.sampled_from(["IMG@/src", "A@/href", "IMG@/data-src", '"IMG@/']), "url": st.text(max_size=8)},
+    optional={"alt": st.text(st.sampled_from('ab{}"\\@IMG/ '), max_size=12), "text": st.text(max_size=8)},
+)
+
+
+@given(st.lists(LINKS, max_size=8), st.booleans())
+def test_links_are_those_of_the_whole_json(links: list[dict[str, str]], packed: bool) -> None:
+    told = {"Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": {"Links": links}}}}}
+    data = json.dumps(told, separators=(",", ":") if packed else None).encode()
+    wanted = [link for link in links if link["path"] in ("IMG@/src", "IMG@/data-src")]
+    found = [{"path": link.path, "url": link.url, "alt": link.alt} for link in _links(data)]
+    assert found == [{"path": link["path"], "url": link["url"], "alt": link.get("alt", "")} for link in wanted]
