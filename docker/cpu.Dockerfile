@@ -2,7 +2,7 @@
 #   docker build -f docker/cpu.Dockerfile --build-arg TORCH_INDEX=URL -t curate:0.1.0-cpu .
 #   docker run --init --user "$(id -u):$(id -g)" -v "$PWD:/work" curate:0.1.0-cpu run align crawl --out out
 # TORCH_INDEX: a package index with CPU builds of torch and torchvision; the usual index would send several GB of CUDA.
-ARG EXTRAS=models,ray,spark,s3
+ARG EXTRAS=models,fetch,crawl,ray,spark,s3
 
 FROM python:3.11.14-slim-bookworm AS packages
 ARG EXTRAS

@@ -6,7 +6,7 @@
 # gigabytes. The host brings the driver and NVIDIA's container toolkit.
 # TORCH_INDEX: a package index with builds of torch and torchvision for the CUDA version of your driver, where the usual
 # index has others.
-ARG EXTRAS=models,ray,spark,s3
+ARG EXTRAS=models,fetch,crawl,ray,spark,s3
 
 FROM python:3.11.14-slim-bookworm AS packages
 ARG EXTRAS

@@ -247,6 +247,13 @@ def test_a_host_that_wants_to_be_asked_much_later_is_not_asked_again():
     assert sorted(found) == ["host_down"] * 8 + ["http_429"]
 
 
+def test_redirects_within_a_host_need_no_second_connection():
+    with Hostile({"/good.jpg": page(jpeg(3))} | {f"/{n}": redirect("/good.jpg") for n in range(12)}) as server:
+        urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(12)]
+        assert set(came(urls, manners(per_host=2, timeout=2.0)).values()) == {jpeg(3)}
+        assert server.most["127.0.0.1"] <= 2
+
+
 def test_an_image_that_must_be_another():
     with Hostile({"/a.jpg": page(jpeg(1))}) as server:
         wanted = [Wanted(0, f"http://127.0.0.1:{server.port}/a.jpg", "0" * 64)]

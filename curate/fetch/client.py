@@ -31,6 +31,7 @@ IN_MEMORY = 1 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ASK_AGAIN = (429, 500, 502, 503, 504)
 _CHUNK = 64 << 10
+_FILES = 4  # times the limit of a request in which a site must tell its rules
 _SITES = 10_000  # whose rules are remembered
 _SITE_SECONDS = 24 * 3600.0
 
@@ -146,10 +147,11 @@ class Client:
     async def image(self, text: str) -> Body:
         """Return an image's bytes; the caller holds a connection to the url's host. Raises FetchError."""
         url, left, loop = place(text), self._manners.timeout, asyncio.get_running_loop()
+        held = host_of(url)
         for hop in range(self._manners.max_redirects + 1):
             self._refused.check(url)
             await self._permitted(url)
-            slot = await self._slot(host_of(url)) if hop else None  # a redirect may lead to a host that is busy
+            slot = await self._turn(host_of(url), held) if hop else None
             began = loop.time()
             try:
                 async with _limited(left):
@@ -175,8 +177,13 @@ class Client:
             raise FetchError("tdm_reserved")
         return answer.body
 
-    async def _slot(self, host: str) -> Slot:
+    async def _turn(self, host: str, held: str) -> Slot | None:
+        """Wait until a redirect may be followed; return the connection to its host, unless that is `held` already."""
         async with _limited(self._manners.timeout):
+            if host == held:
+                while wait := self._hosts.pace(host):
+                    await asyncio.sleep(wait)
+                return None
             while not isinstance(found := self._hosts.acquire(host), Slot):
                 await asyncio.sleep(found)
         return found
@@ -213,10 +220,14 @@ class Client:
 
     async def _rules(self, site: URL) -> Rules:
         try:
-            text = await self._small(site / "robots.txt") if self._manners.robots else b""
-            rights = await self._small(site / ".well-known" / "tdmrep.json") if self._manners.tdm else b""
+            async with _limited(_FILES * self._manners.timeout):
+                return await self._asked(site)
         except FetchError as error:
             return Rules(unheard="robots" if error.code.startswith("http_") else error.code)
+
+    async def _asked(self, site: URL) -> Rules:
+        text = await self._small(site / "robots.txt") if self._manners.robots else b""
+        rights = await self._small(site / ".well-known" / "tdmrep.json") if self._manners.tdm else b""
         return Rules(robots(text), reserved(rights))
 
     async def _small(self, url: URL) -> bytes:
@@ -225,7 +236,7 @@ class Client:
             try:
                 return await self._followed(url)
             except FetchError as error:
-                if not (again and error.passing):
+                if not (again and error.passing) or error.code == "timeout":
                     raise
         raise AssertionError
 

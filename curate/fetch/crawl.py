@@ -156,6 +156,7 @@ class Frontier:
         self._ready: list[tuple[float, int, str]] = []  # time, order, host: one entry for each host that waits
         self._parked: set[str] = set()  # hosts that come back when one of our own connections ends
         self._asking: Counter[str] = Counter()  # connections of ours
+        self._met: set[str] = set()  # hosts of which something is known; one that may be dead gets one connection
         self._silent: dict[str, int] = {}  # failures in a row
         self._order = count()
         self._changed = asyncio.Event()
@@ -230,6 +231,9 @@ class Frontier:
 
     def _try(self, host: str, now: float) -> Slot | None:
         """Return a connection to a host; else put it where it waits for one."""
+        if self._asking[host] and host not in self._met:
+            self._parked.add(host)
+            return None
         found = self._hosts.acquire(host)
         if isinstance(found, Slot):
             return found
@@ -256,6 +260,7 @@ class Frontier:
         finally:
             self._hosts.release(slot)
             self._asking -= Counter((slot.host,))  # a host without any goes
+            self._met.add(slot.host)
             self._unpark(slot.host)
         if error is None or not self._again(slot.host, asked, error):
             self._left -= 1

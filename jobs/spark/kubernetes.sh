@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs on Kubernetes, driver and executors in pods of their own; killed, the same command goes on where it stopped.
 # Arguments go to `curate run`. Pack the environment once, with its Python, for Spark's images have another:
-#   conda create --prefix env python=3.11 conda-pack && env/bin/pip install -c constraints.txt '.[models,spark,s3]'
+#   conda create --prefix env python=3.11 conda-pack && env/bin/pip install -c constraints.txt '.[models,fetch,crawl,spark,s3]'
 #   env/bin/conda-pack --prefix env --output curate.tar.gz
 # The keys of the object store are a secret:
 #   kubectl create secret generic curate-s3 --from-literal=AWS_ACCESS_KEY_ID=... --from-literal=AWS_SECRET_ACCESS_KEY=...

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs on a standalone Spark cluster; killed, the same command goes on where it stopped. The driver is this machine: have
 # curate here, for a standalone cluster takes no Python driver. Arguments go to `curate run`. Pack the environment once:
-#   python3.11 -m venv env && env/bin/pip install -c constraints.txt '.[models,spark,s3]' venv-pack
+#   python3.11 -m venv env && env/bin/pip install -c constraints.txt '.[models,fetch,crawl,spark,s3]' venv-pack
 #   env/bin/venv-pack --prefix env --output curate.tar.gz      # conda-pack's archive brings its Python with it; this one
 #                                                              # needs the same Python at the same path on every node
 set -euo pipefail
