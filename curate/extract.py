@@ -139,6 +139,8 @@ class Extraction:
             raise InputError(f"{other.url}: not a web archive; extract reads .warc, .wat and .arc, also packed")
         outcome, key = Extracted(self.store.storage.root), self.key()
         with self.store.locked() as self.store:
+            if self.store.storage.size("manifest.json") is not None:
+                raise OutputError(f"{self.store.storage.root} is an output of curate run; choose another --out")
             before = self.store.read_json("extract.json")
             if before is not None and before.get("run") == key and not before["failed"]:
                 outcome.state, outcome.archives = "nothing to do", before["archives"]

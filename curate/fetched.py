@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -92,17 +93,22 @@ class Log:
         storage = self.store.storage
         with storage.writing(f"facts/{FETCHED}/{name}") as path, storage.writing(f"{FETCHED_TARS}/{tar}") as images:
             yield Piece(images, path)
-            size = path.stat().st_size
-        mark = json.dumps({"file": name, "size": size, "tar": tar}).encode()
+            size, weight = path.stat().st_size, images.stat().st_size
+        mark = json.dumps({"file": name, "size": size, "tar": tar, "tar_size": weight}).encode()
         if not storage.create(f"facts/{FETCHED}/{self._print(number)}.json", mark):
             raise RuntimeError(f"shard {self.shard.index} is being fetched by another attempt too")
 
     def table(self) -> pa.Table:
-        """Return what came of each row that was asked for (SCHEMA), by row; offset has the piece above PLACE_BITS."""
+        """Return what came of each row that was asked for (SCHEMA), by row; offset has the piece above PLACE_BITS.
+
+        Images whose tar is not there any more are left out.
+        """
         parts = []
         for number, mark in enumerate(self.marks()):
             with self.store.storage.reading(f"facts/{FETCHED}/{mark['file']}") as path:
                 part = pq.ParquetFile(path).read()
+            if self.store.storage.size(f"{FETCHED_TARS}/{mark['tar']}") != mark["tar_size"]:
+                part = part.filter(pc.not_equal(part["fetched"], "ok"))  # lost: as if nobody had asked
             place = pc.add(part["offset"], number << PLACE_BITS)
             parts.append(part.set_column(SCHEMA.get_field_index("offset"), "offset", place).cast(SCHEMA))
         found = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
@@ -113,7 +119,24 @@ class Log:
         return found.take(order[last]).combine_chunks()
 
     def _print(self, number: int) -> str:
-        return xxhash.xxh3_64_hexdigest(f"{self.shard.fingerprint}/{number}".encode())
+        return print_of(self.shard, number)
+
+
+def print_of(shard: Shard, number: int) -> str:
+    """Return what names a piece of a shard, as a fingerprint names a shard."""
+    return xxhash.xxh3_64_hexdigest(f"{shard.fingerprint}/{number}".encode())
+
+
+def lost(store: Store, shards: Iterable[Shard]) -> list[int]:
+    """Return the indexes of shards with fetched images whose tar is not there any more."""
+    there = {found.name for found in store.storage.listing(FETCHED_TARS)}
+    committed = store.committed(FETCHED)
+    names = zip(committed.prints.tolist(), committed.attempts.tolist(), strict=True)
+    has_tar = {f"{one:016x}": f"{one:016x}.{attempt:08x}.tar" in there for one, attempt in names}
+    if all(has_tar.values()):
+        return []
+    pieces = ((shard, takewhile(has_tar.__contains__, (print_of(shard, number) for number in count()))) for shard in shards)
+    return [shard.index for shard, prints in pieces if not all(map(has_tar.__getitem__, prints))]
 
 
 class Fetched:
@@ -124,6 +147,7 @@ class Fetched:
         log = Log(store, shard)
         self._tars = [mark["tar"] for mark in log.marks()]
         self.table = log.table()
+        self._rows = self.table["row"].to_numpy()
         self._open: dict[int, tuple[ExitStack, BinaryIO]] = {}
 
     def __enter__(self) -> Fetched:
@@ -136,7 +160,12 @@ class Fetched:
 
     def overlay(self, batch: Batch) -> Batch:
         """Return base facts with what is known of the fetched images, and the fact `fetched`: null where nobody asked."""
-        where = pc.index_in(batch["row"], value_set=self.table["row"].combine_chunks())
+        rows = batch["row"].to_numpy()
+        place = np.searchsorted(self._rows, rows)
+        here = np.zeros(len(rows), np.bool_)
+        if len(self._rows):
+            np.equal(self._rows[np.minimum(place, len(self._rows) - 1)], rows, out=here)
+        where = pa.array(place, pa.int64(), mask=~here)
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         for name in ("fetched", *(name for name in SCHEMA.names[2:] if name in columns)):
             columns[name] = self.table[name].combine_chunks().take(where)

@@ -7,11 +7,11 @@ only for what is missing. Rows of a shard with the same url share one request.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,7 +34,10 @@ PIECE_BYTES = 512 << 20
 PIECE_SECONDS = 60.0
 """When a piece ends: it is what a kill can lose, and what a worker holds of a remote OUT on its disk."""
 
-Download = Callable[[Sequence[Wanted], Manners], Generator[Got, None, None]]
+WINDOW = 250_000
+"""Records whose images are asked for at once, of a shard of any size."""
+
+Download = Callable[[Sequence[Wanted], Manners], Generator[Got | None, None, None]]
 
 
 @dataclass(frozen=True)
@@ -53,57 +56,72 @@ class Fetch:
 
     def __call__(self, shard: Shard) -> Report:
         """Fetch for one scanned shard."""
-        activities = Activities()
+        activities, log, rows = Activities(), Log(self.judge.store, shard), 0
         with walking(self.judge, shard, activities) as walk:
-            wanted = _Wishes(chain.from_iterable(walk.to_fetch(facts, retry=self.retry).to_pylist() for facts in walk.batches()))
+            batches = (walk.to_fetch(facts, retry=self.retry).to_pylist() for facts in walk.batches())
+            records = chain.from_iterable(batches)
+            while some := list(islice(records, WINDOW)):
+                rows += len(some)
+                began = time.process_time()
+                self._fetch(some, log)
+                fetching = time.process_time() - began  # of the core: what is waited for costs none
+                activities.seconds["fetch"] = activities.seconds.get("fetch", 0.0) + fetching
             walk.commit()
-        log, began = Log(self.judge.store, shard), time.process_time()
-        with closing(_arriving(wanted, self.download or fetch, self.manners)) as arriving:
-            pieces = _Pieces(log, self.judge.plan.header)
-            while pieces.write(arriving):
-                pass
-        activities.seconds["fetch"] = time.process_time() - began  # of the core: what is waited for costs none
         known = log.table()
         failed = pc.sum(pc.not_equal(known["fetched"], "ok")).as_py() or 0
         done = {"asked": known.num_rows, "failed": failed}
         self.judge.store.commit(self.judge.run, f"{self.marks}/{shard.index:06d}", done)
-        return Report(shard.index, wanted.rows, activities.seconds, {**activities.rows, "fetch": wanted.rows})
+        return Report(shard.index, rows, activities.seconds, {**activities.rows, "fetch": rows})
+
+    def _fetch(self, records: Sequence[dict[str, Any]], log: Log) -> None:
+        """Ask for the images of some records, and commit what came of each."""
+        with closing(_arriving(_Wishes(records), self.download or fetch, self.manners)) as arriving:
+            pieces = _Pieces(log, self.judge.plan.header)
+            while pieces.write(arriving):
+                pass
+
+
+class _Wish(NamedTuple):
+    """A row that wants an image, and the sha256 (hex) that its input gives, if any."""
+
+    row: int
+    sha256: str | None
 
 
 class _Wishes:
-    """The urls that a shard wants, and for which rows."""
+    """The urls that records want, and for which rows."""
 
     def __init__(self, records: Iterable[dict[str, Any]]) -> None:
-        self.rows = 0
-        self.without: list[int] = []  # rows that name no url
-        self.of: dict[str, tuple[list[int], str | None]] = {}
+        self.without: list[_Wish] = []  # rows that name no url
+        self.of: dict[str, list[_Wish]] = {}
         for record in records:
-            self.rows += 1
-            if record["url"] is None:
-                self.without.append(record["row"])
-            else:
-                self.of.setdefault(record["url"], ([], record["given_sha256"]))[0].append(record["row"])
+            wish = _Wish(record["row"], record["given_sha256"] or None)
+            (self.without if record["url"] is None else self.of.setdefault(record["url"], [])).append(wish)
 
 
 @dataclass(frozen=True)
 class _Arrived:
     """What came for some rows: an image, or why there is none."""
 
-    rows: list[int]
+    wishes: list[_Wish]
     error: str | None
     body: bytes | None
 
 
-def _arriving(wanted: _Wishes, download: Download, manners: Manners) -> Generator[_Arrived, None, None]:
-    yield from (_Arrived([row], "missing_url", None) for row in wanted.without)
-    rows_of = {rows[0]: rows for rows, _ in wanted.of.values()}
-    asked = [Wanted(rows[0], url, given) for url, (rows, given) in wanted.of.items()]
+Arriving: TypeAlias = Generator[_Arrived | None, None, None]
+"""What comes, and None while nothing does."""
+
+
+def _arriving(wishes: _Wishes, download: Download, manners: Manners) -> Arriving:
+    yield from (_Arrived([wish], "missing_url", None) for wish in wishes.without)
+    of_row = {several[0].row: several for several in wishes.of.values()}
+    asked = [Wanted(several[0].row, url) for url, several in wishes.of.items()]
     if asked:
         with closing(download(asked, manners)) as answers:
             for got in answers:
-                yield _Arrived(rows_of.pop(got.row), got.error, got.body)
-    if rows_of:
-        raise RuntimeError(f"{len(rows_of)} urls were not answered by the downloader")
+                yield None if got is None else _Arrived(of_row.pop(got.row), got.error, got.body)
+    if of_row:
+        raise RuntimeError(f"{len(of_row)} urls were not answered by the downloader")
 
 
 @dataclass(frozen=True)
@@ -113,25 +131,27 @@ class _Pieces:
     log: Log
     header: HeaderStage
 
-    def write(self, arriving: Iterator[_Arrived]) -> bool:
+    def write(self, arriving: Arriving) -> bool:
         """Write one piece of what arrives next; return whether there was anything."""
-        first = next(arriving, None)
+        first = next((one for one in arriving if one is not None), None)
         if first is None:
             return False
         with self.log.writing() as piece:
-            self._fill(piece, chain([first], arriving))
+            self._fill(piece, first, arriving)
         return True
 
-    def _fill(self, piece: Piece, arriving: Iterator[_Arrived]) -> None:
+    def _fill(self, piece: Piece, first: _Arrived, arriving: Arriving) -> None:
         known: list[pa.RecordBatch] = []
         images, until = 0, time.monotonic() + PIECE_SECONDS
+        some = [first]
         with piece.tar.open("wb", buffering=1 << 20) as tar:
-            while some := _some(arriving):
+            while some:
                 places = [_add(tar, one) for one in some]
                 known.append(self._facts(some, places))
                 images += len(some)
                 if images >= PIECE_IMAGES or tar.tell() >= PIECE_BYTES or time.monotonic() >= until:
                     break
+                some = _some(arriving, until)
             tar.write(bytes(1024))
         writer = ParquetWriter(piece.facts, SCHEMA, "lz4")
         writer.write(pa.Table.from_batches(known).sort_by("row"))
@@ -141,25 +161,28 @@ class _Pieces:
         """Return SCHEMA of what arrived: several rows where several wanted the same url."""
         images = pa.RecordBatch.from_arrays([image_array([one.body for one in some])], names=["image"])
         facts = self.header(images)
-        columns = {
-            "fetched": pa.array([one.error or "ok" for one in some]),
-            "offset": pa.array(places, pa.int64()),
-            **{name: facts[name] for name in HEADER},
-            "content_key": content_keys(facts["sha256"]),
-        }
-        owners = pa.array([owner for owner, one in enumerate(some) for _ in one.rows])
-        rows = pa.array([row for one in some for row in one.rows], pa.int64())
-        return pa.RecordBatch.from_arrays([rows, *(columns[name].take(owners) for name in SCHEMA.names[1:])], schema=SCHEMA)
+        columns = {"offset": pa.array(places, pa.int64()), **{name: facts[name] for name in HEADER}}
+        columns["content_key"] = content_keys(facts["sha256"])
+        rows, codes, owners = [], [], []
+        for owner, (one, digest) in enumerate(zip(some, facts["sha256"].to_pylist(), strict=True)):
+            for wish in one.wishes:
+                code = one.error or ("ok" if wish.sha256 in (None, digest) else "sha256_mismatch")
+                rows.append(wish.row)
+                codes.append(code)
+                owners.append(owner if code == "ok" else None)  # of another image than the input says nothing is known
+        rest = (columns[name].take(pa.array(owners, pa.int64())) for name in SCHEMA.names[2:])
+        return pa.RecordBatch.from_arrays([pa.array(rows, pa.int64()), pa.array(codes, pa.string()), *rest], schema=SCHEMA)
 
 
-def _some(arriving: Iterator[_Arrived]) -> list[_Arrived]:
-    """Take what arrives next: as much as a batch of records holds."""
+def _some(arriving: Arriving, until: float) -> list[_Arrived]:
+    """Take what arrives next: as much as a batch of records holds, or what there is when the time is over."""
     found: list[_Arrived] = []
     size = 0
-    for one in islice(arriving, IMAGE_ROWS):
-        found.append(one)
-        size += len(one.body or b"")
-        if size >= BATCH_BYTES:
+    for one in arriving:
+        if one is not None:
+            found.append(one)
+            size += len(one.body or b"")
+        if len(found) >= IMAGE_ROWS or size >= BATCH_BYTES or time.monotonic() >= until:
             break
     return found
 
@@ -168,7 +191,7 @@ def _add(tar: Any, one: _Arrived) -> int | None:
     """Write an image; return where its bytes stand."""
     if one.body is None:
         return None
-    tar.write(member_header(f"{one.rows[0]:012d}", len(one.body)))
+    tar.write(member_header(f"{one.wishes[0].row:012d}", len(one.body)))
     place: int = tar.tell()
     tar.write(one.body)
     tar.write(bytes(-len(one.body) % 512))

@@ -26,7 +26,7 @@ from curate import guard
 from curate.contracts import Needs, Report, Runner, Shard, ShardBreak, Stage, TaskDied, UsesModels
 from curate.counts import Engine, Lookup, Scanned, merge
 from curate.errors import DiskFull, ModelError, OutOfDeviceMemory, OutputError
-from curate.fetched import open_images
+from curate.fetched import lost, open_images
 from curate.fetching import Download, Fetch
 from curate.isolate import Hunt
 from curate.judge import ASKS, Judge, Prepare
@@ -143,6 +143,8 @@ class Job:
         if self.plan.fetches:
             self.plan.recipe.manners.ready()
         with self.store.locked() as self.store:
+            if self.store.storage.size("extract.json") is not None:
+                raise OutputError(f"{self.store.storage.root} is an output of curate extract; choose another --out")
             self.plan = _published(self.plan, self.store) if self.shared else self.plan
             self._recall_halved()
             key = self.key()
@@ -220,6 +222,7 @@ class Job:
         web = np.intersect1d(np.flatnonzero(self.shards.on_the_web), self._but(outcome.gone))
         if self.retry_failed:
             self._again_those_that_failed(task, web)
+        self._take_back(task, lost(self.store, self.shards.at(web)))
         missing = np.setdiff1d(web, _index_of(self.store.marked(judge.run, task.marks)))
         self.progress.start("fetch", len(missing))
         self._over(task, missing, outcome)
@@ -229,8 +232,13 @@ class Job:
         run = task.judge.run
         found = self.store.marks(run, (f"{task.marks}/{index:06d}" for index in web))
         failed = [index for index, (_, mark) in zip(web.tolist(), found, strict=True) if mark is not None and mark["failed"]]
-        self._forget(task.judge, failed)
-        self.store.unmark(run, [f"{task.marks}/{index:06d}" for index in failed])
+        self._take_back(task, failed)
+
+    def _take_back(self, task: Fetch, shards: Sequence[int]) -> None:
+        """Remove the marks of shards whose images are asked for again, and what was decided of them first."""
+        if shards:
+            self._forget(task.judge, shards)
+            self.store.unmark(task.judge.run, [f"{task.marks}/{index:06d}" for index in shards])
 
     def _forget(self, judge: Judge, shards: Iterable[int]) -> None:
         """Remove the marks of shards that are judged anew, and of their blocks first."""

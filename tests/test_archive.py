@@ -294,3 +294,30 @@ def test_links_are_those_of_the_whole_json(links: list[dict[str, str]], packed: 
     wanted = [link for link in links if link["path"] in ("IMG@/src", "IMG@/data-src")]
     found = [{"path": link.path, "url": link.url, "alt": link.alt} for link in _links(data)]
     assert found == [{"path": link["path"], "url": link["url"], "alt": link.get("alt", "")} for link in wanted]
+
+
+def test_one_bad_page_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+    archive = Archive(packed=False)
+    for number, alt in enumerate(["first", "&#" + "9" * 6000 + ";", "last"]):
+        archive.answer(f"http://site.example/{number}", f"<img src=/{number}.jpg alt='{alt}'>".encode())
+    rows, broken, _ = rows_of(archive.write(tmp_path / "a.warc"))
+    assert broken is None and [row["text"] for row in rows] == ["first", "\ufffd", "last"]
+
+
+def test_a_length_that_is_wrong_ends_no_more_than_its_record(tmp_path: Path) -> None:
+    archive = site(range(3), packed=False)
+    data = archive.bytes()
+    start = archive.starts[1]
+    at = data.index(b"Content-Length: ", start)
+    end = data.index(b"\r\n", at)
+    (tmp_path / "a.warc").write_bytes(data[:at] + b"Content-Length: 10000000000000000" + data[end:])
+    rows, _, _ = rows_of(tmp_path / "a.warc")
+    assert {row["page_url"] for row in rows} >= {"http://site.example/0.html"}
+
+
+@pytest.mark.parametrize("date", ["9999-12-31T99:99:99Z", "2024-13-01T00:00:00Z", "0000-01-01T00:00:00Z", "soon"])
+def test_a_date_that_is_none(date: str, tmp_path: Path) -> None:
+    archive = Archive()
+    archive.record("http://site.example/", "resource", page(1), media="text/html", more={"WARC-Date": date})
+    rows, broken, _ = rows_of(archive.write(tmp_path / "a.warc.gz"))
+    assert broken is None and {row["crawl_date"] for row in rows} == {None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import ipaddress
 import multiprocessing
@@ -14,13 +15,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curate.errors import InputError
 from curate.fetch import ERRORS, Got, Manners, Wanted, fetch
 from curate.fetch.addresses import networks_of, permitted
 from curate.fetch.client import Wire, host_of, place, retry_after
 from curate.fetch.crawl import crawl
 from curate.fetch.errors import FetchError
 from curate.fetch.hosts import BUSY, Hosts, Slot
-from curate.fetch.rights import Rules, opted_out, reserved, robots
+from curate.fetch.rights import Rules, covers, opted_out, reserved, robots
 from tests.running import jpeg
 from tests.webserver import Hostile, needs_nginx, nginx, page, requests, self_signed
 
@@ -40,6 +42,8 @@ def came(urls: list[str], told: Manners, wire: Wire | None = None) -> dict[str, 
     """Return what came of each url: bytes or a code."""
     found = {}
     for got in crawl([Wanted(row, url) for row, url in enumerate(urls)], told, wire):
+        if got is None:
+            continue
         assert (got.error is None) != (got.body is None) and got.row not in found
         found[got.row] = got.error or got.body
     assert sorted(found) == list(range(len(urls)))
@@ -77,7 +81,8 @@ def test_img2dataset_gives_the_same(site, tmp_path):
     urls = [f"http://127.0.0.1:{port}/{name}" for name in (*(f"{n}.jpg" for n in range(5)), "none.jpg", "page.html")]
     urls += ["http://127.0.0.1:1/refused.jpg", "ftp://127.0.0.1/a.jpg"]
     told = manners(engine="img2dataset")
-    found = {urls[got.row]: got.error or got.body for got in fetch([Wanted(n, url) for n, url in enumerate(urls)], told)}
+    answers = fetch([Wanted(n, url) for n, url in enumerate(urls)], told)
+    found = {urls[got.row]: got.error or got.body for got in answers if got is not None}
     assert found == came(urls, manners())
     assert list(found.values()).count("http_404") == 1 and found[urls[0]] == jpeg(0)
 
@@ -86,7 +91,8 @@ def test_an_img2dataset_that_dies_is_told(tmp_path):
     from curate.fetch.gateway import through_img2dataset
 
     dying = ("-c", "raise SystemExit(1)")
-    assert list(through_img2dataset([Wanted(3, "http://127.0.0.1:1/a")], manners(), dying)) == [Got(3, "engine_failed", None)]
+    answers = through_img2dataset([Wanted(3, "http://127.0.0.1:1/a")], manners(), dying)
+    assert [got for got in answers if got is not None] == [Got(3, "engine_failed", None)]
 
 
 @needs_nginx
@@ -254,10 +260,21 @@ def test_redirects_within_a_host_need_no_second_connection():
         assert server.most["127.0.0.1"] <= 2
 
 
-def test_an_image_that_must_be_another():
-    with Hostile({"/a.jpg": page(jpeg(1))}) as server:
-        wanted = [Wanted(0, f"http://127.0.0.1:{server.port}/a.jpg", "0" * 64)]
-        assert list(crawl(wanted, manners())) == [Got(0, "sha256_mismatch", None)]
+def test_what_a_host_does_that_is_led_to_is_not_charged_to_who_leads_there():
+    answers = {f"/{n}": redirect("http://127.0.0.2:1/") for n in range(30)} | {f"/good{n}": page(jpeg(n)) for n in range(30)}
+    with Hostile(answers) as server:
+        urls = [f"http://127.0.0.1:{server.port}{path}" for path in answers]
+        found = came(urls, manners(per_host=1))
+    assert all(isinstance(answer, bytes) for url, answer in found.items() if "good" in url)
+    assert {answer for url, answer in found.items() if "good" not in url} <= {"connect", "host_down"}
+
+
+def test_redirects_come_before_what_waits_at_their_host():
+    with Hostile({f"/{n}": page(jpeg(1)) for n in range(200)}) as target, Hostile({"/a": b""}) as source:
+        source.answers["/a"] = redirect(f"http://127.0.0.2:{target.port}/0")
+        urls = [f"http://127.0.0.1:{source.port}/a", *(f"http://127.0.0.2:{target.port}/{n}" for n in range(200))]
+        order = [got.row for got in crawl([Wanted(n, url) for n, url in enumerate(urls)], manners(rate=500.0, per_host=1)) if got]
+    assert order.index(0) < 100
 
 
 def test_a_large_image_comes_whole():
@@ -290,7 +307,7 @@ def test_robots_txt_is_asked_for_once_and_honoured(tmp_path):
         (page(b"", status="403 Forbidden"), None),
         (page(b"", status="503 Unavailable"), "robots"),
         (page(b"<html>\0\xff garbage"), None),
-        (page(b"User-agent: curate\nDisallow: /" + bytes(600_000)), None),  # too long to be rules
+        (page(b"User-agent: curate\nDisallow: /\n" + b"# more\n" * 100_000), "robots"),  # the beginning counts
         (nothing, "connect"),
     ],
 )
@@ -473,6 +490,50 @@ def test_any_tags_can_be_read(tags):
 def test_tags():
     assert opted_out(["curate: noindex, noai"], ("noai",)) and not opted_out(["googlebot: noindex, noai"], ("noai",))
     assert not opted_out(["noindex"], ("noai",))
+
+
+def test_dates_in_tags():
+    assert opted_out(["unavailable_after: Wed, 25 Jun 2030 15:00:00 PST, noai"], ("noai",))
+
+
+@pytest.mark.parametrize(
+    ("location", "path", "covered"),
+    [
+        ("/", "/a", True), ("/a*", "/abc", True), ("/a*c$", "/abcc", True), ("/a*c$", "/abcd", False),
+        ("*.jpg", "/x/y.jpg?z", True), ("/a**b", "/a-b", True), ("/a*b*b$", "/ab", False),
+        ("/exact$", "/exact", True), ("/exact$", "/exactly", False),
+        ("/" + "*a" * 50_000 + "$", "/" + "a" * 49_999, False),
+    ],
+)  # fmt: skip
+def test_locations(location, path, covered):
+    assert covers(location, path) == covered
+
+
+def test_a_site_with_endless_reservations_reserves_all():
+    assert reserved(b"[" + b" " * 600_000) == ("/",) and reserved(b'[{"location": "/a", "tdm-reservation": 1}]') == ("/a",)
+
+
+def test_a_blocklist_names_hosts_however_they_are_written(tmp_path):
+    (tmp_path / "hosts").write_text("http://Bad.example:80/path\n\u00fc.example\n*.wild.example\n")
+    told = manners(blocklist=str(tmp_path / "hosts"))
+    told.ready()
+    urls = ["http://bad.example/", "http://xn--tda.example/", "http://\u00fc.example/a", "http://a.wild.example/", "http://bad.example./x"]
+    assert set(came(urls, told).values()) == {"blocked"}
+    (tmp_path / "hosts").write_text("no host at all\n")
+    with pytest.raises(InputError, match="is no host"):
+        told.ready()
+
+
+def test_a_fault_of_this_machine_is_not_charged_to_a_site():
+    class Full(AbstractResolver):
+        async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        async def close(self) -> None:
+            """Have nothing to close."""
+
+    with pytest.raises(OSError, match="too many open files"):
+        came(["http://a.example/"], manners(), Wire(Full))
 
 
 def test_the_default_folder_is_ones_own():

@@ -233,3 +233,7 @@ def test_real_pages_hold_what_two_other_parsers_find(shared: Path) -> None:
 def _expected(base: str, found: list[Any]) -> list[tuple[str, str]]:
     rows = [((node.get("src") or "").strip(), " ".join((node.get("alt") or "").split())) for node in found]
     return [(quote(urljoin(base, src.split("#")[0]), safe="!$&'()*+,/:;=?@[]~%|"), alt) for src, alt in rows if src and alt]
+
+
+def test_a_srcset_of_open_brackets_is_read_once() -> None:
+    assert largest("a, (" * 1_000_000) == "a"  # hours, where each bracket is followed to the end

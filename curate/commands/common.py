@@ -35,6 +35,17 @@ def shards_of(inputs: Sequence[str], columns: Sequence[str]) -> Shards:
     return list_shards(inputs, column_roles(columns))
 
 
+def apart(inputs: Sequence[str], out: str) -> None:
+    """Raise InputError where OUT is an input, in one or around one: a run clears what it finds in OUT."""
+    from curate.sources.files import plain
+
+    target = plain(out).rstrip("/")
+    for one in map(plain, inputs):
+        place = one.rstrip("/")
+        if place == target or place.startswith(target + "/") or target.startswith(place + "/"):
+            raise InputError(f"--out {out} and the input {one} lie in one another; choose another --out")
+
+
 def cache() -> Path:
     """Return where signatures of evaluation sets are kept: $CURATE_CACHE, or ~/.cache/curate."""
     return Path(os.environ.get("CURATE_CACHE") or Path.home() / ".cache" / "curate")

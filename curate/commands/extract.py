@@ -16,6 +16,7 @@ from curate.store import Store
 
 def extract_command(given: Extract) -> int:
     """Extract and print what came of it; return the exit code."""
+    common.apart(given.inputs, given.out)
     store = Store(storage(given.out))
     shards = common.shards_of(given.inputs, ())
     started = time.monotonic()

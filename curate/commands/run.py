@@ -71,6 +71,7 @@ def run_command(given: Run) -> int:
     recipe = recipes.load(given.recipe, given.overrides, given.models)
     if given.samples_per_shard is not None:
         recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=given.samples_per_shard))
+    common.apart([*given.inputs, *given.counts_of], given.out)
     store = Store(storage(given.out))
     judged = len(common.shards_of(given.inputs, given.columns)) if given.counts_of else None
     shards = common.shards_of([*given.inputs, *given.counts_of], given.columns)

@@ -16,11 +16,10 @@ __all__ = ["ERRORS", "Got", "Manners", "Wanted", "fetch"]
 
 
 class Wanted(NamedTuple):
-    """An image to fetch, and the sha256 (hex) that it must have, if that is known."""
+    """An image to fetch."""
 
     row: int
     url: str
-    sha256: str | None = None
 
 
 class Got(NamedTuple):
@@ -31,8 +30,8 @@ class Got(NamedTuple):
     body: bytes | None
 
 
-def fetch(wanted: Sequence[Wanted], manners: Manners) -> Generator[Got, None, None]:
-    """Yield what comes of each wanted image, in any order, each once. Closing it ends all connections."""
+def fetch(wanted: Sequence[Wanted], manners: Manners) -> Generator[Got | None, None, None]:
+    """Yield what comes of each wanted image, in any order, each once; None while nothing comes. Close it to end all."""
     if manners.engine == "img2dataset":
         from curate.fetch.gateway import through_img2dataset
 

@@ -32,7 +32,8 @@ def permitted(address: str, networks: Sequence[Network] = ()) -> bool:
 def _public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and (address in _NAT64 or address.ipv4_mapped is not None):
         return True  # as public as the address inside
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    return address.is_global and not (address.is_multicast or address.is_reserved or local)
 
 
 def _embedded(address: Address) -> list[Address]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from yarl import URL
 from curate import __version__
 from curate.fetch.addresses import ForbiddenAddress, networks_of, opener
 from curate.fetch.errors import FetchError
-from curate.fetch.hosts import Hosts, Slot
+from curate.fetch.hosts import Hosts
 from curate.fetch.lists import Refused
 from curate.fetch.manners import Manners
 from curate.fetch.rights import MAX_RULES, Rules, opted_out, reserved, robots, tdm_reserved
@@ -45,10 +46,10 @@ class Body:
         self._file: IO[bytes] | None = None
 
     def add(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Take the next bytes, of what is too much the beginning."""
+        if too_large := self._size + len(data) > self._limit:
+            data = data[: self._limit - self._size]
         self._size += len(data)
-        if self._size > self._limit:
-            raise FetchError("too_large")
         if self._file is None and self._size > IN_MEMORY:
             self._file = TemporaryFile(prefix="curate-")  # noqa: SIM115 - it lives as long as the body
             self._file.write(b"".join(self._parts))
@@ -57,6 +58,8 @@ class Body:
             self._parts.append(data)
         else:
             self._file.write(data)
+        if too_large:
+            raise FetchError("too_large")
 
     def take(self) -> bytes:
         """Return all of it, once."""
@@ -135,35 +138,21 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    def check(self, text: str) -> str:
+    def check(self, url: URL) -> str:
         """Return the host of a url; raise FetchError where what is known already refuses it."""
-        url = place(text)
         self._refused.check(url)
         known = self._sites.get(str(url.origin()))
         if known is not None and known[1].done() and not known[1].exception():
             _obey(known[1].result(), url)
         return host_of(url)
 
-    async def image(self, text: str) -> Body:
-        """Return an image's bytes; the caller holds a connection to the url's host. Raises FetchError."""
-        url, left, loop = place(text), self._manners.timeout, asyncio.get_running_loop()
-        held = host_of(url)
-        for hop in range(self._manners.max_redirects + 1):
-            self._refused.check(url)
-            await self._permitted(url)
-            slot = await self._turn(host_of(url), held) if hop else None
-            began = loop.time()
-            try:
-                async with _limited(left):
-                    answer = await self._get(url, self._manners.max_bytes)
-                left -= loop.time() - began
-            finally:
-                if slot is not None:
-                    self._hosts.release(slot)
-            if answer.status not in _REDIRECTS:
-                return self._judged(answer)
-            url = _joined(url, answer.headers.get("Location"))
-        raise FetchError("too_many_redirects")
+    async def ask(self, url: URL) -> Body | URL:
+        """Return an image's bytes, or where they are instead; the caller has a connection to the host. Raises FetchError."""
+        self._refused.check(url)
+        await self._permitted(url)
+        async with _limited(self._manners.timeout):
+            answer = await self._get(url, self._manners.max_bytes)
+        return _joined(url, answer.headers.get("Location")) if answer.status in _REDIRECTS else self._judged(answer)
 
     def _judged(self, answer: Answer) -> Body:
         """Return the body of an answer that may be used."""
@@ -177,26 +166,22 @@ class Client:
             raise FetchError("tdm_reserved")
         return answer.body
 
-    async def _turn(self, host: str, held: str) -> Slot | None:
-        """Wait until a redirect may be followed; return the connection to its host, unless that is `held` already."""
-        async with _limited(self._manners.timeout):
-            if host == held:
-                while wait := self._hosts.pace(host):
-                    await asyncio.sleep(wait)
-                return None
-            while not isinstance(found := self._hosts.acquire(host), Slot):
-                await asyncio.sleep(found)
-        return found
-
-    async def _get(self, url: URL, limit: int) -> Answer:
-        """Make one request and follow nothing. Raises FetchError."""
+    async def _get(self, url: URL, limit: int, *, cut: bool = False) -> Answer:
+        """Make one request and follow nothing; of a body that is too long take the beginning if `cut`. Raises FetchError."""
         try:
             async with self._session.get(url, allow_redirects=False) as response:
                 if response.status in _REDIRECTS or response.status in _ASK_AGAIN:
                     return Answer(response.status, response.headers, Body(0))
-                if response.status == 200 and response.content_length is not None and response.content_length > limit:
+                if response.status != 200:
+                    return Answer(response.status, response.headers, Body(0))
+                if (response.content_length or 0) > limit and not cut:
                     raise FetchError("too_large")
-                body = await _received(response, limit) if response.status == 200 else Body(0)
+                body = Body(limit)
+                try:
+                    await _receive(response, body)
+                except FetchError as error:
+                    if not (cut and error.code == "too_large"):
+                        raise
                 return Answer(response.status, response.headers, body)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _told(error) from error
@@ -245,12 +230,7 @@ class Client:
             while wait := self._hosts.pace(host_of(url)):
                 await asyncio.sleep(wait)
             async with _limited(self._manners.timeout):
-                try:
-                    answer = await self._get(url, MAX_RULES)
-                except FetchError as error:
-                    if error.code == "too_large":  # no rules are that long
-                        return b""
-                    raise
+                answer = await self._get(url, MAX_RULES, cut=True)
             if answer.status in _REDIRECTS:
                 url = _joined(url, answer.headers.get("Location"))
             elif answer.status == 429 or answer.status >= 500:
@@ -310,9 +290,8 @@ def _joined(url: URL, location: str | None) -> URL:
         raise FetchError("bad_url") from error
 
 
-async def _received(response: aiohttp.ClientResponse, limit: int) -> Body:
+async def _receive(response: aiohttp.ClientResponse, body: Body) -> None:
     """Read a body within its limit, undoing an encoding that was not asked for."""
-    body = Body(limit)
     inflate = _inflater(response.headers.get("Content-Encoding", "").strip().lower())
     try:
         async for chunk in response.content.iter_chunked(_CHUNK):
@@ -326,7 +305,6 @@ async def _received(response: aiohttp.ClientResponse, limit: int) -> Body:
         raise FetchError("bad_encoding") from error
     if inflate is not None and not inflate.eof:
         raise FetchError("truncated")
-    return body
 
 
 def _inflater(encoding: str) -> Any:
@@ -363,9 +341,13 @@ class _limited:
             raise FetchError("timeout", passing=True) from None
 
 
-def _told(error: BaseException) -> FetchError:
-    """Return what an error of the client means."""
-    if isinstance(error, FetchError):
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What no site is to blame for."""
+
+
+def _told(error: Exception) -> Exception:
+    """Return what an error of the client means; a fault of this machine as it is."""
+    if isinstance(error, OSError) and getattr(error, "os_error", error).errno in _OURS:
         return error
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return FetchError("dns")

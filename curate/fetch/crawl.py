@@ -7,7 +7,6 @@ what nobody has taken yet is bounded. Every await has a deadline, so every image
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import heapq
 import queue
 import resource
@@ -21,9 +20,10 @@ from itertools import count
 from typing import NamedTuple
 
 import xxhash
+from yarl import URL
 
 from curate.fetch import Got, Wanted
-from curate.fetch.client import Body, Client, Wire
+from curate.fetch.client import Body, Client, Wire, place
 from curate.fetch.errors import FetchError
 from curate.fetch.hosts import BUSY, LONGEST, Hosts, Slot
 from curate.fetch.lists import refused
@@ -36,6 +36,7 @@ DOWN = 8
 _UNTAKEN = 64  # answers that wait for whoever wants them
 _RESOLVERS = 64  # threads that look up names
 _HEAD = 4096
+_BEAT = 1.0  # seconds
 _FILES = 1 << 16
 _DEAD = ("tls", "dns")
 
@@ -50,14 +51,16 @@ class Answered(NamedTuple):
 
 @dataclass
 class _Ask:
-    """An image that is asked for, and how often it has been."""
+    """An image that is asked for: where it is said to be now, how often that was asked, and how many redirects led there."""
 
-    wanted: Wanted
+    row: int
+    url: URL
     tries: int = 0
+    redirects: int = 0
 
 
-def crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None = None) -> Generator[Got, None, None]:
-    """Yield what comes of each wanted image, in any order, each once. Closing it ends all connections."""
+def crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None = None) -> Generator[Got | None, None, None]:
+    """Yield what comes of each wanted image, in any order, each once; None while nothing comes. Close it to end all."""
     results: queue.SimpleQueue[Answered | BaseException | None] = queue.SimpleQueue()
     _many_files()
     loop = asyncio.new_event_loop()
@@ -68,7 +71,14 @@ def crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None = None) 
     thread = threading.Thread(target=_turn, args=(loop, task, results), name="crawl")
     thread.start()
     try:
-        while (found := results.get()) is not None:
+        while True:
+            try:
+                found = results.get(timeout=_BEAT)
+            except queue.Empty:
+                yield None
+                continue
+            if found is None:
+                break
             if isinstance(found, BaseException):
                 raise found
             loop.call_soon_threadsafe(room.release)
@@ -96,7 +106,7 @@ def _turn(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], results: qu
     except asyncio.CancelledError:
         pass
     except BaseException as error:  # noqa: BLE001 - it belongs to the other thread
-        results.put(error)
+        results.put(error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error)
     finally:
         results.put(None)
 
@@ -128,13 +138,15 @@ class Asker:
 
     client: Client
 
-    def check(self, wanted: Wanted) -> str:
+    def check(self, url: URL) -> str:
         """Return the host of a url; raise FetchError where nobody need be asked to know that it is not fetched."""
-        return self.client.check(wanted.url)
+        return self.client.check(url)
 
-    async def image(self, wanted: Wanted) -> Body:
-        """Return an image that is one, and the one that is wanted. Raises FetchError."""
-        body = await self.client.image(wanted.url)
+    async def image(self, url: URL) -> Body | URL:
+        """Return an image that is one, or where it is instead. Raises FetchError."""
+        body = await self.client.ask(url)
+        if isinstance(body, URL):
+            return body
         if not len(body):
             raise FetchError("empty")
         found = read_header(body.head(_HEAD))
@@ -142,8 +154,6 @@ class Asker:
             raise FetchError("not_image")
         if found.reason == "too_many_pixels":
             raise FetchError("too_many_pixels")
-        if wanted.sha256 is not None and hashlib.sha256(body.peek()).hexdigest() != wanted.sha256:
-            raise FetchError("sha256_mismatch")
         return body
 
 
@@ -180,12 +190,13 @@ class Frontier:
         """Queue the urls by host, shuffled: neighbours in a table are often of one site."""
         for one in sorted(wanted, key=lambda one: xxhash.xxh3_64_intdigest(one.url.encode(errors="replace"))):
             try:
-                host = self._asker.check(one)
+                url = place(one.url)
+                host = self._asker.check(url)
             except FetchError as error:
                 await self._answer(Answered(one.row, error.code, None))
                 continue
             self._left += 1
-            self._waiting.setdefault(host, deque()).append(_Ask(one))
+            self._waiting.setdefault(host, deque()).append(_Ask(one.row, url))
         now = asyncio.get_running_loop().time()
         self._ready = [(now, next(self._order), host) for host in self._waiting]
 
@@ -219,10 +230,10 @@ class Frontier:
         waiting, answers = self._waiting[host], []
         while waiting:
             try:
-                self._asker.check(waiting[0].wanted)
+                self._asker.check(waiting[0].url)
                 break
             except FetchError as error:
-                answers.append(Answered(waiting.popleft().wanted.row, error.code, None))
+                answers.append(Answered(waiting.popleft().row, error.code, None))
         if not waiting:
             del self._waiting[host]
         self._left -= len(answers)
@@ -251,10 +262,11 @@ class Frontier:
             del self._waiting[host]
 
     async def _one(self, slot: Slot, asked: _Ask) -> None:
-        """Ask for one image; what may be otherwise later is queued again."""
-        body, error = None, None
+        """Ask for one image; what is elsewhere, or may be otherwise later, is queued again."""
+        found: Body | URL | None = None
+        error = None
         try:
-            body = await self._asker.image(asked.wanted)
+            found = await self._asker.image(asked.url)
         except FetchError as failed:
             error = failed
         finally:
@@ -262,11 +274,42 @@ class Frontier:
             self._asking -= Counter((slot.host,))  # a host without any goes
             self._met.add(slot.host)
             self._unpark(slot.host)
-        if error is None or not self._again(slot.host, asked, error):
-            self._left -= 1
-            await self._answer(Answered(asked.wanted.row, None if error is None else error.code, body))
-        await self._heard(slot.host, error)
+        given_up = self._heard(slot.host, error)
+        if isinstance(found, URL):
+            error = self._redirected(asked, found)
+            done = error is not None
+        else:
+            done = error is None or bool(given_up) or not self._again(slot.host, asked, error)
+        if done:
+            body = found if isinstance(found, Body) else None
+            given_up.insert(0, Answered(asked.row, None if error is None else error.code, body))
+        self._left -= len(given_up)
         self._changed.set()
+        for answered in given_up:
+            await self._answer(answered)
+
+    def _redirected(self, asked: _Ask, url: URL) -> FetchError | None:
+        """Queue what is elsewhere at the host that has it, before the others there; return why it is not fetched, if so."""
+        if asked.redirects == self._manners.max_redirects:
+            return FetchError("too_many_redirects")
+        try:
+            host = self._asker.check(url)
+        except FetchError as error:
+            return error
+        asked.url, asked.tries, asked.redirects = url, 0, asked.redirects + 1
+        self._wait(host, asked, first=True)
+        return None
+
+    def _wait(self, host: str, asked: _Ask, *, first: bool = False) -> None:
+        """Queue a url at its host."""
+        waiting = self._waiting.get(host)
+        if waiting is None:
+            self._waiting[host] = deque([asked])
+            self._queue(host, asyncio.get_running_loop().time())
+        elif first:
+            waiting.appendleft(asked)
+        else:
+            waiting.append(asked)
 
     def _unpark(self, host: str) -> None:
         if host in self._parked:
@@ -283,26 +326,18 @@ class Frontier:
         asked.tries += 1
         if not error.wait:
             self._hosts.postpone(host, min(self._manners.timeout, 0.5 * 2**asked.tries))
-        waiting = self._waiting.get(host)
-        if waiting is not None:
-            waiting.append(asked)
-        else:
-            self._waiting[host] = deque([asked])
-            self._queue(host, asyncio.get_running_loop().time())
+        self._wait(host, asked)
         return True
 
-    async def _heard(self, host: str, error: FetchError | None) -> None:
-        """Give a host up that does not answer, time after time, or that wants to be asked much later."""
+    def _heard(self, host: str, error: FetchError | None) -> list[Answered]:
+        """Give a host up that does not answer, time after time, or that wants to be asked much later; return what is lost."""
         if error is None or not (error.passing or error.code in _DEAD):
             self._silent.pop(host, None)
-            return
+            return []
         self._silent[host] = self._silent.get(host, 0) + 1
         if (self._silent[host] < DOWN and error.wait <= LONGEST) or host not in self._waiting:
-            return
-        given_up = self._waiting.pop(host)
+            return []
         self._parked.discard(host)
         self._ready = [entry for entry in self._ready if entry[2] != host]
         heapq.heapify(self._ready)
-        self._left -= len(given_up)
-        for one in given_up:
-            await self._answer(Answered(one.wanted.row, "host_down", None))
+        return [Answered(one.row, "host_down", None) for one in self._waiting.pop(host)]

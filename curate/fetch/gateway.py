@@ -43,13 +43,16 @@ _ATTEMPTS = 2
 
 def through_img2dataset(
     wanted: Sequence[Wanted], manners: Manners, child: Sequence[str] = ("-m", "curate.fetch.img2dataset_child")
-) -> Generator[Got, None, None]:
-    """Yield what comes of each wanted image, in any order, each once; `child` is how Python starts img2dataset."""
+) -> Generator[Got | None, None, None]:
+    """Yield what comes of each wanted image, in any order, each once, and None; `child` is how Python starts img2dataset."""
     left = dict(enumerate(wanted))
     with _serving(wanted, manners) as gateway:
         for _ in range(_ATTEMPTS):
             if left:
                 for number, body in _downloaded(gateway, sorted(left), child):
+                    if number is None:
+                        yield None
+                        continue
                     error = gateway.causes.get(number)
                     if body is not None or error is not None:
                         yield Got(left.pop(number).row, None if body is not None else error, body)
@@ -146,8 +149,8 @@ def _until_cancelled(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], 
         gateway.started.set()
 
 
-def _downloaded(gateway: _Gateway, numbers: Sequence[int], child: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
-    """Let img2dataset download some numbers; yield each that it is done with, and the bytes if it has them."""
+def _downloaded(gateway: _Gateway, numbers: Sequence[int], child: Sequence[str]) -> Iterator[tuple[int | None, bytes | None]]:
+    """Let img2dataset download some numbers; yield each that it is done with, and the bytes if it has them; or no number."""
     with TemporaryDirectory(prefix="curate-img2dataset-") as name:
         folder = Path(name) / "out"
         pq.write_table(pa.table({"url": list(map(gateway.url, numbers)), "number": numbers}), Path(name) / "urls.parquet")
@@ -159,6 +162,7 @@ def _downloaded(gateway: _Gateway, numbers: Sequence[int], child: Sequence[str])
         try:
             seen: set[Path] = set()
             for _ in _moving(process, gateway):
+                yield None, None
                 yield from _finished(folder, seen)
             yield from _finished(folder, seen)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy.typing as npt
 import xxhash
 from yarl import URL
 
+from curate.errors import InputError
 from curate.fetch.errors import FetchError
 from curate.fetch.manners import Manners
+
+_HOST = re.compile(r"[A-Za-z0-9._\-]+|[0-9A-Fa-f:.]+")
 
 
 class Refused:
@@ -24,7 +28,7 @@ class Refused:
     def check(self, url: URL) -> None:
         """Raise FetchError for a url that is on a list."""
         if self._hosts:
-            host = (url.host or "").rstrip(".")
+            host = (url.raw_host or "").lower().rstrip(".")
             parts = host.split(".")
             if any(".".join(parts[start:]) in self._hosts for start in range(len(parts))):
                 raise FetchError("blocked")
@@ -36,19 +40,34 @@ class Refused:
 
 
 def refused(manners: Manners) -> Refused:
-    """Return the lists that are named. Raises OSError."""
-    hosts = _hosts(manners.blocklist) if manners.blocklist else frozenset()
-    urls = _urls(manners.opted_out) if manners.opted_out else np.empty(0, np.uint64)
+    """Return the lists that are named. Raises OSError, InputError for a line that is no host."""
+    hosts = _hosts(manners.blocklist, _stamp(manners.blocklist)) if manners.blocklist else frozenset()
+    urls = _urls(manners.opted_out, _stamp(manners.opted_out)) if manners.opted_out else np.empty(0, np.uint64)
     return Refused(hosts, urls)
 
 
-@lru_cache(4)
-def _hosts(path: str) -> frozenset[str]:
-    return frozenset(line.lower().removeprefix("*.").strip(".") for line in _lines(path))
+def _stamp(path: str) -> int:
+    return Path(path).stat().st_mtime_ns
 
 
 @lru_cache(4)
-def _urls(path: str) -> npt.NDArray[np.uint64]:
+def _hosts(path: str, stamp: int) -> frozenset[str]:
+    return frozenset(_host(path, line) for line in _lines(path))
+
+
+def _host(path: str, line: str) -> str:
+    """Return the host that a line names: as it is spelt in requests, whatever stands around it. Raises InputError."""
+    try:
+        host = URL(line if "://" in line else f"http://{line.removeprefix('*.').strip('.')}").raw_host
+    except (ValueError, TypeError):
+        host = None
+    if host is None or not _HOST.fullmatch(host):
+        raise InputError(f"{path}: {line[:80]!r} is no host")
+    return host.lower().rstrip(".")
+
+
+@lru_cache(4)
+def _urls(path: str, stamp: int) -> npt.NDArray[np.uint64]:
     keys = np.fromiter((xxhash.xxh3_64_intdigest(_normal(line).encode()) for line in _lines(path)), np.uint64)
     return np.unique(keys)
 

@@ -48,7 +48,7 @@ class Manners:
             ipaddress.ip_network(network)
 
     def ready(self) -> None:
-        """Raise InputError where sites could not write to anybody, or a package or list is not there."""
+        """Raise InputError where sites could not write to anybody, or a package or list is not there, or a list is none."""
         if not self.contact.strip():
             raise InputError(
                 "the images of this input are fetched from the web, and sites must be able to write to you: "
@@ -60,3 +60,6 @@ class Manners:
             path = getattr(self, name)
             if path is not None and not Path(path).is_file():
                 raise InputError(f"fetch.{name}: {path}: no such file")
+        from curate.fetch.lists import refused
+
+        refused(self)

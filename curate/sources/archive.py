@@ -41,6 +41,7 @@ PAIR_SCHEMA = pa.schema(
 
 DAMAGES = {
     "damaged_record": "a record that cannot be read; the next one was found",
+    "damaged_page": "a page that cannot be read; the next one was",
     "bad_chunks": "the HTTP chunks make no sense past some point",
     "bad_encoding": "the gzip, deflate, brotli or zstd data of the page is damaged, or its encoding unknown",
     "page_cut": f"the page was longer than {MAX_PAGE >> 20} MiB, and only that much was read",
@@ -87,7 +88,11 @@ class Reading:
     def located(self) -> Iterator[Located]:
         """Yield pairs in document order. Raises ShardBreak where the file cannot be read any further."""
         for record in warc.records(self.path, self.tally):
-            url, found = self._page(record)
+            try:
+                url, found = self._page(record)
+            except (ValueError, OverflowError, RecursionError):  # of a library, over bytes that nobody has thought of
+                self._note("damaged_page")
+                continue
             if found is None or not url:
                 continue
             self.tally.images += found.images
@@ -127,7 +132,7 @@ class Reading:
         if head is None:
             head = http.Head({"content-type": record.header("Content-Type") or ""}, 0)
         if not _is_html(head, block[head.size : head.size + 256]):
-            if self.images is not None and head.media().startswith("image/"):
+            if self.images is not None and head.media().startswith("image/") and head.status == 200:
                 self.images.note(record)
             return "", None
         self.tally.pages += 1

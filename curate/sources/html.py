@@ -50,7 +50,9 @@ _MARKUP = re.compile(rf"<(?:/?[a-zA-Z]{_NAMED}*+{_REST}>|{_COMMENT}|{_BOGUS})")
 _RAW_END = {name: re.compile(rf"</{name}(?=[\t\n\f\r />])", re.IGNORECASE) for name in _RAW}
 _SCRIPT = re.compile(r"<script(?=[\t\n\f\r />])", re.IGNORECASE)
 _REFERENCE = re.compile(r"&(?:#(?:[xX][0-9a-fA-F]++|[0-9]++);?|([a-zA-Z][a-zA-Z0-9]*+(?:;|(?!=))))")
-_CANDIDATE = re.compile(r"[\t\n\f\r ,]*+([^\t\n\f\r ]++)([^,(]*+(?:\([^)]*+\)?[^,(]*+)*+),?")
+_LONG_NUMBER = re.compile(r"&#(?:([0-9]{9,})|[xX]([0-9a-fA-F]{9,}));?")
+_CANDIDATE = re.compile(r"[\t\n\f\r ,]*+([^\t\n\f\r ]++)")
+_DESCRIBED = re.compile(r"([^,(]*+(?:\([^)]*+\)?[^,(]*+)*+),?")
 _DESCRIPTOR = re.compile(r"(?<![^\t\n\f\r ])(\d{1,9}(?:\.\d{1,9})?)([wx])(?![^\t\n\f\r ])")
 _NUMBER = re.compile(r"[\t\n\f\r ]*([0-9]{1,9})(?:px)?[\t\n\f\r ]*")
 
@@ -308,7 +310,21 @@ def attributes(written: str) -> dict[str, str]:
 
 def _referred(reference: re.Match[str]) -> str:
     # without its semicolon a name before a letter or "=" is part of a URL: "?a=1&copy=2"
-    return unescape(reference[0]) if reference[1] is None else html5.get(reference[1], reference[0])
+    return entities(reference[0]) if reference[1] is None else html5.get(reference[1], reference[0])
+
+
+def entities(text: str) -> str:
+    """Return a text with its character references resolved; numbers that no character has are replaced, however long.
+
+    >>> entities("&amp;&#65;&#" + "0" * 5000 + "66;&#" + "9" * 5000 + ";") == "&AB\ufffd"
+    True
+    """
+    return unescape(_LONG_NUMBER.sub(_shortened, text)) if "&#" in text else unescape(text)
+
+
+def _shortened(number: re.Match[str]) -> str:
+    digits = (number[1] or number[2]).lstrip("0")
+    return "\ufffd" if len(digits) > 8 else f"&#{'' if number[1] else 'x'}{digits or '0'};"
 
 
 def unescaped(value: str) -> str:
@@ -329,7 +345,7 @@ def plain_text(source: str, *, strip: bool = True) -> str:
     """
     if "<" in source:
         source = _MARKUP.sub(" ", _INLINE.sub("", source))
-    text = unescape(source) if "&" in source else source
+    text = entities(source) if "&" in source else source
     joined = " ".join(text.split())
     if strip or not text:
         return joined
@@ -368,12 +384,11 @@ def largest(srcset: str) -> str | None:
     best, most = None, -1.0
     at = 0
     while (candidate := _CANDIDATE.match(srcset, at)) is not None:
-        url, described = candidate[1], candidate[2]
-        at = candidate.end()
+        url, at, size = candidate[1], candidate.end(), None
         if url.endswith(","):  # no descriptor: the URL ends here
-            at, described = candidate.end(1), ""
             url = url.rstrip(",")
-        size = _DESCRIPTOR.search(described)
+        elif (described := _DESCRIBED.match(srcset, at)) is not None:
+            at, size = described.end(), _DESCRIPTOR.search(described[1])
         value = (float(size[1]) * (1 if size[2] == "w" else 0.001)) if size else 0.001
         if url and value > most and _usable(url):
             best, most = url, value

@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass, field
 
 _END = re.compile(rb"\r?\n\r?\n")
+_STATUS = re.compile(rb"HTTP/[0-9.]{1,8} +([0-9]{3})(?![0-9])")
 _LINE = re.compile(rb"\r?\n(?![ \t])")
 _CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\n]{0,4096})?\r?\n")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.IGNORECASE)
@@ -18,6 +19,7 @@ class Head:
 
     fields: dict[str, str]
     size: int  # bytes, with the empty line after it
+    status: int = 200
 
     def media(self) -> str:
         """Return the media type, empty when there is none."""
@@ -47,7 +49,8 @@ def head_of(block: bytes) -> Head | None:
         name, colon, value = line.partition(b":")
         if colon:
             fields.setdefault(name.strip().lower().decode("latin-1"), value.strip().decode("latin-1"))
-    return Head(fields, end.end())
+    status = _STATUS.match(block)
+    return Head(fields, end.end(), int(status[1]) if status else 0)
 
 
 def body_of(head: Head, data: bytes, most: int) -> Body:

@@ -111,7 +111,7 @@ def when(record: Record) -> int | None:
     if found is None:
         return None
     parts = [int(part or 0) for part in found.groups()]
-    if not (1 <= parts[1] <= 12 and 1 <= parts[2] <= 31 and parts[0] >= 1):
+    if not (1 <= parts[1] <= 12 and 1 <= parts[2] <= 31 and parts[0] >= 1 and parts[3] < 24 and max(parts[4:6]) <= 60):
         return None
     return calendar.timegm((parts[0], parts[1], parts[2], parts[3], parts[4], parts[5]))
 
@@ -238,7 +238,9 @@ class _Warc:
     def _resume_from(self, at: int) -> int:
         if self.last is None:
             return at + 1
-        return self.last.offset + (max(1, self.last.length) if self.packed == "plain" and not self.last.broken else 1)
+        after = self.last.offset + max(1, self.last.length)
+        right = after <= os.path.getsize(self.path)
+        return after if right and self.packed == "plain" and not self.last.broken else self.last.offset + 1
 
     def _next(self, after: int) -> int | None:
         """Return where the next record starts, from byte `after` on; None when there is none that could be found."""
