@@ -23,7 +23,7 @@ class Manners:
     connections: int = _key(256, "requests of one worker at once")
     per_host: int = _key(4, "connections to one host at once, of all workers of a machine")
     rate: float = _key(10.0, "requests a second to one host, of all workers of a machine; 0 = no limit")
-    timeout: float = _key(30.0, "seconds for one request with its redirects")
+    timeout: float = _key(30.0, "seconds for one request")
     max_bytes: int = _key(50_000_000, "bytes of one image")
     max_redirects: int = _key(5, "redirects that are followed")
     retries: int = _key(2, "times that is asked again after a failed connection, 429 or 5xx")
