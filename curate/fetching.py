@@ -34,8 +34,8 @@ PIECE_BYTES = 512 << 20
 PIECE_SECONDS = 60.0
 """When a piece ends: it is what a kill can lose, and what a worker holds of a remote OUT on its disk."""
 
-WINDOW = 250_000
-"""Records whose images are asked for at once, of a shard of any size."""
+WINDOW = 100_000
+"""Records whose images are asked for at once, of a shard of any size: some 200 MB of urls and queues."""
 
 Download = Callable[[Sequence[Wanted], Manners], Generator[Got | None, None, None]]
 
