@@ -18,6 +18,8 @@ DATE = "2024-05-18T01:58:10Z"
 class Archive:
     """A WARC that is being written; records have fixed ids, so the same calls give the same bytes."""
 
+    status = "200 OK"  # of the next answers
+
     def __init__(self, packed: bool = True) -> None:
         self.file = io.BytesIO()
         self.starts: list[int] = []
@@ -26,7 +28,7 @@ class Archive:
     def answer(self, url: str, body: bytes, headers: Mapping[str, str] | None = None, kind: str = "response") -> None:
         """Write what a server answered."""
         told = list({"Content-Type": "text/html", **(headers or {})}.items())
-        http = StatusAndHeaders("200 OK", told, protocol="HTTP/1.1") if kind != "resource" else None
+        http = StatusAndHeaders(self.status, told, protocol="HTTP/1.1") if kind != "resource" else None
         self.record(url, kind, body, http, told[0][1])
 
     def record(

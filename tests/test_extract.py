@@ -161,10 +161,13 @@ def test_images_of_the_archive_itself_become_samples(tmp_path: Path) -> None:
     html = "".join(f"<img src='{name}' alt='{alt}'>" for name, alt in tags)
     archive.answer("http://site.example/", html.encode())
     images = {"a.jpg": jpeg(1), "b.png": picture(2, "PNG")}
+    archive.status = "404 Not Found"
+    archive.answer("http://site.example/a.jpg", jpeg(9), {"Content-Type": "image/jpeg"})  # what stands for a missing picture
+    archive.status = "200 OK"
     for name, data in images.items():
         archive.answer(f"http://site.example/{name}", data, {"Content-Type": "image/" + name[2:].replace("jpg", "jpeg")})
     archive.answer("http://site.example/e.jpg", b"<html>gone", {"Content-Type": "image/jpeg"})
-    again = {"WARC-Refers-To": "<urn:uuid:" + f"{2:032x}>", "WARC-Refers-To-Target-URI": "http://site.example/a.jpg"}
+    again = {"WARC-Refers-To": "<urn:uuid:" + f"{3:032x}>", "WARC-Refers-To-Target-URI": "http://site.example/a.jpg"}
     archive.record("http://site.example/d.jpg", "revisit", b"", media="application/http", more=again)
     archive.write(tmp_path / "in" / "x.warc.gz")
     outcome = Runs(tmp_path / "in", tmp_path / "out", with_images=True)()

@@ -15,9 +15,11 @@ import pytest
 
 from curate import plan as planning
 from curate import recipe as recipes
-from curate.errors import InputError, RecipeError
+from curate.commands.common import apart
+from curate.errors import InputError, OutputError, RecipeError
 from curate.fetch import Got, Wanted
 from curate.fetch.manners import Manners
+from curate.fetching import _Arrived, _some, _Wish
 from curate.report.fetches import Fetches, fetches
 from curate.savings import Savings, savings
 from curate.sources import list_shards
@@ -240,3 +242,31 @@ def test_the_rest_of_the_crawl_is_only_counted(tmp_path):
     assert (counted.records, counted.kept) == (4, 2)
     assert [row["dropped_by"] for row in decisions(tmp_path / "counted")] == ["caption_frequency"] * 2 + [None] * 2
     assert [row["caption_frequency"] for row in decisions(tmp_path / "counted")][:2] == [7, 7]
+
+
+def test_a_piece_ends_on_time_however_slowly_images_come():
+    def trickle() -> Generator[_Arrived | None, None, None]:
+        yield _Arrived([_Wish(0, None)], "http_404", None)
+        while True:
+            yield None
+
+    arriving = trickle()
+    assert [one.error for one in _some(arriving, until=0.0) if one] == ["http_404"]
+    assert _some(arriving, until=0.0) == []
+
+
+@pytest.mark.parametrize(("given", "out"), [("in", "in"), ("in", "in/out"), ("in/shards", "in"), ("in/*.tar", "in")])
+def test_an_output_is_no_input(given, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="choose another --out"):
+        apart([given], out)
+    apart([given], "in-other")
+
+
+def test_an_extraction_is_no_place_for_a_run(mixed, tmp_path):
+    setup, _ = mixed
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").touch()
+    (tmp_path / "out" / "extract.json").write_text("{}")
+    with pytest.raises(OutputError, match="output of curate extract"):
+        run_job(setup, tmp_path / "out")
