@@ -271,7 +271,9 @@ class Frontier:
             error = failed
         finally:
             self._hosts.release(slot)
-            self._asking -= Counter((slot.host,))  # a host without any goes
+            self._asking[slot.host] -= 1
+            if not self._asking[slot.host]:
+                del self._asking[slot.host]
             self._met.add(slot.host)
             self._unpark(slot.host)
         given_up = self._heard(slot.host, error)
