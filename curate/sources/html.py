@@ -60,7 +60,7 @@ LAZY = (
     "data-src", "data-original", "data-lazy-src", "data-lazy", "data-lazyload", "data-original-src", "data-orig-file",
     "data-actualsrc", "data-url", "data-hi-res-src", "data-large-file", "data-full-src",
 )  # fmt: skip
-"""Attributes from which scripts load an image when it is scrolled into view: `src` is a placeholder where one stands."""
+"""Attributes from which scripts load an image when it is scrolled into view: `src` holds a stand-in until then."""
 
 LAZY_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set", "lazy-srcset")
 """The same for `srcset`."""
