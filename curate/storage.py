@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -275,6 +276,16 @@ def opened(url: str) -> Any:
     return tried(lambda: fs.open(path, "rb", cache_type="none"))
 
 
+def own_folder(name: str, under: Path | None = None) -> Path:
+    """Return a folder for temporary files that all processes of this user share. Raises PermissionError when it is another's."""
+    folder = (under or Path(gettempdir())) / f"curate-{name}-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        raise PermissionError(f"{folder} is another user's")
+    return folder
+
+
 def local_copy(storage: Storage, folder: str, names: Sequence[str]) -> Path:
     """Return a folder of this disk with some files of a folder that never changes; the first process of a node copies them.
 
@@ -282,10 +293,7 @@ def local_copy(storage: Storage, folder: str, names: Sequence[str]) -> Path:
     """
     if isinstance(storage, Disk):
         return Path(storage.root, folder)
-    copies = Path(gettempdir()) / f"curate-copies-{os.getuid()}"
-    copies.mkdir(mode=0o700, exist_ok=True)
-    if copies.stat().st_uid != os.getuid():
-        raise PermissionError(f"{copies} is another user's")
+    copies = own_folder("copies")
     copy = copies / xxhash.xxh3_64_hexdigest(storage.url(folder).encode())
     with (copies / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -8,9 +8,9 @@ import gzip
 import ipaddress
 import multiprocessing
 import zlib
-from pathlib import Path
 
 import pytest
+from aiohttp import ThreadedResolver
 from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from curate.errors import InputError
 from curate.fetch import ERRORS, Got, Manners, Wanted, fetch
 from curate.fetch.addresses import networks_of, permitted
-from curate.fetch.client import Wire, host_of, place, retry_after
+from curate.fetch.client import Resolving, host_of, place, retry_after
 from curate.fetch.crawl import crawl
 from curate.fetch.errors import FetchError
 from curate.fetch.hosts import BUSY, Hosts, Slot
@@ -38,10 +38,10 @@ def manners(**changed: object) -> Manners:
     return Manners(**{**told, **changed})  # type: ignore[arg-type]
 
 
-def came(urls: list[str], told: Manners, wire: Wire | None = None) -> dict[str, str | bytes]:
+def came(urls: list[str], told: Manners, resolving: Resolving = ThreadedResolver) -> dict[str, str | bytes]:
     """Return what came of each url: bytes or a code."""
     found = {}
-    for got in crawl([Wanted(row, url) for row, url in enumerate(urls)], told, wire):
+    for got in crawl([Wanted(row, url) for row, url in enumerate(urls)], told, resolving):
         if got is None:
             continue
         assert (got.error is None) != (got.body is None) and got.row not in found
@@ -462,7 +462,7 @@ def test_the_address_that_is_connected_to_is_the_one_that_was_checked():
     resolver = Rebinding()
     resolver.answers.clear()
     url = "http://rebinding.example/a.jpg"
-    assert came([url], manners(networks=()), Wire(lambda: resolver))[url] == "private_address"
+    assert came([url], manners(networks=()), lambda: resolver)[url] == "private_address"
 
 
 @given(st.text(max_size=80))
@@ -533,10 +533,4 @@ def test_a_fault_of_this_machine_is_not_charged_to_a_site():
             """Have nothing to close."""
 
     with pytest.raises(OSError, match="too many open files"):
-        came(["http://a.example/"], manners(), Wire(Full))
-
-
-def test_the_default_folder_is_ones_own():
-    from curate.fetch.hosts import _folder
-
-    assert _folder().stat().st_mode & 0o777 == 0o700 and isinstance(_folder(), Path)
+        came(["http://a.example/"], manners(), Full)

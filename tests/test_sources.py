@@ -611,6 +611,15 @@ def test_the_output_of_a_run_is_its_tars(tmp_path):
     assert [Path(shard.url).name for shard in list_shards([str(tmp_path)], {})] == ["0.tar"]
 
 
+def file_of(path, content):
+    """Write bytes, or columns as parquet."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        pq.write_table(pa.table(content), path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -622,11 +631,7 @@ def test_the_output_of_a_run_is_its_tars(tmp_path):
     ],
 )
 def test_inputs_that_cannot_be_used(tmp_path, name, content, message):
-    path = tmp_path / name
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        pq.write_table(pa.table(content), path)
+    path = file_of(tmp_path / name, content)
     with pytest.raises(InputError, match=message) as error:
         list_shards([str(path)], {})
     assert "\n" not in str(error.value)
@@ -642,11 +647,7 @@ def test_inputs_that_cannot_be_used(tmp_path, name, content, message):
     ],
 )
 def test_a_table_of_urls(tmp_path, name, content, columns):
-    path = tmp_path / name
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        pq.write_table(pa.table(content), path)
+    path = file_of(tmp_path / name, content)
     shard, rows = one(path)
     assert shard.on_the_web and dict(shard.columns) == columns
     assert [row["text"] for row in rows] == ["t", "u"] and [row["image"] for row in rows] == [None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from curate.errors import InputError, OutputError
 from curate.lease import FOLDER, Lease, superseded
-from curate.storage import Disk, Found, Remote, Storage, local_copy, storage
+from curate.storage import Disk, Found, Remote, Storage, local_copy, own_folder, storage
 from curate.store import Store
 
 PLACES = ["disk", "memory", "s3"]
@@ -229,3 +230,11 @@ def test_what_a_kill_left_among_the_facts_is_swept(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == kept
     with store.storage.reading(store.facts("words-v1", f"{1:016x}") or "") as path:
         assert path.read_bytes() == b"facts"
+
+
+def test_the_folder_that_a_users_processes_share_is_nobody_elses(tmp_path: Path) -> None:
+    assert own_folder("x", tmp_path).stat().st_mode & 0o777 == 0o700
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"curate-y-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionError, match="another user"):
+        own_folder("y", tmp_path)

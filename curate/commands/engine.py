@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from curate.commands import common
-from curate.commands.options import Extract, Run
+from curate.commands.options import Run, Work
 from curate.contracts import Runner
 from curate.errors import InputError, RunnerError
 from curate.plan import Plan
+
+if TYPE_CHECKING:
+    from curate.runners.ray import RayRunner
+    from curate.runners.spark import SparkRunner
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def crew(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
 
 
 @contextmanager
-def open_runner(given: Extract, items: int) -> Iterator[Runner]:
+def open_runner(given: Work, items: int) -> Iterator[Runner]:
     """Open the runner of a command without models, for so many items. Raises RunnerError without its package or cluster."""
     if given.runner == "local":
         from curate.runners.local import LocalRunner
@@ -43,27 +47,27 @@ def open_runner(given: Extract, items: int) -> Iterator[Runner]:
         with LocalRunner(max(1, min(common.workers(given.workers), items))) as runner:
             yield runner
     elif given.runner == "ray":
-        with _ray_runner(given.address, given.workers) as on_ray:
+        with _ray_runner(given) as on_ray:
             yield on_ray
     else:
-        with _spark_runner(given.master, given.workers) as on_spark:
+        with _spark_runner(given) as on_spark:
             yield on_spark
 
 
-def _ray_runner(address: str, workers: int | None) -> AbstractContextManager[Runner]:
+def _ray_runner(given: Work, gpus: int | None = None, least: int = 1) -> RayRunner:
     try:
         from curate.runners.ray import RayRunner
     except ImportError as error:
         raise RunnerError(f"--runner ray needs {error.name}: pip install 'curate[ray]'") from None
-    return RayRunner(address, workers)
+    return RayRunner(given.address, given.workers, gpus, least)
 
 
-def _spark_runner(master: str | None, workers: int | None) -> AbstractContextManager[Runner]:
+def _spark_runner(given: Work, gpus: int | None = None) -> SparkRunner:
     try:
         from curate.runners.spark import SparkRunner
     except ImportError as error:
         raise RunnerError(f"--runner spark needs {error.name}: pip install 'curate[spark]'") from None
-    return SparkRunner(master, workers)
+    return SparkRunner(given.master, given.workers, gpus)
 
 
 @contextmanager
@@ -77,21 +81,13 @@ def _local(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
 
 @contextmanager
 def _ray(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
-    try:
-        from curate.runners.ray import RayRunner
-    except ImportError as error:
-        raise RunnerError(f"--runner ray needs {error.name}: pip install 'curate[ray]'") from None
-    with RayRunner(given.address, given.workers, given.gpus, given.min_workers) as runner:
+    with _ray_runner(given, given.gpus, given.min_workers) as runner:
         yield _on_cluster(runner, given, plan, shards)
 
 
 @contextmanager
 def _spark(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
-    try:
-        from curate.runners.spark import SparkRunner
-    except ImportError as error:
-        raise RunnerError(f"--runner spark needs {error.name}: pip install 'curate[spark]'") from None
-    with SparkRunner(given.master, given.workers, given.gpus) as runner:
+    with _spark_runner(given, given.gpus) as runner:
         yield _on_cluster(runner, given, plan, shards)
 
 

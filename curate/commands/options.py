@@ -7,16 +7,22 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Run:
-    """Arguments of `curate run`."""
+class Work:
+    """What is done, into what, and where."""
 
-    recipe: str
     inputs: tuple[str, ...]
     out: str
     runner: str
     address: str
     master: str | None
     workers: int | None
+
+
+@dataclass(frozen=True)
+class Run(Work):
+    """Arguments of `curate run`."""
+
+    recipe: str
     gpus: int | None
     gpu_share: float
     min_workers: int
@@ -32,15 +38,9 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Extract:
+class Extract(Work):
     """Arguments of `curate extract`."""
 
-    inputs: tuple[str, ...]
-    out: str
-    runner: str
-    address: str
-    master: str | None
-    workers: int | None
     surrounding: int
     images_from_archive: bool
     as_json: bool

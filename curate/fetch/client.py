@@ -6,11 +6,10 @@ import asyncio
 import errno
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from tempfile import TemporaryFile
 from time import time
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -105,25 +104,21 @@ class Answer(NamedTuple):
     body: Body
 
 
-@dataclass(frozen=True)
-class Wire:
-    """How the network is reached; tests give a resolver of their own."""
-
-    resolver: Callable[[], AbstractResolver] | None = None
+Resolving: TypeAlias = Callable[[], AbstractResolver]
+"""Makes what looks up names, in the loop that will use it."""
 
 
 class Client:
     """Asks for images. Used as an async context; not for several loops."""
 
-    def __init__(self, manners: Manners, hosts: Hosts, refused: Refused, wire: Wire | None = None) -> None:
-        self._manners, self._hosts, self._refused, self._wire = manners, hosts, refused, wire or Wire()
+    def __init__(self, manners: Manners, hosts: Hosts, refused: Refused, resolving: Resolving) -> None:
+        self._manners, self._hosts, self._refused, self._resolving = manners, hosts, refused, resolving
         self._sites: dict[str, tuple[float, asyncio.Future[Rules]]] = {}
 
     async def __aenter__(self) -> Client:
-        resolver = self._wire.resolver() if self._wire.resolver else aiohttp.ThreadedResolver()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, ttl_dns_cache=600, keepalive_timeout=1, resolver=resolver,
+                limit=0, ttl_dns_cache=600, keepalive_timeout=1, resolver=self._resolving(),
                 socket_factory=opener(networks_of(self._manners.networks)),
             ),
             cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False, raise_for_status=False,
@@ -147,8 +142,10 @@ class Client:
         return host_of(url)
 
     async def ask(self, url: URL) -> Body | URL:
-        """Return an image's bytes, or where they are instead; the caller has a connection to the host. Raises FetchError."""
-        self._refused.check(url)
+        """Return an image's bytes, or where they are instead. Raises FetchError.
+
+        The caller has asked `check`, and has a connection to the host.
+        """
         await self._permitted(url)
         async with _limited(self._manners.timeout):
             answer = await self._get(url, self._manners.max_bytes)
@@ -170,8 +167,6 @@ class Client:
         """Make one request and follow nothing; of a body that is too long take the beginning if `cut`. Raises FetchError."""
         try:
             async with self._session.get(url, allow_redirects=False) as response:
-                if response.status in _REDIRECTS or response.status in _ASK_AGAIN:
-                    return Answer(response.status, response.headers, Body(0))
                 if response.status != 200:
                     return Answer(response.status, response.headers, Body(0))
                 if (response.content_length or 0) > limit and not cut:
@@ -227,6 +222,7 @@ class Client:
 
     async def _followed(self, url: URL) -> bytes:
         for _ in range(self._manners.max_redirects + 1):
+            self._refused.check(url)  # a host that is never asked is not asked for rules either
             while wait := self._hosts.pace(host_of(url)):
                 await asyncio.sleep(wait)
             async with _limited(self._manners.timeout):

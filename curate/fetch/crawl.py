@@ -20,10 +20,11 @@ from itertools import count
 from typing import NamedTuple
 
 import xxhash
+from aiohttp import ThreadedResolver
 from yarl import URL
 
 from curate.fetch import Got, Wanted
-from curate.fetch.client import Body, Client, Wire, place
+from curate.fetch.client import Body, Client, Resolving, place
 from curate.fetch.errors import FetchError
 from curate.fetch.hosts import BUSY, LONGEST, Hosts, Slot
 from curate.fetch.lists import refused
@@ -59,7 +60,9 @@ class _Ask:
     redirects: int = 0
 
 
-def crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None = None) -> Generator[Got | None, None, None]:
+def crawl(
+    wanted: Sequence[Wanted], manners: Manners, resolving: Resolving = ThreadedResolver
+) -> Generator[Got | None, None, None]:
     """Yield what comes of each wanted image, in any order, each once; None while nothing comes. Close it to end all."""
     results: queue.SimpleQueue[Answered | BaseException | None] = queue.SimpleQueue()
     _many_files()
@@ -67,7 +70,7 @@ def crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None = None) 
     names = ThreadPoolExecutor(_RESOLVERS, "names")
     loop.set_default_executor(names)
     room = asyncio.Semaphore(_UNTAKEN)
-    task = loop.create_task(_crawl(wanted, manners, wire, _Outlet(results, room)))
+    task = loop.create_task(_crawl(wanted, manners, resolving, _Outlet(results, room)))
     thread = threading.Thread(target=_turn, args=(loop, task, results), name="crawl")
     thread.start()
     try:
@@ -123,10 +126,10 @@ class _Outlet:
         self.results.put(answered)
 
 
-async def _crawl(wanted: Sequence[Wanted], manners: Manners, wire: Wire | None, outlet: _Outlet) -> None:
+async def _crawl(wanted: Sequence[Wanted], manners: Manners, resolving: Resolving, outlet: _Outlet) -> None:
     hosts = Hosts(manners)
     try:
-        async with Client(manners, hosts, refused(manners), wire) as client:
+        async with Client(manners, hosts, refused(manners), resolving) as client:
             await Frontier(hosts, manners, Asker(client), outlet.put).run(wanted)
     finally:
         hosts.close()

@@ -25,10 +25,10 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from aiohttp import web
+from aiohttp import ThreadedResolver, web
 
 from curate.fetch import Got, Wanted
-from curate.fetch.client import Client, Wire
+from curate.fetch.client import Client
 from curate.fetch.crawl import Answered, Asker, Frontier
 from curate.fetch.hosts import Hosts
 from curate.fetch.lists import refused
@@ -84,7 +84,7 @@ class _Gateway:
         """Serve until it is cancelled."""
         hosts = Hosts(self._manners)
         try:
-            async with Client(self._manners, hosts, refused(self._manners), Wire()) as client:
+            async with Client(self._manners, hosts, refused(self._manners), ThreadedResolver) as client:
                 async def handle(request: web.Request) -> web.Response:
                     return await self._answer(request, client, hosts)
 

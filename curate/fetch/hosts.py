@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import struct
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 import xxhash
 
 from curate.fetch.manners import Manners
+from curate.storage import own_folder
 
 LONGEST = 120.0
 """Seconds that a Retry-After may ask for; what asks for more is not waited for."""
@@ -46,7 +45,7 @@ class Hosts:
 
     def __init__(self, manners: Manners, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
         """Take the shared files of `folder` (default: this user's); `clock` gives seconds that all processes agree on."""
-        place = folder or _folder()
+        place = folder or own_folder("hosts")
         self._per_host, self._pause = manners.per_host, 1 / manners.rate if manners.rate else 0.0
         self._clock = clock
         self._slots = _opened(place / "connections")
@@ -114,16 +113,6 @@ class Hosts:
 
 def _place(host: str) -> int:
     return xxhash.xxh3_64_intdigest(host.encode())
-
-
-def _folder() -> Path:
-    """Return the folder that all processes of this user share. Raises PermissionError when it is another user's."""
-    folder = Path(tempfile.gettempdir()) / f"curate-hosts-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise PermissionError(f"{folder} is another user's")
-    return folder
 
 
 def _opened(path: Path) -> int:
