@@ -35,8 +35,9 @@ test-cluster: $(STAMP)
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python .ci/layout.py build/layout
+	cd build/layout && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
+	cd build/layout && ../../$(VENV)/bin/lint-imports --config ../../pyproject.toml
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m tests.bench

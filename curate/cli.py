@@ -12,7 +12,7 @@ import click
 
 from curate import __version__
 from curate.commands import options
-from curate.errors import CurateError
+from curate.core.errors import CurateError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -239,7 +239,7 @@ def plan(given: options.Plan) -> None:
     Example:
       curate plan align 'crawl/*.tar'
     """
-    from curate.commands.show import plan_command
+    from curate.commands.plan import plan_command
 
     plan_command(given)
 
@@ -259,7 +259,7 @@ def stats(given: options.Stats) -> None:
       curate stats 'crawl/*.tar' --html before.html
       curate stats curated/shards
     """
-    from curate.commands.show import stats_command
+    from curate.commands.stats import stats_command
 
     stats_command(given)
 
@@ -270,7 +270,7 @@ def stats(given: options.Stats) -> None:
 @_gathered(options.Report)
 def report(given: options.Report) -> None:
     """Make OUT/report.html (again) and print the attrition table. OUT: a folder or URL (s3://, gs://)."""
-    from curate.commands.show import report_command
+    from curate.commands.report import report_command
 
     report_command(given)
 
@@ -285,7 +285,7 @@ def why(given: options.Why) -> None:
 
     OUT: a folder or URL (s3://, gs://). KEY: the record's own key, its key in the tars, its url, or the sha256 of its image.
     """
-    from curate.commands.explain import why_command
+    from curate.commands.why import why_command
 
     why_command(given)
 
@@ -304,7 +304,7 @@ def what_if(given: options.WhatIf) -> None:
     Example:
       curate what-if curated --set min_side.larger_than=256 --set caption_words.max_words=30
     """
-    from curate.commands.explain import what_if_command
+    from curate.commands.what_if import what_if_command
 
     what_if_command(given)
 
@@ -337,7 +337,7 @@ def calibrate(given: options.Calibrate) -> None:
     Example:
       curate calibrate imagenet_val --candidates 'crawl/00000.tar' --rate 0.001
     """
-    from curate.commands.show import calibrate_command
+    from curate.commands.calibrate import calibrate_command
 
     calibrate_command(given)
 
@@ -360,7 +360,7 @@ def train_mini(given: options.TrainMini) -> None:
       curate train-mini flickr8k/ --holdout flickr8k/000005.tar --out weights
       curate train-mini 000000.tar 000001.tar --epochs 4 --out weights --json
     """
-    from curate.commands.train import train_mini_command
+    from curate.commands.train_mini import train_mini_command
 
     train_mini_command(given)
 
@@ -370,7 +370,7 @@ def train_mini(given: options.TrainMini) -> None:
 @_gathered(options.List)
 def filters_(given: options.List) -> None:
     """List the filters: what they drop, their parameters with defaults, and the papers; and the facts sql can read."""
-    from curate.commands.show import filters_command
+    from curate.commands.filters import filters_command
 
     filters_command(given)
 
@@ -380,6 +380,6 @@ def filters_(given: options.List) -> None:
 @_gathered(options.List)
 def recipes(given: options.List) -> None:
     """List the recipes that come with curate."""
-    from curate.commands.show import recipes_command
+    from curate.commands.recipes import recipes_command
 
     recipes_command(given)

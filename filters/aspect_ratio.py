@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, threshold
+from curate.core.contracts import Batch, Filter, threshold
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class AspectRatio(Filter):
         """Keep ratios smaller than `below`, and null."""
         return pc.fill_null(pc.less(evidence, self.below), fill_value=True)
 
-    def marks(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
         """Return the threshold for the histogram."""
         return (self.below,)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, Stage, setting, threshold
+from curate.core.contracts import Batch, Filter, Stage, setting, threshold
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Blocklist(Filter):
         """Keep distances above `radius`, and null."""
         return pc.fill_null(pc.greater(evidence, self.radius), fill_value=True)
 
-    def marks(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
         """Return the threshold for the histogram."""
         return (self.radius,)
 

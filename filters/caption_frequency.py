@@ -6,7 +6,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, CorpusCount, Filter, setting, threshold
+from curate.core.contracts import Batch, CorpusCount, Filter, setting, threshold
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CaptionFrequency(Filter):
         """Keep counts up to `max_images`, and null."""
         return pc.fill_null(pc.less_equal(evidence, self.max_images), fill_value=True)
 
-    def marks(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
         """Return the threshold for the histogram."""
         return (self.max_images,)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import IMAGE_ROWS, Batch, Filter, Precision, Stage, setting, threshold
+from curate.core.contracts import IMAGE_ROWS, Batch, Filter, Precision, Stage, setting, threshold
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class CaptionMatch(Filter):
         """Keep `at_least` and more; never a null."""
         return pc.fill_null(pc.greater_equal(evidence, pa.scalar(self.at_least, pa.float32())), fill_value=False)
 
-    def marks(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
         """Return the threshold for the histogram."""
         return (self.at_least,)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, threshold
+from curate.core.contracts import Batch, Filter, threshold
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CaptionWords(Filter):
         inside = pc.and_(pc.greater_equal(evidence, self.min_words), pc.less_equal(evidence, self.max_words))
         return pc.fill_null(inside, fill_value=False)
 
-    def marks(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
         """Return both thresholds for the histogram."""
         return (self.min_words, self.max_words)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, Stage, setting, threshold
+from curate.core.contracts import Batch, Filter, Stage, setting, threshold
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ClipSimilarity(Filter):
 
     def provider(self) -> Stage:
         """Return the stage that embeds images and texts."""
-        from curate.stages.match import ClipStage
+        from curate.stages.clip import ClipStage
 
         return ClipStage(self.embedder, None, self.weights)
 
@@ -46,7 +46,7 @@ class ClipSimilarity(Filter):
         """Keep `at_least` and more; never a null."""
         return pc.fill_null(pc.greater_equal(evidence, pa.scalar(self.at_least, pa.float32())), fill_value=False)
 
-    def marks(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
         """Return the threshold for the histogram."""
         return (self.at_least,)
 

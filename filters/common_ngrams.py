@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, CorpusCount, Filter, setting, threshold
+from curate.core.contracts import Batch, CorpusCount, Filter, setting, threshold
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CommonNgrams(Filter):
         least = 1 if self.min_count is None else self.min_count
         return pc.fill_null(pc.greater_equal(evidence, least), fill_value=True)
 
-    def marks(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
         """Return the threshold for the histogram."""
         return () if self.min_count is None else (self.min_count,)
 

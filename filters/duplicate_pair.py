@@ -6,7 +6,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, CorpusCount, Filter, setting
+from curate.core.contracts import Batch, CorpusCount, Filter, setting
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, Stage, setting, threshold
+from curate.core.contracts import Batch, Filter, Stage, setting, threshold
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class EvalOverlap(Filter):
         """Return the stage that searches the sets."""
         if not self.sets:
             return None
-        from curate.stages.embed import EvalDistanceStage, EvalSimilarityStage, unresolved
+        from curate.stages.eval_overlap import EvalDistanceStage, EvalSimilarityStage
+        from curate.stages.evalsets import unresolved
 
         refs = unresolved(self.sets)
         return EvalSimilarityStage(self.embedder, refs) if self.method == "embedding" else EvalDistanceStage(refs)
@@ -59,7 +60,7 @@ class EvalOverlap(Filter):
             return pc.fill_null(pc.less(evidence, pa.scalar(self.similarity, pa.float32())), fill_value=True)
         return pc.fill_null(pc.greater(evidence, self.radius), fill_value=True)
 
-    def marks(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
         """Return the threshold of the method for the histogram."""
         return (self.similarity,) if self.method == "embedding" else (self.radius,)
 

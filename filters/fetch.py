@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter
+from curate.core.contracts import Batch, Filter
 
 
 @dataclass(frozen=True)

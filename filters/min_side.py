@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, threshold
+from curate.core.contracts import Batch, Filter, threshold
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ class MinSide(Filter):
         """Keep what is larger than `larger_than`, and null."""
         return pc.fill_null(pc.greater(evidence, self.larger_than), fill_value=True)
 
-    def marks(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
         """Return the threshold for the histogram."""
         return (self.larger_than,)

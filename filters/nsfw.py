@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, Stage, setting, threshold
+from curate.core.contracts import Batch, Filter, Stage, setting, threshold
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Nsfw(Filter):
         """Keep scores smaller than `below`, and null."""
         return pc.fill_null(pc.less(evidence, pa.scalar(self.below, pa.float32())), fill_value=True)
 
-    def marks(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
         """Return the threshold for the histogram."""
         return (self.below,)
 

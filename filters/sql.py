@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, setting
-from curate.expressions import columns_of, evaluate
-from curate.facts import FACTS
+from curate.core.contracts import Batch, Filter, setting
+from curate.core.expressions import columns_of, evaluate
+from curate.core.facts import FACTS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.contracts import Batch, Filter, setting, threshold
+from curate.core.contracts import Batch, Filter, setting, threshold
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Unreadable(Filter):
 
     def check(self) -> None:
         """Refuse kinds of damage that do not exist and a bound that every picture exceeds."""
-        from curate.stages.decode import DAMAGES
+        from curate.images.picture import DAMAGES
 
         unknown = [kind for kind in self.tolerate if kind not in DAMAGES]
         if unknown:

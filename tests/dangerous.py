@@ -10,8 +10,9 @@ from typing import NoReturn
 
 import pyarrow as pa
 
-from curate.errors import OutOfDeviceMemory
-from curate.stages.decode import DecodeStage, Picture
+from curate.core.errors import OutOfDeviceMemory
+from curate.images.picture import Picture
+from curate.stages.decode import DecodeStage
 
 SEGFAULT, LEAVE, KILLED, HANG, RAISE = b"please-segfault", b"please-leave", b"please-be-killed", b"please-hang", b"please-raise"
 

@@ -23,16 +23,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from curate import plan as planning
-from curate import recipe as recipes
-from curate.contracts import Counting, Needs, Runner, Stage, TaskDied
-from curate.fetching import Download
-from curate.job import Job, Outcome, Progress, Quiet, resolve
-from curate.lease import BEAT_SECONDS
-from curate.runners.duck import duckdb_counting
-from curate.sources import list_shards
-from curate.storage import storage
-from curate.store import Store
+from curate.core.contracts import Counting, Needs, Runner, Stage, TaskDied
+from curate.driver.progress import Outcome, Progress, Quiet
+from curate.driver.resolve import resolve
+from curate.driver.run import Job
+from curate.passes.fetch import Download
+from curate.planning import loader as recipes
+from curate.planning import plan as planning
+from curate.runners.local.counts import duckdb_counting
+from curate.sources.listing import list_shards
+from curate.storage.backend import storage
+from curate.storage.lease import BEAT_SECONDS
+from curate.storage.store import Store
 
 T = TypeVar("T")
 R = TypeVar("R")

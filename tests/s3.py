@@ -29,9 +29,10 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("needs moto[server,s3] and s3fs (extra dev)")
     log = tmp_path_factory.mktemp("s3") / "server.log"
     pipe = subprocess.PIPE
-    with log.open("w") as file, subprocess.Popen(
-        [sys.executable, "-c", _SERVE], stdin=pipe, stdout=pipe, stderr=file, text=True
-    ) as server:
+    with (
+        log.open("w") as file,
+        subprocess.Popen([sys.executable, "-c", _SERVE], stdin=pipe, stdout=pipe, stderr=file, text=True) as server,
+    ):
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         assert url, log.read_text()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.runners.local import LocalRunner
+from curate.runners.local.runner import LocalRunner
 from tests import running
 from tests.running import KEEP_ALL, Setup, curate, jpeg, leftovers, make_tar, manifest, run_job
 

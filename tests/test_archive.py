@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.contracts import RECORD_SCHEMA, Shard, ShardBreak
-from curate.sources import list_shards, open_shard, read
-from curate.sources.archive import DAMAGES, PAIR_SCHEMA, Options, Reading, pairs, stem_of
-from curate.sources.html import MAX_PAGE
-from curate.sources.wat import _links
+from curate.core.contracts import RECORD_SCHEMA, Shard, ShardBreak
+from curate.sources.listing import list_shards
+from curate.sources.opening import open_shard, read
+from curate.sources.webarchive.html import MAX_PAGE
+from curate.sources.webarchive.pairs import DAMAGES, PAIR_SCHEMA, Options, Reading, pairs, stem_of
+from curate.sources.webarchive.wat import _links
 from tests.archives import DATE, Archive, arc, page, site
 
 

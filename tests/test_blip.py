@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.errors import ModelError, OutOfDeviceMemory
+from curate.core.errors import ModelError, OutOfDeviceMemory
 from curate.models import load_captioner, load_embedder, load_matcher
-from curate.models.blip import TEXT_TOKENS, BlipCaptioner, BlipEmbedder, BlipMatcher, cleaned
-from curate.models.blip_network import MEAN, STD
-from curate.models.checkpoint import CONFIG, WEIGHTS, Kind, inspect, open_checkpoint
+from curate.models.blip.checkpoint import CONFIG, WEIGHTS, Kind, inspect, open_checkpoint
+from curate.models.blip.model import TEXT_TOKENS, BlipCaptioner, BlipEmbedder, BlipMatcher, cleaned
+from curate.models.blip.network import MEAN, STD
 from curate.models.device import Graphed, GraphMemory, out_of_memory_told
 from curate.models.protocols import Compute, Sampling
 from curate.models.sampling import next_tokens
@@ -92,7 +92,7 @@ def ids_of(text: str, first: int) -> list[int]:
 
     found: list[int] = Tokenizer.from_file(str(blips.TOKENIZER)).encode(cleaned(text)).ids
     found = [one for one in found if one] or found
-    return [first, *found[1 : TEXT_TOKENS - 1], 102][: TEXT_TOKENS] if len(found) > TEXT_TOKENS else [first, *found[1:]]
+    return [first, *found[1 : TEXT_TOKENS - 1], 102][:TEXT_TOKENS] if len(found) > TEXT_TOKENS else [first, *found[1:]]
 
 
 # Parity --------------------------------------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ def test_weights_that_are_missing_cut_off_or_pickles_are_told(captioner: Made, t
 
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_crash_the_header_parser(tmp_path_factory: pytest.TempPathFactory, body: bytes, framed: bool) -> None:
-    from curate.models.checkpoint import _header
+    from curate.models.blip.checkpoint import _header
 
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
     path.write_bytes(len(body).to_bytes(8, "little") + body if framed else body)
@@ -438,8 +438,8 @@ def test_a_model_of_the_hub_has_a_fixed_revision(spec: str, told: str, kind: Kin
 
 HUB = """
 import sys
-from curate.errors import ModelError, OutOfDeviceMemory
-from curate.models.checkpoint import inspect, open_checkpoint
+from curate.core.errors import ModelError, OutOfDeviceMemory
+from curate.models.blip.checkpoint import inspect, open_checkpoint
 try:
     print(inspect(sys.argv[1], "captioner"), open_checkpoint(sys.argv[1], "captioner").shape.side)
 except ModelError as error:

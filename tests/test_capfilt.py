@@ -14,16 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curate import plan as planning
-from curate import recipe as recipes
-from curate.contracts import Batch, Stage
-from curate.errors import RecipeError
-from curate.plan import Plan
-from curate.runners.local import LocalRunner
+from curate.core.contracts import Batch, Stage
+from curate.core.errors import RecipeError
+from curate.planning import loader as recipes
+from curate.planning import plan as planning
+from curate.planning.plan import Plan
+from curate.report.what_if import what_if
+from curate.runners.local.runner import LocalRunner
 from curate.stages.caption import CaptionStage, fault
-from curate.stages.match import MatchStage, texts_of
-from curate.storage import storage
-from curate.whatif import what_if
+from curate.stages.match import MatchStage
+from curate.stages.text_scores import texts_of
+from curate.storage.backend import storage
 from tests import running
 from tests.running import Setup, manifest, run_job, written
 
@@ -109,9 +110,7 @@ def test_the_first_filter_that_fails_drops_a_web_text(texts: Texts) -> None:
 # What is written -----------------------------------------------------------------------------------------------------
 
 
-def test_a_sample_is_a_record_with_all_of_its_kept_texts(
-    undisturbed: Path, texts: Texts
-) -> None:
+def test_a_sample_is_a_record_with_all_of_its_kept_texts(undisturbed: Path, texts: Texts) -> None:
     kept = {key: [one for one in several if one["dropped_by"] is None] for key, several in texts.items()}
     wanted = {several[0]["sample_key"]: several for several in kept.values() if several}
     found = samples(undisturbed)

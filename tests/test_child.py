@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from curate.contracts import TaskDied
-from curate.runners.child import Child
+from curate.core.contracts import TaskDied
+from curate.runners.spark.child import Child
 from tests.dangerous import devices, full, worker_of
 
 Start = Callable[[str], Child]
@@ -67,7 +67,7 @@ def test_a_child_ends_with_its_parent() -> None:
     """A parent that is killed in the middle of an item leaves nothing: the child's end of its output closes."""
     code = """
 import os, pickle, signal, threading
-from curate.runners.child import Child
+from curate.runners.spark.child import Child
 from tests.dangerous import HangingAt
 child = Child("")
 print(child.run(pickle.dumps(os.getpgid), 0), flush=True)

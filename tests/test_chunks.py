@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.contracts import TaskDied
-from curate.runners.child import Child
-from curate.runners.chunks import MOST, SECONDS, Chunks, Did, serve
+from curate.core.contracts import TaskDied
+from curate.runners.spark.child import Child
+from curate.runners.spark.chunks import MOST, SECONDS, Chunks, Did, serve
 from tests.dangerous import full
 
 

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curate.contracts import CorpusCount, Needs, Runner, Stage, TaskDied
-from curate.counts import Engine, merge
-from curate.extract import Extraction
-from curate.plan import Plan
-from curate.runners.local import LocalRunner
-from curate.sources import list_shards
-from curate.storage import storage
-from curate.store import Store
+from curate.core.contracts import CorpusCount, Needs, Runner, Stage, TaskDied
+from curate.counts.merge import Engine, merge
+from curate.driver.extract import Extraction
+from curate.planning.plan import Plan
+from curate.runners.local.runner import LocalRunner
+from curate.sources.listing import list_shards
+from curate.storage.backend import storage
+from curate.storage.store import Store
 from tests import running, test_capfilt, test_fetch_run
 from tests.archives import site
 from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, has_java, ray_cluster, spark_cluster, spark_home
@@ -81,12 +81,12 @@ def runner(engine: str, cluster: Cluster) -> Iterator[Runner]:
         with LocalRunner(2) as here:
             yield here
     elif engine == "ray":
-        from curate.runners.ray import RayRunner
+        from curate.runners.ray.runner import RayRunner
 
         with RayRunner() as on_ray:
             yield on_ray
     else:
-        from curate.runners.spark import SparkRunner
+        from curate.runners.spark.runner import SparkRunner
 
         with SparkRunner() as on_spark:
             yield on_spark

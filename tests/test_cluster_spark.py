@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.contracts import Grouping, Needs, PartialCounts, Stage, TaskDied
-from curate.errors import RunnerError
-from curate.plan import Plan
-from curate.runners.duck import duckdb_counting
+from curate.core.contracts import Grouping, Needs, PartialCounts, Stage, TaskDied
+from curate.core.errors import RunnerError
+from curate.planning.plan import Plan
+from curate.runners.local.counts import duckdb_counting
 from tests import running
 from tests.clusters import SparkCluster, has_java, spark_cluster
 from tests.dangerous import EndingItsParent, HangingAt, HungOnce, devices, worker_of
@@ -49,7 +49,7 @@ def application(cluster: SparkCluster, conf: dict[str, str], **settings: int) ->
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
-    from curate.runners.spark import SparkRunner
+    from curate.runners.spark.runner import SparkRunner
 
     SparkContext._ensure_initialized()  # a JVM keeps for its next applications what it is started with
     session = SparkSession.builder.master(cluster.address).config(map={"spark.ui.enabled": "false", **conf}).getOrCreate()
@@ -104,7 +104,7 @@ class TestOneApplication:
             assert list(scratch.iterdir()) == []
 
     def test_more_room_than_threads_makes_larger_jobs(self, runner: Any) -> None:
-        from curate.runners.spark import SparkRunner
+        from curate.runners.spark.runner import SparkRunner
 
         with SparkRunner(workers=100) as wide:
             assert sorted(wide.map(abs, range(150), Needs())) == list(range(150))
@@ -143,7 +143,7 @@ class TestOneApplication:
         assert leftovers(tmp_path / "out") == []
 
     def test_an_application_has_one_master(self, runner: Any) -> None:
-        from curate.runners.spark import SparkRunner
+        from curate.runners.spark.runner import SparkRunner
 
         with pytest.raises(RunnerError, match="leave --master out"), SparkRunner("local[2]"):
             pass
@@ -168,7 +168,7 @@ def test_executors_with_gpus_are_asked_for(cluster: SparkCluster) -> None:
 
 
 def test_what_an_application_cannot_do_is_one_line(cluster: SparkCluster) -> None:
-    from curate.runners.spark import SparkRunner
+    from curate.runners.spark.runner import SparkRunner
 
     with SparkRunner(cluster.address) as runner:
         with pytest.raises(RunnerError, match=r"set spark\.executor\.resource\.gpu\.amount"):
@@ -181,7 +181,7 @@ def test_what_an_application_cannot_do_is_one_line(cluster: SparkCluster) -> Non
 
 
 def test_workers_without_curate_are_one_line(cluster: SparkCluster, tmp_path: Path) -> None:
-    from curate.runners.spark import SparkRunner
+    from curate.runners.spark.runner import SparkRunner
 
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # without site-packages

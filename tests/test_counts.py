@@ -14,12 +14,14 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.contracts import Batch, CorpusCount
-from curate.counts import Engine, Lookup, Partial, Scanned, lookup_fact, merge, partial_name
-from curate.scan import BASE_SCHEMA, base_facts
+from curate.core.contracts import Batch, CorpusCount
+from curate.counts.lookup import Lookup, lookup_fact
+from curate.counts.merge import Engine, Scanned, merge
+from curate.counts.partial import Partial, partial_name
+from curate.passes.scan import BASE_SCHEMA, base_facts
 from curate.stages.text import normalise, normalised, tokens
-from curate.storage import storage
-from curate.store import Store
+from curate.storage.backend import storage
+from curate.storage.store import Store
 from tests.running import InProcess
 
 Record = tuple[int | None, str | None, str | None]  # image, url, text

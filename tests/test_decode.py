@@ -18,17 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from curate.stages.decode import (
-    DAMAGES,
-    PIXELS_SIDE,
-    DecodeStage,
-    Want,
-    decode_picture,
-    grey_scale_decode,
-    perceptual_hash,
-)
-from curate.stages.header import FORMATS, REASONS, HeaderStage
-from curate.stages.thumbnails import reencode, thumbnail
+from curate.images.decode import decode_picture
+from curate.images.header import FORMATS, REASONS
+from curate.images.jpeg import grey_scale_decode
+from curate.images.phash import perceptual_hash
+from curate.images.picture import DAMAGES, PIXELS_SIDE, Want
+from curate.images.thumbnails import reencode, thumbnail
+from curate.stages.decode import DecodeStage
+from curate.stages.header import HeaderStage
 
 SHARED = Path(__file__).parents[2] / "shared"
 

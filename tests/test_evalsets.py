@@ -15,22 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curate.calibrate import EDITS, calibrate, edited, pick, table, wilson
-from curate.contracts import Batch
-from curate.errors import InputError
-from curate.evalsets import Member, decoded, default_cache, members, signatures, thumbnail
+from curate.core.contracts import Batch
+from curate.core.errors import InputError
+from curate.report.calibrate import EDITS, calibrate, edited, pick, table, wilson
 from curate.stages.blocklist import BlocklistStage, ListRef, parse
-from curate.stages.embed import (
-    EvalDistanceStage,
-    EvalSetRef,
-    EvalSimilarityStage,
-    hashes_of,
-    nearest_hashes,
-    nearest_vectors,
-    pixels_of,
-    unresolved,
-)
+from curate.stages.eval_overlap import EvalDistanceStage, EvalSimilarityStage
+from curate.stages.evalsets import EvalSetRef, Member, decoded, default_cache, members, signatures, thumbnail, unresolved
+from curate.stages.nearest import nearest_hashes, nearest_vectors
 from curate.stages.nsfw import NsfwStage
+from curate.stages.pixels import hashes_of, pixels_of
 
 WIDTH = 256 * 256 * 3
 

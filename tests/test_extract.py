@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.errors import InputError, OutputError
-from curate.extract import Extracted, Extraction
-from curate.sources import list_shards
-from curate.sources.archive import PAIR_SCHEMA, Options
-from curate.storage import storage
-from curate.store import Store
+from curate.core.errors import InputError, OutputError
+from curate.driver.extract import Extracted, Extraction
+from curate.sources.listing import list_shards
+from curate.sources.webarchive.pairs import PAIR_SCHEMA, Options
+from curate.storage.backend import storage
+from curate.storage.store import Store
 from tests.archives import Archive, site
 from tests.running import InProcess, command, jpeg, kill, picture, stamps, start, wait_for
 
@@ -86,7 +86,7 @@ class Dies(InProcess):
         object.__setattr__(self, "left", {index: times})
 
     def map(self, task: Any, items: Any, needs: Any) -> Any:
-        from curate.contracts import TaskDied
+        from curate.core.contracts import TaskDied
 
         left: dict[int, int] = self.left  # type: ignore[attr-defined]
         for item in items:

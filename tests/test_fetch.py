@@ -15,14 +15,16 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.errors import InputError
-from curate.fetch import ERRORS, Got, Manners, Wanted, fetch
+from curate.core.errors import InputError
+from curate.fetch import ERRORS, FetchPolicy, Got, Wanted, fetch
 from curate.fetch.addresses import networks_of, permitted
-from curate.fetch.client import Resolving, host_of, place, retry_after
-from curate.fetch.crawl import crawl
+from curate.fetch.client import Resolving, retry_after
 from curate.fetch.errors import FetchError
-from curate.fetch.hosts import BUSY, Hosts, Slot
-from curate.fetch.rights import Rules, covers, opted_out, reserved, robots
+from curate.fetch.frontier import crawl
+from curate.fetch.host_limits import BUSY, Hosts, Slot
+from curate.fetch.opt_outs import Rules, covers, opted_out, reserved, robots
+from curate.fetch.preflight import check_ready
+from curate.fetch.urls import host_of, place
 from tests.running import jpeg
 from tests.webserver import Hostile, needs_nginx, nginx, page, requests, self_signed
 
@@ -30,15 +32,15 @@ LOOPBACK = ("127.0.0.0/8",)
 CONTACT = "https://example.org/crawl"
 
 
-def manners(**changed: object) -> Manners:
-    """Return manners for the loopback that wait for nothing."""
+def policy(**changed: object) -> FetchPolicy:
+    """Return policy for the loopback that wait for nothing."""
     told: dict[str, object] = {
         "contact": CONTACT, "networks": LOOPBACK, "rate": 0.0, "timeout": 5.0, "retries": 0, "robots": False, "tdm": False,
     }  # fmt: skip
-    return Manners(**{**told, **changed})  # type: ignore[arg-type]
+    return FetchPolicy(**{**told, **changed})  # type: ignore[arg-type]
 
 
-def came(urls: list[str], told: Manners, resolving: Resolving = ThreadedResolver) -> dict[str, str | bytes]:
+def came(urls: list[str], told: FetchPolicy, resolving: Resolving = ThreadedResolver) -> dict[str, str | bytes]:
     """Return what came of each url: bytes or a code."""
     found = {}
     for got in crawl([Wanted(row, url) for row, url in enumerate(urls)], told, resolving):
@@ -70,7 +72,7 @@ def site(tmp_path_factory):
 def test_every_image_comes_whole(site):
     _, port = site
     urls = [f"http://127.0.0.{1 + n % 7}:{port}/{n}.jpg" for n in range(40)] + [f"http://127.0.0.1:{port}/none.jpg"]
-    found = came(urls, manners())
+    found = came(urls, policy())
     assert found.pop(urls[-1]) == "http_404"
     assert found == {url: jpeg(n) for n, url in enumerate(urls[:-1])}
 
@@ -80,25 +82,25 @@ def test_img2dataset_gives_the_same(site, tmp_path):
     _, port = site
     urls = [f"http://127.0.0.1:{port}/{name}" for name in (*(f"{n}.jpg" for n in range(5)), "none.jpg", "page.html")]
     urls += ["http://127.0.0.1:1/refused.jpg", "ftp://127.0.0.1/a.jpg"]
-    told = manners(engine="img2dataset")
+    told = policy(engine="img2dataset")
     answers = fetch([Wanted(n, url) for n, url in enumerate(urls)], told)
     found = {urls[got.row]: got.error or got.body for got in answers if got is not None}
-    assert found == came(urls, manners())
+    assert found == came(urls, policy())
     assert list(found.values()).count("http_404") == 1 and found[urls[0]] == jpeg(0)
 
 
 def test_an_img2dataset_that_dies_is_told(tmp_path):
-    from curate.fetch.gateway import through_img2dataset
+    from curate.fetch.img2dataset import through_img2dataset
 
     dying = ("-c", "raise SystemExit(1)")
-    answers = through_img2dataset([Wanted(3, "http://127.0.0.1:1/a")], manners(), dying)
+    answers = through_img2dataset([Wanted(3, "http://127.0.0.1:1/a")], policy(), dying)
     assert [got for got in answers if got is not None] == [Got(3, "engine_failed", None)]
 
 
 @needs_nginx
 def test_what_the_site_is_told(site):
     with Hostile({"/a.jpg": page(jpeg(1))}) as server:
-        came([f"http://user:secret@127.0.0.1:{server.port}/a.jpg#part"], manners())
+        came([f"http://user:secret@127.0.0.1:{server.port}/a.jpg#part"], policy())
         [head] = server.heads
     lines = head.decode().lower().split("\r\n")
     assert lines[0] == "get /a.jpg http/1.1"
@@ -109,7 +111,7 @@ def test_what_the_site_is_told(site):
 @needs_nginx
 def test_half_of_an_answer_can_be_left(site):
     _, port = site
-    answers = crawl([Wanted(n, f"http://127.0.0.1:{port}/{n}.jpg") for n in range(40)], manners())
+    answers = crawl([Wanted(n, f"http://127.0.0.1:{port}/{n}.jpg") for n in range(40)], policy())
     assert next(answers).error is None
     answers.close()
 
@@ -194,7 +196,7 @@ GOOD = {
 
 def test_each_evil_has_its_name_and_the_good_come_all_the_same():
     answers = {path: answer for path, (answer, _) in HOSTILE.items()} | GOOD
-    told = manners(networks=("127.0.0.1/32",), timeout=1.0, max_bytes=1_000_000, tdm=False, per_host=1000)
+    told = policy(networks=("127.0.0.1/32",), timeout=1.0, max_bytes=1_000_000, tdm=False, per_host=1000)
     with Hostile(answers) as server:
         base = f"http://127.0.0.1:{server.port}"
         found = came([base + path for path in answers], told)
@@ -208,14 +210,14 @@ def test_reservations_are_honoured_unless_told_otherwise():
     answers = {"/tdm": HOSTILE["/tdm"][0], "/noai": HOSTILE["/noai"][0]}
     with Hostile(answers) as server:
         urls = [f"http://127.0.0.1:{server.port}{path}" for path in answers]
-        assert list(came(urls, manners(tdm=True)).values()) == ["tdm_reserved", "noai"]
-        assert list(came(urls, manners(tdm=False, opt_out=())).values()) == [jpeg(2), jpeg(2)]
+        assert list(came(urls, policy(tdm=True)).values()) == ["tdm_reserved", "noai"]
+        assert list(came(urls, policy(tdm=False, opt_out=())).values()) == [jpeg(2), jpeg(2)]
 
 
 def test_a_certificate_that_nobody_trusts(tmp_path):
     with Hostile({"/a.jpg": page(jpeg(1))}, self_signed(tmp_path)) as server:
         url = f"https://localhost:{server.port}/a.jpg"
-        assert came([url], manners())[url] == "tls"
+        assert came([url], policy())[url] == "tls"
 
 
 NO_URLS = ["", "no url", "ftp://e.org/a.jpg", "http://", "http:///a", "http://e.org:99999/", "javascript:alert(1)", "http://[::1"]
@@ -223,12 +225,12 @@ NO_URLS = ["", "no url", "ftp://e.org/a.jpg", "http://", "http:///a", "http://e.
 
 @pytest.mark.parametrize("url", [*NO_URLS, "data:image/png;base64,AA", "http://\ud800.org/"])
 def test_what_is_no_url(url):
-    assert came([url], manners())[url] == "bad_url"
+    assert came([url], policy())[url] == "bad_url"
 
 
 def test_a_host_that_does_not_answer_is_given_up():
     urls = [f"http://127.0.0.1:1/{n}.jpg" for n in range(50)]
-    found = list(came(urls, manners(per_host=1)).values())
+    found = list(came(urls, policy(per_host=1)).values())
     assert found.count("connect") == 8 and found.count("host_down") == 42
 
 
@@ -241,14 +243,14 @@ def test_what_passes_is_asked_again():
 
     with Hostile({"/a.jpg": second_time}) as server:
         url = f"http://127.0.0.1:{server.port}/a.jpg"
-        assert came([url], manners(retries=1, timeout=0.1))[url] == jpeg(1)
+        assert came([url], policy(retries=1, timeout=0.1))[url] == jpeg(1)
     assert len(seen) == 2
 
 
 def test_a_host_that_wants_to_be_asked_much_later_is_not_asked_again():
     with Hostile({f"/{n}": page(b"", "Retry-After: 9999", status="429 Too Many Requests") for n in range(9)}) as server:
         urls = [f"http://127.0.0.3:{server.port}/{n}" for n in range(9)]
-        found = list(came(urls, manners(per_host=1, retries=2)).values())
+        found = list(came(urls, policy(per_host=1, retries=2)).values())
         assert sum(server.asked.values()) == 1
     assert sorted(found) == ["host_down"] * 8 + ["http_429"]
 
@@ -256,7 +258,7 @@ def test_a_host_that_wants_to_be_asked_much_later_is_not_asked_again():
 def test_redirects_within_a_host_need_no_second_connection():
     with Hostile({"/good.jpg": page(jpeg(3))} | {f"/{n}": redirect("/good.jpg") for n in range(12)}) as server:
         urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(12)]
-        assert set(came(urls, manners(per_host=2, timeout=2.0)).values()) == {jpeg(3)}
+        assert set(came(urls, policy(per_host=2, timeout=2.0)).values()) == {jpeg(3)}
         assert server.most["127.0.0.1"] <= 2
 
 
@@ -264,7 +266,7 @@ def test_what_a_host_does_that_is_led_to_is_not_charged_to_who_leads_there():
     answers = {f"/{n}": redirect("http://127.0.0.2:1/") for n in range(30)} | {f"/good{n}": page(jpeg(n)) for n in range(30)}
     with Hostile(answers) as server:
         urls = [f"http://127.0.0.1:{server.port}{path}" for path in answers]
-        found = came(urls, manners(per_host=1))
+        found = came(urls, policy(per_host=1))
     assert all(isinstance(answer, bytes) for url, answer in found.items() if "good" in url)
     assert {answer for url, answer in found.items() if "good" not in url} <= {"connect", "host_down"}
 
@@ -273,7 +275,7 @@ def test_redirects_come_before_what_waits_at_their_host():
     with Hostile({f"/{n}": page(jpeg(1)) for n in range(200)}) as target, Hostile({"/a": b""}) as source:
         source.answers["/a"] = redirect(f"http://127.0.0.2:{target.port}/0")
         urls = [f"http://127.0.0.1:{source.port}/a", *(f"http://127.0.0.2:{target.port}/{n}" for n in range(200))]
-        order = [got.row for got in crawl([Wanted(n, url) for n, url in enumerate(urls)], manners(rate=500.0, per_host=1)) if got]
+        order = [got.row for got in crawl([Wanted(n, url) for n, url in enumerate(urls)], policy(rate=500.0, per_host=1)) if got]
     assert order.index(0) < 100
 
 
@@ -281,10 +283,10 @@ def test_a_large_image_comes_whole():
     body = jpeg(1) + bytes(3_000_000)
     with Hostile({"/a.jpg": page(body)}) as server:
         url = f"http://127.0.0.1:{server.port}/a.jpg"
-        assert came([url], manners())[url] == body
+        assert came([url], policy())[url] == body
 
 
-# Manners -------------------------------------------------------------------------------------------------------------------
+# FetchPolicy -------------------------------------------------------------------------------------------------------------------
 
 
 @needs_nginx
@@ -295,9 +297,9 @@ def test_robots_txt_is_asked_for_once_and_honoured(tmp_path):
         (tmp_path / "root" / name).write_bytes(jpeg(1))
     with nginx(tmp_path / "root", tmp_path / "work") as port:
         urls = [f"http://127.0.0.1:{port}/{name}" for name in ("a.jpg", "b.jpg", "private1.jpg")]
-        assert list(came(urls, manners(robots=True)).values()) == [jpeg(1), jpeg(1), "robots"]
+        assert list(came(urls, policy(robots=True)).values()) == [jpeg(1), jpeg(1), "robots"]
         assert sorted(requests(tmp_path / "work")) == ["/a.jpg", "/b.jpg", "/robots.txt"]
-        assert list(came(urls, manners(robots=False)).values()) == [jpeg(1)] * 3
+        assert list(came(urls, policy(robots=False)).values()) == [jpeg(1)] * 3
 
 
 @pytest.mark.parametrize(
@@ -314,14 +316,14 @@ def test_robots_txt_is_asked_for_once_and_honoured(tmp_path):
 def test_a_robots_txt_that_is_not_there(answer, code):
     with Hostile({"/robots.txt": answer, "/a.jpg": page(jpeg(1))}) as server:
         url = f"http://127.0.0.1:{server.port}/a.jpg"
-        assert came([url], manners(robots=True))[url] == (code or jpeg(1))
+        assert came([url], policy(robots=True))[url] == (code or jpeg(1))
 
 
 def test_a_site_that_reserves_mining():
     rules = b'[{"location": "/art/*.jpg$", "tdm-reservation": 1}, {"location": "/free", "tdm-reservation": 0}]'
     with Hostile({"/.well-known/tdmrep.json": page(rules), "/art/a.jpg": page(jpeg(1)), "/free/a.jpg": page(jpeg(2))}) as server:
         urls = [f"http://127.0.0.1:{server.port}{path}" for path in ("/art/a.jpg", "/free/a.jpg")]
-        assert list(came(urls, manners(tdm=True)).values()) == ["tdm_reserved", jpeg(2)]
+        assert list(came(urls, policy(tdm=True)).values()) == ["tdm_reserved", jpeg(2)]
 
 
 def test_lists_of_hosts_and_urls(tmp_path):
@@ -330,7 +332,7 @@ def test_lists_of_hosts_and_urls(tmp_path):
         base = f"http://127.0.0.1:{server.port}"
         (tmp_path / "urls").write_text(f"{base}/b.jpg#x\n")
         urls = [f"{base}/a.jpg", f"{base}/b.jpg", f"{base}/to2", "http://img.example.org/a.jpg", "http://127.0.0.2/a.jpg"]
-        told = manners(blocklist=str(tmp_path / "hosts"), opted_out=str(tmp_path / "urls"))
+        told = policy(blocklist=str(tmp_path / "hosts"), opted_out=str(tmp_path / "urls"))
         assert list(came(urls, told).values()) == [jpeg(1), "opted_out", "blocked", "blocked", "blocked"]
         assert server.asked["/b.jpg"] == 0
 
@@ -340,14 +342,14 @@ async def slowly(reader, writer):
     writer.write(page(jpeg(1)))
 
 
-def _crawl_all(urls: list[str], told: Manners) -> None:
+def _crawl_all(urls: list[str], told: FetchPolicy) -> None:
     assert all(isinstance(answer, bytes) for answer in came(urls, told).values())
 
 
 def test_two_processes_together_keep_the_limit_of_connections():
     with Hostile({f"/{n}": slowly for n in range(60)}) as server:
         urls = [f"http://127.0.0.{1 + n % 2}:{server.port}/{n}" for n in range(60)]
-        context, told = multiprocessing.get_context("spawn"), manners(per_host=3)
+        context, told = multiprocessing.get_context("spawn"), policy(per_host=3)
         both = [context.Process(target=_crawl_all, args=(some, told)) for some in (urls[::2] + urls[1::4], urls[3::4])]
         for one in both:
             one.start()
@@ -368,7 +370,7 @@ class Clock:
 
 def test_the_rate_of_a_host_holds_for_all_who_share_the_folder(tmp_path):
     clock = Clock()
-    one, other = (Hosts(manners(rate=4.0, per_host=2), tmp_path, clock) for _ in range(2))
+    one, other = (Hosts(policy(rate=4.0, per_host=2), tmp_path, clock) for _ in range(2))
     assert isinstance(one.acquire("e.org:80"), Slot)
     assert other.acquire("e.org:80") == pytest.approx(0.25)
     assert isinstance(other.acquire("f.org:80"), Slot)
@@ -381,7 +383,7 @@ def test_the_rate_of_a_host_holds_for_all_who_share_the_folder(tmp_path):
 
 
 def test_connections_are_given_back(tmp_path):
-    hosts = Hosts(manners(per_host=2), tmp_path)
+    hosts = Hosts(policy(per_host=2), tmp_path)
     first, second = hosts.acquire("e.org:80"), hosts.acquire("e.org:80")
     assert isinstance(first, Slot) and isinstance(second, Slot) and hosts.acquire("e.org:80") == BUSY
     hosts.release(first)
@@ -392,7 +394,7 @@ def test_a_folder_that_is_a_link_is_not_used(tmp_path):
     (tmp_path / "elsewhere").write_text("")
     (tmp_path / "connections").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="connections"):
-        Hosts(manners(), tmp_path)
+        Hosts(policy(), tmp_path)
 
 
 def test_retry_after_as_a_date():
@@ -409,7 +411,7 @@ def test_crawl_delay_and_groups():
 def test_a_site_that_forbids_all_is_asked_for_its_rules_only():
     with Hostile({"/robots.txt": page(b"User-agent: *\nDisallow: /\n")}) as server:
         urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(500)]
-        assert set(came(urls, manners(robots=True, rate=5.0)).values()) == {"robots"}
+        assert set(came(urls, policy(robots=True, rate=5.0)).values()) == {"robots"}
         assert set(server.asked) == {"/robots.txt"} and sum(server.asked.values()) == 1
 
 
@@ -441,7 +443,7 @@ THIS_MACHINE = ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "[::ffff:127.
 @pytest.mark.parametrize("spelled", THIS_MACHINE)
 def test_every_spelling_of_this_machine_is_refused(spelled):
     url = f"http://{spelled}:1/a.jpg"
-    assert came([url], manners(networks=()))[url] in ("private_address", "dns", "bad_url")
+    assert came([url], policy(networks=()))[url] in ("private_address", "dns", "bad_url")
 
 
 class Rebinding(AbstractResolver):
@@ -462,7 +464,7 @@ def test_the_address_that_is_connected_to_is_the_one_that_was_checked():
     resolver = Rebinding()
     resolver.answers.clear()
     url = "http://rebinding.example/a.jpg"
-    assert came([url], manners(networks=()), lambda: resolver)[url] == "private_address"
+    assert came([url], policy(networks=()), lambda: resolver)[url] == "private_address"
 
 
 @given(st.text(max_size=80))
@@ -515,13 +517,19 @@ def test_a_site_with_endless_reservations_reserves_all():
 
 def test_a_blocklist_names_hosts_however_they_are_written(tmp_path):
     (tmp_path / "hosts").write_text("http://Bad.example:80/path\n\u00fc.example\n*.wild.example\n")
-    told = manners(blocklist=str(tmp_path / "hosts"))
-    told.ready()
-    urls = ["http://bad.example/", "http://xn--tda.example/", "http://\u00fc.example/a", "http://a.wild.example/", "http://bad.example./x"]
+    told = policy(blocklist=str(tmp_path / "hosts"))
+    check_ready(told)
+    urls = [
+        "http://bad.example/",
+        "http://xn--tda.example/",
+        "http://\u00fc.example/a",
+        "http://a.wild.example/",
+        "http://bad.example./x",
+    ]
     assert set(came(urls, told).values()) == {"blocked"}
     (tmp_path / "hosts").write_text("no host at all\n")
     with pytest.raises(InputError, match="is no host"):
-        told.ready()
+        check_ready(told)
 
 
 def test_a_fault_of_this_machine_is_not_charged_to_a_site():
@@ -533,4 +541,4 @@ def test_a_fault_of_this_machine_is_not_charged_to_a_site():
             """Have nothing to close."""
 
     with pytest.raises(OSError, match="too many open files"):
-        came(["http://a.example/"], manners(), Full)
+        came(["http://a.example/"], policy(), Full)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curate.contracts import Shard
-from curate.fetched import SCHEMA, Fetched, Log, open_images
-from curate.pack import member_header
-from curate.storage import storage
-from curate.store import FETCHED, FETCHED_TARS, ParquetWriter, Store
+from curate.core.contracts import Shard
+from curate.fetch.image_log import SCHEMA, Fetched, Log, open_images
+from curate.storage.backend import storage
+from curate.storage.parquet import ParquetWriter
+from curate.storage.store import FETCHED, FETCHED_TARS, Store
+from curate.storage.tar import member_header
 
 SHARD = Shard(3, "urls.parquet", "parquet", 1, "0123456789abcdef", None, (("url", "u"), ("text", "t")))
 

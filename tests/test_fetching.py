@@ -13,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import plan as planning
-from curate import recipe as recipes
 from curate.commands.common import apart
-from curate.errors import InputError, OutputError, RecipeError
+from curate.core.errors import InputError, OutputError, RecipeError
+from curate.driver.download_estimate import Savings, savings
 from curate.fetch import Got, Wanted
-from curate.fetch.manners import Manners
-from curate.fetching import _Arrived, _some, _Wish
+from curate.fetch.policy import FetchPolicy
+from curate.passes.fetch import _Arrived, _some, _Wish
+from curate.planning import loader as recipes
+from curate.planning import plan as planning
 from curate.report.fetches import Fetches, fetches
-from curate.savings import Savings, savings
-from curate.sources import list_shards
-from curate.storage import storage
-from curate.whatif import what_if
+from curate.report.what_if import what_if
+from curate.sources.listing import list_shards
+from curate.storage.backend import storage
 from tests.running import InProcess, Setup, decisions, jpeg, leftovers, make_tar, manifest, pairs, run_job, stamps, written
 
 RECIPE = """
@@ -45,7 +45,7 @@ class Web:
     asked: list[str] = field(default_factory=list)
     dies_after: int | None = None
 
-    def __call__(self, wanted: Sequence[Wanted], manners: Manners) -> Generator[Got | None, None, None]:
+    def __call__(self, wanted: Sequence[Wanted], policy: FetchPolicy) -> Generator[Got | None, None, None]:
         for one in reversed(wanted):  # answers come in any order
             if self.dies_after is not None and len(self.asked) >= self.dies_after:
                 raise KeyboardInterrupt

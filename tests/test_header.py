@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curate.stages.header import FORMATS, REASONS, HeaderStage, read_header
+from curate.images.header import FORMATS, REASONS, read_header
+from curate.stages.header import HeaderStage
 
 SHARED = Path(__file__).parents[2] / "shared"
 

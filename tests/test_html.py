@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.sources.charset import codec, decoded
-from curate.sources.html import MAX_IMAGES, MAX_PAGE, Found, Page, attributes, largest, plain_text, read_page
-from curate.sources.urls import base_of, resolve
+from curate.sources.webarchive.charset import codec, decoded
+from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, attributes, largest, plain_text, read_page
+from curate.sources.webarchive.urls import base_of, resolve
 
 PAGE = Page("http://site.example/dir/page.html")
 

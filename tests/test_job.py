@@ -16,16 +16,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from curate.contracts import Stage
-from curate.errors import OutputError
-from curate.isolate import Hunt, culprits
-from curate.plan import Plan
-from curate.runners import local
-from curate.runners.local import LocalRunner
-from curate.sources import list_shards
+from curate.core.contracts import Stage
+from curate.core.errors import OutputError
+from curate.passes.isolate import FindCrashes, crashing_rows
+from curate.planning.plan import Plan
+from curate.runners.local import runner as local
+from curate.runners.local.runner import LocalRunner
+from curate.sources.listing import list_shards
 from curate.stages.decode import DecodeStage
-from curate.storage import storage
-from curate.store import Store, write_json
+from curate.storage.backend import storage
+from curate.storage.json_files import write_json
+from curate.storage.store import Store
 from tests import running
 from tests.dangerous import HANG, KILLED, LEAVE, RAISE, SEGFAULT, DangerousDecode, KilledOnce, KilledOnceInside
 from tests.running import (
@@ -137,7 +138,7 @@ def test_a_restart_keeps_what_has_its_mark(arguments: list[object], setup: Setup
 
 DRIVER = """
 from pathlib import Path
-from curate.runners.local import LocalRunner
+from curate.runners.local.runner import LocalRunner
 from tests.running import KEEP_ALL, Setup, run_job
 from tests.test_job import dangerous
 
@@ -483,11 +484,11 @@ def test_images_that_kill_or_hang_their_decoder_are_found_and_skipped(runner: Lo
 
 
 def hunted(tar: Path, out: Path, decode: DecodeStage) -> tuple[int, dict[int, str]]:
-    """Look for culprits in a scanned tar; return how many are new, and all that are known."""
+    """Look for crashing_rows in a scanned tar; return how many are new, and all that are known."""
     store, shard = Store(storage(out)), list_shards([str(tar)], {})[0]
     base = next((out / "facts").glob("base-*")).name
-    report = Hunt(store, base, decode, (), 1.0)(shard)
-    return report.counts["culprits"], culprits(store, shard)
+    report = FindCrashes(store, base, decode, (), 1.0)(shard)
+    return report.counts["crashing_rows"], crashing_rows(store, shard)
 
 
 def test_a_hunt_finds_what_kills_or_hangs_its_decoder_every_time(tmp_path: Path) -> None:
@@ -515,7 +516,7 @@ def test_what_killed_a_worker_once_is_never_opened_again_for_a_picture(tmp_path:
     run_job(setup, out)
     assert [row["thumb"] is None for row in pq.read_table(out / "thumbs" / "000000.parquet").to_pylist()] == [False, False]
     shard = list_shards([str(tar)], {})[0]
-    write_json(out / "facts" / "culprits" / f"{shard.fingerprint}.json", {"0": "timeout"})
+    write_json(out / "facts" / "crashing_rows" / f"{shard.fingerprint}.json", {"0": "timeout"})
     shutil.rmtree(out / "marks")
     (out / "manifest.json").unlink()
     run_job(setup, out)

@@ -21,9 +21,9 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from curate import recipe as recipes
 from curate.cli import main
 from curate.commands import options
+from curate.planning import loader as recipes
 
 ROOT = Path(__file__).parents[1]
 JOBS = ROOT / "jobs"

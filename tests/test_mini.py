@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from curate.errors import InputError, ModelError
+from curate.core.errors import InputError, ModelError
 from curate.models import Sampling, load_captioner, load_embedder, load_matcher, load_text_embedder
 from tests.conftest import ROOT
 from tests.running import curate
@@ -159,7 +159,7 @@ def test_pictures_and_texts_share_a_space(texts: list[str]) -> None:
 
 
 def test_weights_that_are_missing_or_wrong_are_one_line(tmp_path: Path) -> None:
-    from curate.models.mini import MiniCaptioner, MiniEmbedder, MiniMatcher
+    from curate.models.mini.model import MiniCaptioner, MiniEmbedder, MiniMatcher
 
     for load in (MiniCaptioner.load, MiniEmbedder.load, MiniMatcher.load):
         with pytest.raises(ModelError, match=r"mini cannot read .*safetensors") as missing:
@@ -181,7 +181,7 @@ def test_weights_that_are_missing_or_wrong_are_one_line(tmp_path: Path) -> None:
     st.booleans(),
 )
 def test_weights_come_back_as_they_were_written_to_half_a_step_of_int8(value: npt.NDArray[np.float32], turned: bool) -> None:
-    from curate.models.mini_network import read_weights, write_weights
+    from curate.models.mini.network import read_weights, write_weights
 
     value = value.T if turned else value
     with tempfile.TemporaryDirectory() as folder:
@@ -205,7 +205,7 @@ def small_tar(path: Path, pairs: tuple[tuple[bytes, str], ...]) -> Path:
 
 
 def test_train_mini_makes_weights_that_load(tmp_path: Path) -> None:
-    from curate.models.mini import MiniCaptioner, MiniMatcher
+    from curate.models.mini.model import MiniCaptioner, MiniMatcher
 
     small_tar(tmp_path / "0.tar", photos()[:24])
     held = small_tar(tmp_path / "1.tar", photos()[24:28])
@@ -222,7 +222,7 @@ def test_train_mini_makes_weights_that_load(tmp_path: Path) -> None:
 
 
 def test_train_mini_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
-    from curate.models.mini_train import read_pairs
+    from curate.models.mini.train import read_pairs
 
     for arguments in (["nowhere"], [tmp_path], [small_tar(tmp_path / "0.tar", photos()[:3])]):
         done = curate("train-mini", *arguments, "--out", tmp_path / "out")
@@ -236,7 +236,7 @@ def test_train_mini_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_metrics_are_those_of_their_papers() -> None:
-    from curate.models.mini_measure import auc, bleu, cider, reliability
+    from curate.models.mini.measure import auc, bleu, cider, reliability
 
     references = [["a red car drives", "the red car"], ["two dogs run on grass"]]
     exact = cider([texts[0] for texts in references], references)

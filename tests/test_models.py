@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from curate.calibrate import edited
-from curate.errors import ModelError
-from curate.evalsets import Member
+from curate.core.errors import ModelError
 from curate.models import load_classifier, load_embedder
 from curate.models.protocols import MODEL_ROWS, in_blocks, unit
+from curate.report.calibrate import edited
+from curate.stages.evalsets import Member
 
 Pixels = npt.NDArray[np.uint8]
 

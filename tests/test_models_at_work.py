@@ -18,22 +18,24 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from curate import plan as planning
-from curate import recipe as recipes
 from curate.cli import main
-from curate.contracts import Batch, ModelKind, Needs, Runner, Stage, TaskDied
-from curate.errors import ModelError, OutOfDeviceMemory
-from curate.job import Job, Outcome, Quiet, resolve
+from curate.core.contracts import Batch, ModelKind, Needs, Runner, Stage, TaskDied
+from curate.core.errors import ModelError, OutOfDeviceMemory
+from curate.driver.progress import Outcome, Quiet
+from curate.driver.resolve import resolve
+from curate.driver.run import Job
 from curate.models import checks
 from curate.models.checks import ModelFacts, check
-from curate.plan import Plan
-from curate.runners.local import LocalRunner
-from curate.sources import list_shards
+from curate.planning import loader as recipes
+from curate.planning import plan as planning
+from curate.planning.plan import Plan
+from curate.runners.local.runner import LocalRunner
+from curate.sources.listing import list_shards
 from curate.stages.caption import CaptionStage
 from curate.stages.decode import DecodeStage
 from curate.stages.match import MatchStage
-from curate.storage import storage
-from curate.store import Store
+from curate.storage.backend import storage
+from curate.storage.store import Store
 from tests import running
 from tests.running import InProcess, Setup, leftovers, manifest, run_job, stamps, written
 
@@ -316,9 +318,7 @@ def prepared(plan: Plan) -> dict[str, Stage]:
     return {"decode": NoDecode(**vars(decoder(plan)))}
 
 
-def test_a_run_that_was_killed_between_the_passes_prepares_nothing_again(
-    setup: Setup, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_was_killed_between_the_passes_prepares_nothing_again(setup: Setup, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run_on(2, setup, out, progress=Watching("judge with models"))

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curate.pack import member_header
+from curate.storage.tar import member_header
 from tests import running
 from tests.running import KEEP_ALL, Setup, curate, jpeg, make_tar, manifest, picture, run_job
 

@@ -21,20 +21,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import guard, walk
-from curate import plan as planning
-from curate import recipe as recipes
-from curate.contracts import Runner, Shard, Stage
-from curate.isolate import Hunt, culprits
-from curate.job import Job, Outcome, resolve
-from curate.plan import Plan
-from curate.runners.local import LocalRunner
-from curate.sources import OpenShard, list_shards, open_shard
-from curate.stages import pictures
-from curate.stages.decode import DecodeStage, Want
-from curate.stages.pictures import squashed
-from curate.storage import storage
-from curate.store import Store, write_json
+from curate.core import watchdog
+from curate.core.contracts import Runner, Shard, Stage
+from curate.driver.progress import Outcome
+from curate.driver.resolve import resolve
+from curate.driver.run import Job
+from curate.images import resize as pictures
+from curate.images.picture import Want
+from curate.images.resize import squashed
+from curate.passes import evaluation as walk
+from curate.passes.isolate import FindCrashes, crashing_rows
+from curate.planning import loader as recipes
+from curate.planning import plan as planning
+from curate.planning.plan import Plan
+from curate.runners.local.runner import LocalRunner
+from curate.sources.listing import list_shards
+from curate.sources.opening import OpenShard, open_shard
+from curate.stages.decode import DecodeStage
+from curate.storage.backend import storage
+from curate.storage.json_files import write_json
+from curate.storage.store import Store
 from tests import running
 from tests.dangerous import HANG, SEGFAULT
 from tests.running import KEEP_ALL, InProcess, Setup, leftovers, make_tar, pairs, run_job, written
@@ -100,7 +106,7 @@ def test_images_that_kill_or_hang_where_pictures_are_made_are_found_and_skipped(
         with LocalRunner(1, gpus) as runner:
             outcome = run_on(gpus, setup, tmp_path / name / "out", runner)
         assert (outcome.failed, outcome.partial, outcome.records) == ([], [], 20)
-        assert culprits(Store(storage(tmp_path / name / "out")), list_shards([str(tar)], {})[0]) == REASONS
+        assert crashing_rows(Store(storage(tmp_path / name / "out")), list_shards([str(tar)], {})[0]) == REASONS
         assert leftovers(tmp_path / name / "out") == []
     assert unreadable(tmp_path / "gpu" / "out") == REASONS
     captioned = {int(row["key"]) for row in running.decisions(tmp_path / "gpu" / "out") if row["text_no"]}
@@ -112,7 +118,7 @@ def test_what_kills_in_colour_is_dropped_also_where_its_grey_decode_is_in_the_st
     setup = Setup(CAPFILT, [make_tar(tmp_path / "0.tar", pairs(range(20)))])
     run_job(replace(setup, recipe=KEEP_ALL), tmp_path / "out")
     [shard] = list_shards([str(setup.inputs[0])], {})
-    write_json(tmp_path / "out" / "facts" / "culprits" / f"{shard.fingerprint}.json", {"4": "timeout"})
+    write_json(tmp_path / "out" / "facts" / "crashing_rows" / f"{shard.fingerprint}.json", {"4": "timeout"})
     run_job(setup, tmp_path / "out")
     assert unreadable(tmp_path / "out") == {4: "timeout"}
     [row] = [row for row in running.decisions(tmp_path / "out") if int(row["key"]) == 4]
@@ -125,33 +131,33 @@ def test_what_kills_only_as_a_picture_is_found_where_pictures_are_made(tmp_path:
     store, [shard] = Store(storage(tmp_path / "out")), list_shards([str(tar)], {})
     base = next((tmp_path / "out" / "facts").glob("base-*")).name
     for sides, found in (((), {}), ((32,), {0: "decoder_crash"})):
-        Hunt(store, base, DangerousInColour(), sides, 5.0)(shard)
-        assert culprits(store, shard) == found
+        FindCrashes(store, base, DangerousInColour(), sides, 5.0)(shard)
+        assert crashing_rows(store, shard) == found
 
 
 def test_the_row_that_is_being_decoded_is_on_record(tmp_path: Path) -> None:
     path = tmp_path / "row"
-    with guard.noting(path):
-        with guard.row(7):
-            assert guard.inside(path) == 7
-        assert guard.inside(path) is None
+    with watchdog.noting(path):
+        with watchdog.row(7):
+            assert watchdog.inside(path) == 7
+        assert watchdog.inside(path) is None
 
 
 STUCK = """
 import threading, time
 from pathlib import Path
-from curate import guard
+from curate.core import watchdog
 
 def stuck():
-    with guard.row(7):
+    with watchdog.row(7):
         time.sleep(60)
 
-with guard.watching(0.5):
-    with guard.row(6):
+with watchdog.watching(0.5):
+    with watchdog.row(6):
         threading.Thread(target=stuck).start()
         time.sleep(0.1)
     while True:
-        with guard.row(8):
+        with watchdog.row(8):
             time.sleep(0.01)
 """
 

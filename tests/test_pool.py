@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from curate import recipe as recipes
+from curate.planning import loader as recipes
 from tests import running
 from tests.running import curate, manifest
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.ranges import Ranges
+from curate.storage.duckdb_files import Ranges
 
 FOLDER = "/ranges o[u]t*'1"
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import recipe
-from curate.errors import RecipeError
-from curate.plan import plan
+from curate.core.errors import RecipeError
+from curate.planning import loader as recipe
+from curate.planning.plan import plan
 
 
 def written(tmp_path: Path, text: str) -> str:

@@ -18,12 +18,12 @@ from click.testing import CliRunner, Result
 from fsspec.implementations.memory import MemoryFileSystem
 
 from curate.cli import main
-from curate.commands.explain import find
-from curate.errors import OutputError
+from curate.core.errors import OutputError
 from curate.report import attrition, write_report
-from curate.storage import Storage, storage
-from curate.verify import verify
-from curate.whatif import what_if
+from curate.report.find import find
+from curate.report.verify import verify
+from curate.report.what_if import what_if
+from curate.storage.backend import Storage, storage
 from tests import running
 from tests.running import RECIPE, InProcess, Setup, manifest, run_job
 from tests.s3 import upload

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from curate.errors import OutputError
-from curate.facts import SHOWN
+from curate.core.errors import OutputError
+from curate.core.facts import SHOWN
 from curate.report import attrition, attrition_table, charts, write_report
 from curate.report.page import shorten, visible
-from curate.statistics import as_json, render, statistics, write_html
-from curate.storage import storage
+from curate.report.statistics import as_json, render, statistics, write_html
+from curate.storage.backend import storage
 
 FILTERS = ["image_reuse", "caption_words", "min_side", "aspect_ratio", "unreadable", "eval_overlap", "nsfw", "sql"]
 EVIDENCE = {
@@ -199,7 +199,7 @@ def make_out(out: Path, rows: list[dict[str, object]], schema: pa.Schema = DECIS
         "versions": {"curate": "0.1.0", "python": "3.11.9"},
         "input": {"shards": 4, "records": len(rows), "bytes": 73_400_320},
         "filters": FILTERS,
-        "marks": MARKS,
+        "thresholds": MARKS,
         "kept": kept,
         "records": len(rows),
         "failed_shards": [{"shard": "part-3.tar", "reason": "cannot be opened: permission denied"}],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from curate.storage import Found, storage
+from curate.storage.backend import Found, storage
 
 
 def test_a_storage_on_s3_keeps_what_it_is_given(bucket: str) -> None:

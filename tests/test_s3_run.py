@@ -150,7 +150,7 @@ def test_a_store_that_refuses_now_and_then_costs_nothing(refusing: str, setup: S
 DRIVER = """
 import sys
 from pathlib import Path
-from curate.runners.local import LocalRunner
+from curate.runners.local.runner import LocalRunner
 from tests.running import RECIPE, Setup, run_job
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.contracts import Shard
-from curate.shards import Shards
+from curate.core.contracts import Shard
+from curate.core.shards import Shards
 
 PARTS = st.one_of(st.none(), st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)))
 COLUMNS = st.sampled_from([(), (("image", "jpg"), ("text", "alt")), (("url", "link"),)])
@@ -41,7 +41,7 @@ def test_what_goes_in_comes_out_numbered(given: list[Shard]) -> None:
     odd = np.arange(1, len(given), 2)
     assert list(shards.at(odd)) == expected[1::2]
     assert shards.bytes() == sum(shard.size for shard in given)
-    assert [f"{one:016x}" for one in shards.prints.tolist()] == [shard.fingerprint for shard in given]
+    assert [f"{one:016x}" for one in shards.fingerprints.tolist()] == [shard.fingerprint for shard in given]
     assert list(pickle.loads(pickle.dumps(shards))) == expected
 
 

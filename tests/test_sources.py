@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.contracts import RECORD_SCHEMA, ROW_GROUP, Shard, ShardBreak
-from curate.errors import InputError
-from curate.sources import ERRORS, images, list_shards, open_shard, read
+from curate.core.contracts import RECORD_SCHEMA, ROW_GROUP, Shard, ShardBreak
+from curate.core.errors import InputError
 from curate.sources import folder as folder_source
-from curate.sources.records import MAX_TEXT
+from curate.sources.listing import list_shards
+from curate.sources.opening import images, open_shard, read
+from curate.sources.records import ERRORS, MAX_TEXT
 from curate.sources.tar import members, records
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from curate.errors import InputError, OutputError
-from curate.lease import FOLDER, Lease, superseded
-from curate.storage import Disk, Found, Remote, Storage, local_copy, own_folder, storage
-from curate.store import Store
+from curate.core.errors import InputError, OutputError
+from curate.storage.backend import Disk, Found, Remote, Storage, storage
+from curate.storage.lease import FOLDER, Lease, superseded
+from curate.storage.local_copies import local_copy, own_folder
+from curate.storage.store import Store
 
 PLACES = ["disk", "memory", "s3"]
 

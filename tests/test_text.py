@@ -51,11 +51,7 @@ def test_tokens_are_the_hashes_of_the_words(texts: list[str | None]) -> None:
     assert np.diff(found.starts).tolist() == [len(one) for one in words]
     assert found.words.tolist() == [hash_of(word) for one in words for word in one]
     keys, inside = found.bigrams()
-    expected = [
-        int(mix(*(np.array([hash_of(word)], np.uint64) for word in pair))[0])
-        for one in words
-        for pair in pairwise(one)
-    ]
+    expected = [int(mix(*(np.array([hash_of(word)], np.uint64) for word in pair))[0]) for one in words for pair in pairwise(one)]
     assert keys[inside].tolist() == expected
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from curate.storage import storage
-from curate.whatif import WhatIf, what_if
+from curate.report.what_if import WhatIf, what_if
+from curate.storage.backend import storage
 from tests import running
 from tests.running import manifest
 

@@ -1,1 +1,1 @@
-"""What each command does; imported only when it is called."""
+"""What each command of the command line does, one file each; imported when it is called."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from curate.errors import CurateError, InputError, OutputError
-from curate.shards import Shards
-from curate.storage import Disk, Storage, storage
+import click
+
+from curate.core.errors import CurateError, InputError, OutputError
+from curate.core.shards import Shards
+from curate.storage.backend import Disk, Storage, storage
 
 ROLES = ("image", "text", "url", "key", "sha256")
 
@@ -30,14 +33,14 @@ def column_roles(pairs: Sequence[str]) -> dict[str, str]:
 
 def shards_of(inputs: Sequence[str], columns: Sequence[str]) -> Shards:
     """List the shards of INPUT... in order."""
-    from curate.sources import list_shards
+    from curate.sources.listing import list_shards
 
     return list_shards(inputs, column_roles(columns))
 
 
 def apart(inputs: Sequence[str], out: str) -> None:
     """Raise InputError where OUT is an input, in one or around one: a run clears what it finds in OUT."""
-    from curate.sources.files import plain
+    from curate.storage.paths import plain
 
     target = plain(out).rstrip("/")
     for one in map(plain, inputs):
@@ -69,7 +72,6 @@ def output(text: str) -> Iterator[Storage]:
 
     Raises UsageError when there is no such folder, InputError when the URL's backend is not installed, OutputError.
     """
-    import click
 
     out = storage(text)
     if isinstance(out, Disk) and not Path(out.root).is_dir():
@@ -89,7 +91,6 @@ def workers(wanted: int | None) -> int:
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    import click
 
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
@@ -105,3 +106,16 @@ def manifest_of(out: Storage) -> dict[str, Any]:
         told = f"{out.root} holds no finished run (no manifest.json); run `curate run ... --out {out.root}` to its end first"
         raise OutputError(told)
     return manifest
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -7,18 +7,19 @@ import sys
 
 import click
 
-from curate import plan as planning
-from curate import recipe as recipes
 from curate.commands import common
 from curate.commands.options import DryRun
-from curate.contracts import CorpusCount
-from curate.counts import Lookup
-from curate.dryrun import DryRun as Found
-from curate.dryrun import Estimate, as_json, dry_run, earlier_counts
-from curate.job import resolve
-from curate.manifest import checked
+from curate.core.contracts import CorpusCount
+from curate.counts.lookup import Lookup
+from curate.driver.dry_run import DryRun as Found
+from curate.driver.dry_run import Estimate, as_json, dry_run, earlier_counts
+from curate.driver.manifest import checked
+from curate.driver.resolve import resolve
+from curate.fetch.preflight import check_ready
+from curate.planning import loader as recipes
+from curate.planning import plan as planning
 from curate.report import attrition_table, report_page
-from curate.storage import Storage
+from curate.storage.backend import Storage
 
 
 def dry_run_command(given: DryRun) -> None:
@@ -27,7 +28,7 @@ def dry_run_command(given: DryRun) -> None:
     shards = common.shards_of([given.shard], given.columns)
     plan = planning.plan(planning.fetching(recipe) if shards[0].on_the_web else recipe)
     if plan.fetches:
-        recipe.manners.ready()
+        check_ready(recipe.policy)
     lookups: dict[str, Lookup] = {}
     unserved = [name for name, rule in plan.recipe.filters.items() if isinstance(rule.provider(), CorpusCount)]
     if given.counts is not None:
@@ -49,10 +50,10 @@ def dry_run_command(given: DryRun) -> None:
         if given.as_json:
             common.print_json(as_json(found, given.pairs))
         else:
-            _print(found, given)
+            _fingerprint(found, given)
 
 
-def _print(found: Found, given: DryRun) -> None:
+def _fingerprint(found: Found, given: DryRun) -> None:
     from rich.console import Console
     from rich.table import Table
 

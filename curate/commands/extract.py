@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 
 from curate.commands import common
-from curate.commands.engine import open_runner
 from curate.commands.options import Extract
-from curate.commands.run import PARTIAL, Bars
-from curate.extract import Extracted, Extraction
-from curate.sources.archive import Options
-from curate.storage import storage
-from curate.store import Store
+from curate.commands.progress import Bars
+from curate.commands.run import PARTIAL
+from curate.commands.runners import open_runner
+from curate.driver.extract import Extracted, Extraction
+from curate.sources.webarchive.pairs import Options
+from curate.storage.backend import storage
+from curate.storage.store import Store
 
 
 def extract_command(given: Extract) -> int:
@@ -42,7 +43,7 @@ def _tell(outcome: Extracted, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from curate.sources.archive import DAMAGES
+    from curate.sources.webarchive.pairs import DAMAGES
 
     if outcome.state == "nothing to do":
         click.echo(f"{outcome.out} is finished: the same archives were read to the end; nothing to do")

@@ -6,8 +6,8 @@ import click
 
 from curate.commands import common
 from curate.commands.options import Report
-from curate.runners.local import LocalRunner
-from curate.verify import verify
+from curate.report.verify import verify
+from curate.runners.local.runner import LocalRunner
 
 
 def verify_command(given: Report) -> int:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import zlib
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from tempfile import TemporaryFile
 from time import time
-from typing import IO, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -18,82 +16,21 @@ from yarl import URL
 
 from curate import __version__
 from curate.fetch.addresses import ForbiddenAddress, networks_of, opener
+from curate.fetch.body import Body, _receive
+from curate.fetch.denylists import Refused
 from curate.fetch.errors import FetchError
-from curate.fetch.hosts import Hosts
-from curate.fetch.lists import Refused
-from curate.fetch.manners import Manners
-from curate.fetch.rights import MAX_RULES, Rules, opted_out, reserved, robots, tdm_reserved
+from curate.fetch.host_limits import Hosts
+from curate.fetch.opt_outs import MAX_RULES, Rules, opted_out, reserved, robots, tdm_reserved
+from curate.fetch.policy import FetchPolicy
+from curate.fetch.urls import _joined, host_of
 
 CONNECT_SECONDS = 10.0
-IN_MEMORY = 1 << 20
-"""Bytes of a body that are held in memory; a larger one goes to a temporary file."""
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ASK_AGAIN = (429, 500, 502, 503, 504)
-_CHUNK = 64 << 10
 _FILES = 4  # times the limit of a request in which a site must tell its rules
 _SITES = 10_000  # whose rules are remembered
 _SITE_SECONDS = 24 * 3600.0
-
-
-class Body:
-    """Bytes as they come: at most `limit` of them. Raises FetchError above that."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
-        self._parts: list[bytes] = []
-        self._file: IO[bytes] | None = None
-
-    def add(self, data: bytes) -> None:
-        """Take the next bytes, of what is too much the beginning."""
-        if too_large := self._size + len(data) > self._limit:
-            data = data[: self._limit - self._size]
-        self._size += len(data)
-        if self._file is None and self._size > IN_MEMORY:
-            self._file = TemporaryFile(prefix="curate-")  # noqa: SIM115 - it lives as long as the body
-            self._file.write(b"".join(self._parts))
-            self._parts.clear()
-        if self._file is None:
-            self._parts.append(data)
-        else:
-            self._file.write(data)
-        if too_large:
-            raise FetchError("too_large")
-
-    def take(self) -> bytes:
-        """Return all of it, once."""
-        found = self.peek()
-        if self._file is not None:
-            self._file.close()
-        return found
-
-    def peek(self) -> bytes:
-        """Return all of it."""
-        if self._file is None:
-            return b"".join(self._parts)
-        self._file.seek(0)
-        return self._file.read()
-
-    def head(self, size: int) -> bytes:
-        """Return the first bytes."""
-        if self._file is None:
-            return b"".join(self._parts)[:size] if self._size <= size else _first(self._parts, size)
-        self._file.seek(0)
-        found = self._file.read(size)
-        self._file.seek(0, 2)
-        return found
-
-    def __len__(self) -> int:
-        return self._size
-
-
-def _first(parts: list[bytes], size: int) -> bytes:
-    found = bytearray()
-    for part in parts:
-        found += part[: size - len(found)]
-        if len(found) == size:
-            break
-    return bytes(found)
 
 
 class Answer(NamedTuple):
@@ -111,8 +48,8 @@ Resolving: TypeAlias = Callable[[], AbstractResolver]
 class Client:
     """Asks for images. Used as an async context; not for several loops."""
 
-    def __init__(self, manners: Manners, hosts: Hosts, refused: Refused, resolving: Resolving) -> None:
-        self._manners, self._hosts, self._refused, self._resolving = manners, hosts, refused, resolving
+    def __init__(self, policy: FetchPolicy, hosts: Hosts, refused: Refused, resolving: Resolving) -> None:
+        self._manners, self._hosts, self._refused, self._resolving = policy, hosts, refused, resolving
         self._sites: dict[str, tuple[float, asyncio.Future[Rules]]] = {}
 
     async def __aenter__(self) -> Client:
@@ -236,29 +173,9 @@ class Client:
         return b""  # RFC 9309: more redirects than that count as no rules
 
 
-def place(text: str) -> URL:
-    """Return the url of a text, without user, password and fragment. Raises FetchError when it is none of http or https.
-
-    >>> str(place(" HTTP://user:word@Example.org/a b.jpg#top "))
-    'http://example.org/a%20b.jpg'
-    """
-    try:
-        url = URL(text.strip())
-        if url.scheme not in ("http", "https") or not url.host or url.port is None:
-            raise FetchError("bad_url")
-        return url.with_user(None).with_fragment(None)
-    except (ValueError, TypeError) as error:
-        raise FetchError("bad_url") from error
-
-
 def _obey(rules: Rules, url: URL) -> None:
     if (code := rules.refuses(str(url), url.raw_path_qs)) is not None:
         raise FetchError(code)
-
-
-def host_of(url: URL) -> str:
-    """Return what limits hold for: host and port."""
-    return f"{(url.host or '').lower()}:{url.port}"
 
 
 def retry_after(text: str | None) -> float:
@@ -275,50 +192,6 @@ def retry_after(text: str | None) -> float:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time())
     except (ValueError, TypeError, OverflowError):
         return 0.0
-
-
-def _joined(url: URL, location: str | None) -> URL:
-    if location is None:
-        raise FetchError("bad_url")
-    try:
-        return place(str(url.join(URL(location))))
-    except (ValueError, TypeError) as error:
-        raise FetchError("bad_url") from error
-
-
-async def _receive(response: aiohttp.ClientResponse, body: Body) -> None:
-    """Read a body within its limit, undoing an encoding that was not asked for."""
-    inflate = _inflater(response.headers.get("Content-Encoding", "").strip().lower())
-    try:
-        async for chunk in response.content.iter_chunked(_CHUNK):
-            if inflate is None:
-                body.add(chunk)
-            else:
-                _inflated(inflate, chunk, body)
-    except aiohttp.ClientError as error:
-        raise FetchError("truncated", passing=True) from error
-    except zlib.error as error:
-        raise FetchError("bad_encoding") from error
-    if inflate is not None and not inflate.eof:
-        raise FetchError("truncated")
-
-
-def _inflater(encoding: str) -> Any:
-    """Return what undoes a Content-Encoding, None for none. Raises FetchError for one that is not known."""
-    if encoding in ("", "identity"):
-        return None
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        return zlib.decompressobj(zlib.MAX_WBITS | 32)
-    raise FetchError("bad_encoding")
-
-
-def _inflated(inflate: Any, chunk: bytes, body: Body) -> None:
-    """Add what a chunk inflates to, in bounded pieces: a bomb is stopped by the body's limit."""
-    while chunk:
-        body.add(inflate.decompress(chunk, _CHUNK))
-        chunk = inflate.unconsumed_tail
-        if inflate.eof:
-            return
 
 
 class _limited:

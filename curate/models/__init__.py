@@ -1,28 +1,22 @@
-"""Models behind one-method protocols, named by a spec, loaded once a process. Nothing here knows filters or stages."""
+"""Models behind one-method protocols, named by a spec, loaded once a process; the only place that imports torch."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-
-from curate.errors import ModelError
+from curate.core.errors import ModelError
+from curate.models.fakes import FakeCaptioner, FakeClassifier, FakeEmbedder, FakeMatcher
 from curate.models.protocols import (
     Captioner,
     Classifier,
     Compute,
     Embedder,
-    Floats,
     Matcher,
-    Pixels,
     Sampling,
     TextEmbedder,
-    unit,
 )
 
 __all__ = [
@@ -44,7 +38,6 @@ _CHECKPOINTS = ("hf:ORGANISATION/NAME[@REVISION]", "a folder with config.json, t
 EMBEDDERS = ("efficientnet-lite0", "mini", "open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE", *_CHECKPOINTS, "fake")
 TEXT_EMBEDDERS = EMBEDDERS[1:]
 CLASSIFIERS = ("yahoo-open-nsfw", "fake")
-FAKE_SIDE = 32
 BLIP = ("mini", *_CHECKPOINTS, "fake")
 """Specs of captioners and of matchers."""
 
@@ -61,7 +54,7 @@ def load_embedder(spec: str) -> Embedder:
 
             return EfficientNetLite0.load()
         if spec == "mini":
-            from curate.models.mini import MiniEmbedder
+            from curate.models.mini.model import MiniEmbedder
 
             return MiniEmbedder.load()
         if spec.startswith("open_clip:"):
@@ -69,7 +62,7 @@ def load_embedder(spec: str) -> Embedder:
 
             return OpenClip.load(spec)
         if is_checkpoint(spec):
-            from curate.models.blip import BlipEmbedder
+            from curate.models.blip.model import BlipEmbedder
 
             return BlipEmbedder.load(spec, Compute(batch=32))
     except ImportError as error:
@@ -91,11 +84,11 @@ def load_captioner(spec: str, sampling: Sampling, compute: Compute = _USUAL) -> 
     """Return the captioner that `spec` names, the same object at every call. Raises ModelError if it cannot be had."""
     try:
         if spec == "mini":
-            from curate.models.mini import MiniCaptioner
+            from curate.models.mini.model import MiniCaptioner
 
             return replace(MiniCaptioner.load(), **asdict(sampling))
         if is_checkpoint(spec):
-            from curate.models.blip import BlipCaptioner
+            from curate.models.blip.model import BlipCaptioner
 
             return BlipCaptioner.load(spec, sampling, compute)
     except ImportError as error:
@@ -110,11 +103,11 @@ def load_matcher(spec: str, compute: Compute = _USUAL) -> Matcher:
     """Return the matcher that `spec` names, the same object at every call. Raises ModelError if it cannot be had."""
     try:
         if spec == "mini":
-            from curate.models.mini import MiniMatcher
+            from curate.models.mini.model import MiniMatcher
 
             return MiniMatcher.load()
         if is_checkpoint(spec):
-            from curate.models.blip import BlipMatcher
+            from curate.models.blip.model import BlipMatcher
 
             return BlipMatcher.load(spec, compute)
     except ImportError as error:
@@ -146,78 +139,3 @@ def load_classifier(spec: str) -> Classifier:
 
 def _extra_missing(spec: str, error: ImportError) -> ModelError:
     return ModelError(f'{spec} needs the package {error.name or error}: pip install "curate[models]"')
-
-
-def _seed(picture: Pixels) -> int:
-    return int.from_bytes(hashlib.sha256(picture.tobytes()).digest()[:8], "little")
-
-
-@dataclass(frozen=True)
-class FakeEmbedder:
-    """A vector from a hash of the picture: equal pictures agree, others do not. For tests."""
-
-    name: str = "fake"
-    dim: int = 64
-
-    def embed(self, pixels: Pixels) -> Floats:
-        """Return float32 [n, dim], each row of length 1."""
-        out = np.empty((len(pixels), self.dim), np.float32)
-        for row, picture in enumerate(pixels):
-            out[row] = np.random.default_rng(_seed(picture)).standard_normal(self.dim)
-        return unit(out)
-
-    def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Return float32 [n, dim], each row of length 1."""
-        return self.embed(np.array([list(hashlib.sha256(text.encode()).digest()) for text in texts], np.uint8).reshape(-1, 32))
-
-
-@dataclass(frozen=True)
-class FakeClassifier:
-    """A score from a hash of the picture. For tests."""
-
-    name: str = "fake"
-
-    def scores(self, pixels: Pixels) -> Floats:
-        """Return float32 [n], 0 to 1."""
-        return np.array([_seed(picture) / 2**64 for picture in pixels], np.float32)
-
-
-@dataclass(frozen=True)
-class FakeCaptioner:
-    """Words from a hash of the picture and the draws. For tests."""
-
-    sampling: Sampling
-    name: str = "fake"
-    side: int = FAKE_SIDE
-
-    def captions(self, pictures: Pixels, draws: Floats) -> list[list[str]]:
-        """Return k captions of each picture, of `min_tokens` words."""
-        length = max(1, self.sampling.min_tokens)
-        seeds = map(_seed, pictures)
-        return [[self._caption(seed, row[:length]) for row in rows] for seed, rows in zip(seeds, draws, strict=True)]
-
-    def _caption(self, seed: int, draws: Floats) -> str:
-        return " ".join(f"{_WORDS[seed % len(_WORDS)]}{int(draw * 1000)}" for draw in draws)
-
-
-_WORDS = ("dog", "tree", "boat", "street", "red", "woman", "table")
-
-
-@dataclass(frozen=True)
-class FakeMatcher:
-    """A score from a hash of picture and text. For tests."""
-
-    name: str = "fake"
-    side: int = FAKE_SIDE
-
-    def reads(self, text: str) -> bool:
-        """Return whether there is anything but full stops in a text."""
-        return bool(text.strip(" ."))
-
-    def match(self, pictures: Pixels, texts: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Return a score, 0 to 1, of every text of each picture."""
-        return [[self._score(_seed(picture), text) for text in several] for picture, several in zip(pictures, texts, strict=True)]
-
-    def _score(self, seed: int, text: str) -> float:
-        digest = hashlib.sha256(f"{seed}/{text}".encode()).digest()
-        return int.from_bytes(digest[:8], "little") / 2**64

@@ -9,10 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from curate.contracts import ModelKind
-from curate.digest import file_sha256
-from curate.errors import ModelError, near
-from curate.models import BLIP, CLASSIFIERS, EMBEDDERS, FAKE_SIDE, TEXT_EMBEDDERS, is_checkpoint
+from curate.core.contracts import ModelKind
+from curate.core.errors import ModelError, near
+from curate.core.hashing import file_sha256
+from curate.models import BLIP, CLASSIFIERS, EMBEDDERS, TEXT_EMBEDDERS, is_checkpoint
+from curate.models.fakes import FAKE_SIDE
 
 KNOWN: dict[ModelKind, tuple[str, ...]] = {
     "captioner": BLIP,
@@ -83,8 +84,9 @@ def _need(spec: str, packages: Iterable[str]) -> None:
 
 def _mini(kind: ModelKind) -> ModelFacts:
     _need("mini", PACKAGES["mini"])
-    from curate.models import mini, mini_captioner
-    from curate.models.mini_features import SIDE, WEIGHTS
+    from curate.models.mini import captioner as mini_captioner
+    from curate.models.mini import model as mini
+    from curate.models.mini.features import SIDE, WEIGHTS
 
     name = mini_captioner.FILE if kind == "captioner" else mini.FILE
     weights = WEIGHTS / name
@@ -96,7 +98,7 @@ def _mini(kind: ModelKind) -> ModelFacts:
 
 def _blip(kind: Literal["captioner", "matcher", "embedder"], spec: str) -> ModelFacts:
     _need(spec, (*PACKAGES["blip"], *(["huggingface_hub"] if spec.startswith("hf:") else [])))
-    from curate.models.blip import inspect
+    from curate.models.blip.model import inspect
 
     return ModelFacts(spec, *inspect(spec, kind))
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curate.contracts import Precision
-from curate.errors import OutOfDeviceMemory
+from curate.core.contracts import Precision
+from curate.core.errors import OutOfDeviceMemory
 from curate.models.protocols import MODEL_ROWS
 
 _WARM_UPS = 3  # before a capture: libraries choose their kernels and take their workspace in the first calls

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curate.errors import ModelError
+from curate.core.errors import ModelError
 from curate.models.protocols import MODEL_ROWS, Floats, Pixels, in_blocks, unit
 from curate.models.torchvision_fit import fit_torchvision
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from curate.contracts import Precision
+from curate.core.contracts import Precision
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

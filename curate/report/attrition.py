@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from curate.contracts import Filter
+from curate.core.contracts import Filter
 from curate.report.query import View, opened, parquet_files
-from curate.storage import Storage
+from curate.storage.backend import Storage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -135,7 +135,7 @@ def described(name: str) -> Rule:
     if not name.isidentifier():
         return Rule()
     try:
-        module = importlib.import_module(f"filters.{name}")
+        module = importlib.import_module(f"curate.filters.{name}")
     except ModuleNotFoundError:
         return Rule()
     for _, item in inspect.getmembers(module, inspect.isclass):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from curate.report.attrition import percent
 from curate.report.query import opened, parquet_files
-from curate.storage import Storage
+from curate.storage.backend import Storage
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from curate.report.query import View, opened, parquet_files, quoted
-from curate.storage import Storage
+from curate.storage.backend import Storage
 
 EACH = 24
 PAIRS = 16

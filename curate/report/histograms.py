@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curate.facts import FACTS
+from curate.core.facts import FACTS
 from curate.report.attrition import described
 from curate.report.charts import UNITS, Bins, Chart, draw, linear_bins, log_bins
 from curate.report.query import View, quoted
@@ -46,6 +46,7 @@ LABELS = {
 
 
 _LARGEST_SIDE = 65_535  # pixels; what JPEG can hold
+
 
 @dataclass(frozen=True)
 class Histogram:

@@ -11,20 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.errors import OutputError
+from curate.core.errors import OutputError
 from curate.report import charts, gallery, histograms
-from curate.report.attrition import (
-    COLUMNS,
-    Attrition,
-    Combination,
-    combinations,
-    described,
-    overlaps,
-    percent,
-    tally,
-)
+from curate.report.attrition import COLUMNS, Attrition, Combination, combinations, described, overlaps, percent, tally
 from curate.report.query import opened, parquet_files
-from curate.storage import Storage, storage
+from curate.storage.backend import Storage, storage
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -125,7 +116,7 @@ def _content(out: Storage, manifest: dict[str, Any]) -> Content:
     with opened(parquet_files(out, "decisions"), COLUMNS) as view:
         found = combinations(view)
         lines = tally(found, filters)
-        evidence = histograms.evidence_histograms(view, filters, manifest.get("marks") or {})
+        evidence = histograms.evidence_histograms(view, filters, manifest.get("thresholds") or {})
         facts = histograms.fact_histograms(view)
         categorical = ["format", "language", *histograms.text_columns(view, filters)]
         values = histograms.categories(view, categorical)

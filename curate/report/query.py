@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from curate.errors import OutputError
-from curate.sources.files import is_local
-from curate.storage import Storage
+from curate.core.errors import OutputError
+from curate.storage.backend import Storage
+from curate.storage.paths import is_local
 
 if TYPE_CHECKING:
     import duckdb
@@ -87,7 +87,7 @@ def opened(files: Sequence[str], columns: Mapping[str, str]) -> Iterator[View]:
 
 
 def _reach(connection: duckdb.DuckDBPyConnection, url: str) -> None:
-    from curate.ranges import Ranges
+    from curate.storage.duckdb_files import Ranges
 
     connection.register_filesystem(Ranges(url))
     connection.execute(f"SET threads = {_READERS}")

@@ -1,1 +1,1 @@
-"""Runners move tasks over shards: `local` on this machine, `ray` on a Ray cluster, `spark` on a Spark cluster."""
+"""Runners move tasks over items: `local` on this machine, `ray` and `spark` on clusters. Each knows its engine and no task."""

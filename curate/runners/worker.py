@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, cast
 
-from curate.contracts import TaskDied
+from curate.core.contracts import TaskDied
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT"), "1")
 """Environment of a worker, read by the libraries when the process loads them: two with one thread each beat one with two."""

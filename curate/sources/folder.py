@@ -10,10 +10,11 @@ from itertools import islice
 
 import pyarrow as pa
 
-from curate.contracts import Batch, Shard
-from curate.sources.files import Entry, Folder, staged, tree
+from curate.core.contracts import Batch, Shard
+from curate.sources.linked_files import Folder
 from curate.sources.records import IMAGE_TYPES, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
-from curate.sources.table import lines_of, parse_line
+from curate.sources.tables.lines import lines_of, parse_line
+from curate.storage.paths import Entry, staged, tree
 
 SHARD_IMAGES = 10_000
 MAX_JSON = 1 << 20

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from curate.contracts import RECORD_SCHEMA, ROW_GROUP, Batch, ShardBreak
+from curate.core.contracts import RECORD_SCHEMA, ROW_GROUP, Batch, ShardBreak
 
 MAX_TEXT = 65_536
 """Characters of a text that are kept."""

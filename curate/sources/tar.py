@@ -19,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 import xxhash
 
-from curate.contracts import Batch, Shard, ShardBreak
+from curate.core.contracts import Batch, Shard, ShardBreak
 from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
 
 BLOCK = 512

@@ -1,1 +1,1 @@
-"""Stages: each takes a batch of the rows alive and adds facts. They know nothing of filters, stores or engines."""
+"""Stages provide facts: a batch of living rows in, the same rows with more columns out. They know no filter and no store."""

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.contracts import Batch, Needs, Stage
-from curate.errors import InputError
-from curate.facts import schema
-from curate.stages.embed import hashes_of, nearest_hashes
+from curate.core.contracts import Batch, Needs, Stage
+from curate.core.errors import InputError
+from curate.core.facts import schema
+from curate.stages.nearest import nearest_hashes
+from curate.stages.pixels import hashes_of
 
 _HASH = re.compile(r"[0-9a-fA-F]{64}|[0-9a-fA-F]{16}")
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.contracts import IMAGE_ROWS, Batch, ModelKind, Needs, Precision, Stage, setting
-from curate.facts import schema
-from curate.stages.pictures import pictures_of
+from curate.core.contracts import IMAGE_ROWS, Batch, ModelKind, Needs, Precision, Stage, setting
+from curate.core.facts import schema
+from curate.stages.pixels import pictures_of
 from curate.stages.text import mix
 
 if TYPE_CHECKING:

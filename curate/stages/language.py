@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from curate.contracts import Batch, Needs
-from curate.facts import schema
+from curate.core.contracts import Batch, Needs
+from curate.core.facts import schema
 from curate.stages.text import add_columns
 
 

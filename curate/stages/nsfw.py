@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from curate.contracts import Batch, ModelKind, Needs, Stage
-from curate.facts import schema
-from curate.stages.embed import pixels_of
+from curate.core.contracts import Batch, ModelKind, Needs, Stage
+from curate.core.facts import schema
+from curate.stages.pixels import pixels_of
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from curate.contracts import Batch, Needs
-from curate.facts import schema
+from curate.core.contracts import Batch, Needs
+from curate.core.facts import schema
 
 Keys = npt.NDArray[np.uint64]
 

@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench`, or one of them by `python -m tests.bench NAME`. Each prints its figures beside its target."""
+"""Benchmarks: `make bench`, or one of them by `python -m tests.bench NAME`. Each fingerprints its figures beside its target."""

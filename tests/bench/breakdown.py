@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from curate import plan as planning
-from curate import recipe as recipes
-from curate.job import resolve
-from curate.runners.local import LocalRunner
+from curate.driver.resolve import resolve
+from curate.planning import loader as recipes
+from curate.planning import plan as planning
+from curate.runners.local.runner import LocalRunner
 from tests.bench.measure import DEMO, SHARED, WORKERS, Figure, Phases, at_most, cpu_seconds, job_of, scratch, share
 from tests.conftest import make_pool
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curate.models.blip import TEXT_TOKENS, BlipCaptioner, BlipMatcher, cleaned
-from curate.models.blip_network import MEAN, STD, Shape
-from curate.models.checkpoint import open_checkpoint
+from curate.models.blip.checkpoint import open_checkpoint
+from curate.models.blip.model import TEXT_TOKENS, BlipCaptioner, BlipMatcher, cleaned
+from curate.models.blip.network import MEAN, STD, Shape
 from curate.models.protocols import Compute, Sampling
 from tests import blips
 from tests.bench.measure import Figure, at_least, median, rounded, scratch

@@ -17,18 +17,19 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 
-from curate import plan as planning
-from curate import recipe as recipes
-from curate.contracts import TaskDied
-from curate.counts import Engine, Scanned, merge
-from curate.job import Job, Outcome
-from curate.judge import Judge
-from curate.pack import Pack
-from curate.scan import base_key
-from curate.shards import Shards
-from curate.sources import list_shards
-from curate.storage import Found, Storage
-from curate.store import Store
+from curate.core.contracts import TaskDied
+from curate.core.shards import Shards
+from curate.counts.merge import Engine, Scanned, merge
+from curate.driver.progress import Outcome
+from curate.driver.run import Job
+from curate.passes.judge import Judge
+from curate.passes.pack import Pack
+from curate.passes.scan import base_key
+from curate.planning import loader as recipes
+from curate.planning import plan as planning
+from curate.sources.listing import list_shards
+from curate.storage.backend import Found, Storage
+from curate.storage.store import Store
 from tests.bench.measure import ROOT, Figure, at_most
 
 SHARDS = 1_000_000
@@ -51,7 +52,7 @@ class Crawl(fsspec.AbstractFileSystem):  # type: ignore[misc]
 class Finished(Storage):
     """An output in which every shard is scanned, counted, judged and packed: it answers as a listing and its marks would."""
 
-    prints: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    fingerprints: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     block_shards: int = 10
     written: dict[str, bytes] = field(default_factory=dict)
 
@@ -74,12 +75,12 @@ class Finished(Storage):
     def listing(self, folder: str) -> Iterator[Found]:
         kind = folder.partition("/")[0]
         if kind == "facts":
-            for fingerprint in map("{:016x}".format, self.prints):
+            for fingerprint in map("{:016x}".format, self.fingerprints):
                 yield Found(f"{fingerprint}.json", 100)
                 yield Found(f"{fingerprint}.0123abcd.parquet", 1_000_000)
         elif kind in ("decisions", "marks"):
             ending = ".parquet" if kind == "decisions" else ".json"
-            yield from (Found(f"{number:06d}{ending}", 1_000_000) for number in range(len(self.prints)))
+            yield from (Found(f"{number:06d}{ending}", 1_000_000) for number in range(len(self.fingerprints)))
 
     def folders(self, folder: str) -> list[str]:
         return []
@@ -128,7 +129,7 @@ def child() -> None:
     plan = planning.plan(recipes.load("align"))
     assert len(shards) == SHARDS
     planned = time.perf_counter() - started
-    storage = Finished("crawl://bucket/out", shards.prints)
+    storage = Finished("crawl://bucket/out", shards.fingerprints)
     job = Job(plan, shards, Store(storage), NothingToDo())
     storage.written["made_with"] = made_with(job, shards).encode()
     started = time.perf_counter()
@@ -141,7 +142,7 @@ def child() -> None:
 
 def made_with(job: Job, shards: Shards) -> str:
     """Return what the marks of the blocks must say for the job to take them as its own."""
-    scanned = Scanned(shards.prints, np.arange(len(shards)))
+    scanned = Scanned(shards.fingerprints, np.arange(len(shards)))
     lookups = merge(job.store, job.plan.counts, scanned, Engine(job.runner, job.memory))
     judge = Judge(job.store, job.plan, base_key(job.plan), job.key(), lookups)
     return Pack(job.store, job.plan, judge.base, judge.run, judge.marks).made_with()

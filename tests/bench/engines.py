@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from curate.contracts import Needs, Report, Runner
-from curate.counts import Engine, Scanned, merge
-from curate.judge import Judge
-from curate.plan import Plan
-from curate.scan import Scan, base_key
-from curate.sources import list_shards
-from curate.storage import storage
-from curate.store import Store
+from curate.core.contracts import Needs, Report, Runner
+from curate.counts.merge import Engine, Scanned, merge
+from curate.passes.judge import Judge
+from curate.passes.scan import Scan, base_key
+from curate.planning.plan import Plan
+from curate.sources.listing import list_shards
+from curate.storage.backend import storage
+from curate.storage.store import Store
 from tests.bench.measure import ROOT, Figure, at_most, photos, plan_of, scratch, write_tar
 
 PHOTOS = 500  # of a shard
@@ -80,7 +80,7 @@ class Child:
         plan = plan_of(COUNTED, self._folder)
         self._scan(plan, [str(self._folder / "warm")], "counted")
         shards = list_shards([str(self._folder / "warm")], {})
-        store, scanned = Store(storage(self._folder / "counted")), Scanned(shards.prints, np.arange(len(shards)))
+        store, scanned = Store(storage(self._folder / "counted")), Scanned(shards.fingerprints, np.arange(len(shards)))
         started = time.perf_counter()
         merge(store, plan.counts, scanned, Engine(self._runner, 500_000_000))
         return time.perf_counter() - started
@@ -106,14 +106,14 @@ class Child:
 def runner_of(engine: str) -> AbstractContextManager[Any]:
     """Return a runner of two workers."""
     if engine == "ray":
-        from curate.runners.ray import RayRunner
+        from curate.runners.ray.runner import RayRunner
 
         return RayRunner()
     if engine == "spark":
-        from curate.runners.spark import SparkRunner
+        from curate.runners.spark.runner import SparkRunner
 
         return SparkRunner()
-    from curate.runners.local import LocalRunner
+    from curate.runners.local.runner import LocalRunner
 
     return LocalRunner(2)
 

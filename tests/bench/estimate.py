@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from curate.job import Job
-from curate.sources import list_shards
-from curate.storage import Disk, Found
-from curate.store import Store
+from curate.driver.run import Job
+from curate.sources.listing import list_shards
+from curate.storage.backend import Disk, Found
+from curate.storage.store import Store
 from tests.bench.idle import SECONDS
 from tests.bench.measure import Figure, photos, plan_of, scratch, write_tar
 from tests.running import InProcess

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from curate.sources.archive import Options, Reading, pairs
+from curate.sources.webarchive.pairs import Options, Reading, pairs
 from tests.archives import Archive, page
 from tests.bench.measure import SHARED, Figure, at_least, median, rounded, scratch, seconds_of
 

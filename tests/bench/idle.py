@@ -6,18 +6,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curate.job import idle
-from curate.judge import Judge
-from curate.models import FakeCaptioner, FakeMatcher
+from curate.driver.progress import idle
+from curate.models.fakes import FakeCaptioner, FakeMatcher
 from curate.models.protocols import Captioner, Floats, Matcher, Pixels
-from curate.plan import Plan
-from curate.scan import Scan, base_key
-from curate.sources import list_shards
+from curate.passes.evaluation import WAIT
+from curate.passes.judge import Judge
+from curate.passes.scan import Scan, base_key
+from curate.planning.plan import Plan
+from curate.sources.listing import list_shards
 from curate.stages.caption import CaptionStage
 from curate.stages.match import MatchStage
-from curate.storage import storage
-from curate.store import Store
-from curate.walk import WAIT
+from curate.storage.backend import storage
+from curate.storage.store import Store
 from tests.bench.measure import WORKERS, Figure, at_most, photos, plan_of, scratch, write_tar
 
 RECORDS = 6000

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from curate.contracts import Needs, Report
-from curate.judge import Judge
-from curate.plan import Plan
-from curate.runners.local import LocalRunner
-from curate.scan import Scan, base_key
+from curate.core.contracts import Needs, Report
+from curate.images.jpeg import grey_scale_decode
+from curate.passes.judge import Judge
+from curate.passes.sampler import per_shard
+from curate.passes.scan import Scan, base_key
+from curate.planning.plan import Plan
+from curate.runners.local.runner import LocalRunner
 from curate.sources.tar import members
-from curate.stages.decode import grey_scale_decode
-from curate.thumbs import per_shard
 from tests.bench.measure import (
     WORKERS,
     Figure,

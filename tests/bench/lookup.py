@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from curate.counts import Lookup
-from curate.storage import storage
+from curate.counts.lookup import Lookup
+from curate.storage.backend import storage
 from tests.bench.measure import Figure, at_least, median, rounded, scratch, seconds_of
 
 KEYS = 100_000_000

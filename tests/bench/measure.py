@@ -15,14 +15,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from curate import plan as planning
-from curate import recipe as recipes
-from curate.contracts import Runner
-from curate.job import Job, Outcome, resolve
-from curate.plan import Plan
-from curate.sources import list_shards
-from curate.storage import storage
-from curate.store import Store
+from curate.core.contracts import Runner
+from curate.driver.progress import Outcome
+from curate.driver.resolve import resolve
+from curate.driver.run import Job
+from curate.planning import loader as recipes
+from curate.planning import plan as planning
+from curate.planning.plan import Plan
+from curate.sources.listing import list_shards
+from curate.storage.backend import storage
+from curate.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "tests" / "data" / "demo"
@@ -109,7 +111,7 @@ def photos() -> list[bytes]:
 
 def decodes(data: bytes) -> bool:
     """Return whether a JPEG decodes without a warning."""
-    from curate.stages.decode import grey_scale_decode
+    from curate.images.jpeg import grey_scale_decode
 
     try:
         grey_scale_decode(data)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from curate.runners.local import LocalRunner
+from curate.runners.local.runner import LocalRunner
 from tests.bench.measure import WORKERS, Figure, at_most, job_of, photos, plan_of, scratch, write_tar
 
 LARGE = 4000  # records of one large shard of photos

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from curate.contracts import CorpusCount
-from curate.counts import Engine, Partial, Scanned, merge, partial_name
-from curate.runners.local import LocalRunner
+from curate.core.contracts import CorpusCount
+from curate.counts.merge import Engine, Scanned, merge
+from curate.counts.partial import Partial, partial_name
+from curate.runners.local.runner import LocalRunner
 from curate.stages.text import Tokens
-from curate.storage import storage
-from curate.store import Store
+from curate.storage.backend import storage
+from curate.storage.store import Store
 from tests.bench.measure import ROOT, Figure, at_most, scratch
 
 ROWS = 10_000_000

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.runners.local import LocalRunner
+from curate.runners.local.runner import LocalRunner
 from tests.bench.measure import WORKERS, Figure, Phases, at_least, cpu_seconds, job_of, median, plan_of, rounded, scratch, share
 
 TEXTS = 1_000_000

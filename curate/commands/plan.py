@@ -1,0 +1,80 @@
+"""curate plan, stats, report, calibrate, filters and recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from curate.commands import common
+from curate.commands.common import _table
+from curate.commands.options import Plan
+from curate.core.contracts import CorpusCount
+from curate.core.shards import Shards
+from curate.driver.download_estimate import savings
+from curate.driver.manifest import checked
+from curate.planning import loader as recipe
+from curate.planning import plan as planning
+from curate.runners.local.runner import LocalRunner
+
+
+def plan_command(given: Plan) -> None:
+    """Print the passes of a recipe."""
+    wanted = recipe.load(given.recipe, given.overrides, given.models)
+    shards = common.shards_of(given.inputs, given.columns) if given.inputs else Shards([])
+    plan = planning.plan(planning.fetching(wanted) if shards.on_the_web.any() else wanted)
+    models = checked(plan)
+    with LocalRunner(1) as runner:
+        saved = savings(plan, shards, runner) if plan.fetches and len(shards) else None
+    rows = _passes(plan)
+    if given.as_json:
+        passes = [dict(zip(("pass", "rows", "what", "cost"), row, strict=True)) for row in rows]
+        sizes = {"shards": len(shards), "bytes": shards.bytes()}
+        downloads = None if saved is None else dataclasses.asdict(saved)
+        described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": plan.warnings()}
+        common.print_json({**described, "recipe_hash": plan.recipe.digest()})
+        return
+    _table(("pass", "rows", "what", "core time a record"), rows)
+    if models:
+        _table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
+    if shards:
+        click.echo(f"input: {len(shards):,} shards, {shards.bytes() / 1e9:,.2f} GB")
+    if saved is not None:
+        click.echo(saved.sentence())
+    for warning in plan.warnings():
+        click.secho(f"warning: {warning}", fg="yellow")
+
+
+def _passes(plan: planning.Plan) -> list[tuple[str, str, str, str]]:
+    """Return the steps of a plan: pass, rows, what, cost."""
+    rows = [
+        ("scan", "every record", "record, header, sha256, text", _cost("header", "text")),
+        *(("scan", "every record", f"partial count: {count.fact}", _cost("counts")) for count in plan.counts),
+        *(("merge", "whole corpus", f"{count.fact}, exact from {_floor(count)}", "") for count in plan.counts),
+    ]
+    for step in plan.steps:
+        rows += [("judge", f"alive before {step.name}", stage.name, _cost(stage.name)) for stage in step.stages]
+        if step.name == planning.FETCH:
+            rows.append(("fetch", "images alive", "the image, by its url", ""))
+        rows.append(("judge", "every record" if not step.lazy else "records alive", f"filter {step.name}", ""))
+    rows += [("judge", "kept records", stage.name, _cost(stage.name)) for stage in plan.last]
+    output = plan.recipe.output
+    rows.append(("pack", f"blocks of {output.block_shards} shards", f"tars of {output.samples_per_shard} samples", ""))
+    return rows
+
+
+_MODEL = ("stage", "spec", "revision", "sha256")
+
+
+def _short(text: str | None) -> str:
+    """Return a cell: of a long hash its beginning."""
+    return "" if text is None else text[:12] if len(text) in (40, 64) and "/" not in text else text
+
+
+def _floor(count: CorpusCount) -> str:
+    return f"the vocabulary's {count.vocabulary:,} upward" if count.vocabulary else f"{count.record_from} upward"
+
+
+def _cost(*names: str) -> str:
+    cost = sum(planning.COST.get(name, 0.0) for name in names)
+    return f"{cost * 1e3:.3g} ms" if cost >= 1e-3 else f"{cost * 1e6:.3g} us"

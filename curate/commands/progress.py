@@ -1,0 +1,49 @@
+"""What a person sees while a run goes on: bars with rates, and warnings."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+
+class Bars:
+    """Progress on a terminal: records, rate and time left of each step; nothing at all when it is not one."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = [TextColumn("{task.description:20}"), BarColumn(30), MofNCompleteColumn(), TextColumn("shards"),
+                   TextColumn("{task.fields[rate]:>16}"), TimeElapsedColumn(), TimeRemainingColumn()]  # fmt: skip
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task: object = None
+        self._records, self._since = 0, 0.0
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def start(self, name: str, total: int) -> None:
+        """Begin a step."""
+        self._task = self._progress.add_task(name, total=total or None, rate="")
+        self._records, self._since = 0, time.monotonic()
+
+    def advance(self, records: int) -> None:
+        """Count a shard of the step."""
+        self._records += records
+        rate = self._records / max(time.monotonic() - self._since, 1e-3)
+        self._progress.update(self._task, advance=1, rate=f"{rate:,.0f} records/s")  # type: ignore[arg-type]
+
+    def warn(self, text: str) -> None:
+        """Say it above the bars, and where there are none."""
+        _warn(text)
+
+
+def _warn(text: str) -> None:
+    import click
+
+    click.secho(f"curate: {text}", err=True, fg="yellow")

@@ -1,0 +1,28 @@
+"""`curate report`: the attrition, and the page made again."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import click
+
+from curate.commands import common
+from curate.commands.options import Report
+
+
+def report_command(given: Report) -> None:
+    """Make the report again and print the attrition."""
+    from rich.console import Console
+
+    from curate.report import write_report
+    from curate.report.attrition import attrition, attrition_table
+
+    with common.output(given.out) as out:
+        rows = attrition(out, common.manifest_of(out)["filters"])
+        path = write_report(out)
+    if given.as_json:
+        common.print_json({"report": path, "attrition": [dataclasses.asdict(row) for row in rows]})
+        return
+    Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows))
+    click.echo(f"report: {path}")

@@ -1,0 +1,44 @@
+"""`curate what-if`: the attrition that other thresholds would give."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from curate.commands import common
+from curate.commands.options import WhatIf
+
+
+def what_if_command(given: WhatIf) -> None:
+    """Print the attrition with other thresholds."""
+    import dataclasses
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from curate.report.what_if import what_if
+
+    with common.output(given.out) as out:
+        manifest = common.manifest_of(out)
+        answer = what_if(out, manifest, given.overrides)
+    if given.as_json:
+        common.print_json(dataclasses.asdict(answer))
+        return
+    table = Table(box=None, padding=(0, 2))
+    for title, justify in (("filter", "left"), ("dropped", "right"), ("was", "right"), ("left", "right"), ("unknown", "right")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    before = {line["filter"]: line["dropped"] for line in manifest["attrition"]}
+    left = answer.texts
+    for line in answer.filters:
+        left -= line.dropped
+        unknown = f"{line.unknown:,}" if line.unknown else ""
+        table.add_row(line.filter, f"{line.dropped:,}", f"{before[line.filter]:,}", f"{left:,}", unknown)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    if answer.at_least == answer.kept:
+        click.echo(f"{answer.kept:,} of {answer.records:,} records would be kept ({answer.kept - answer.was:+,})")
+        return
+    click.echo(
+        f"between {answer.at_least:,} and {answer.kept:,} of {answer.records:,} records would be kept, now {answer.was:,}: "
+        "records that are newly alive were never seen by the filters with unknowns; only a run can tell"
+    )

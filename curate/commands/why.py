@@ -1,0 +1,76 @@
+"""curate why and curate what-if."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from curate.commands import common
+from curate.commands.options import Why
+from curate.core.errors import InputError
+from curate.report.find import find
+
+_SHOWN = 20
+_HIDDEN = ("failed", "not_evaluated", "dropped_by", "key", "shard", "row", "shard_index", "text_no", "source")
+
+
+def why_command(given: Why) -> None:
+    """Print what is known of a record. Raises InputError when there is none of that name."""
+    with common.output(given.out) as out:
+        manifest = common.manifest_of(out)
+        found = find(out, given.key)
+    if not found:
+        raise InputError(f"no record of {given.out} has the key, url or sha256 {given.key!r}")
+    if given.as_json:
+        common.print_json([_plain(record) for record in found])
+        return
+    for record in found[:_SHOWN]:
+        _fingerprint(record, manifest)
+    if len(found) > _SHOWN:
+        click.echo(f"... and {len(found) - _SHOWN} more records of that name (--json fingerprints all)")
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    phash = record["phash"]
+    return {**record, "phash": None if phash is None else f"{phash:016x}"}
+
+
+def _fingerprint(record: dict[str, Any], manifest: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    verdict = "kept" if record["dropped_by"] is None else f"dropped by {record['dropped_by']}"
+    which = f", caption {record['text_no']}" if record["text_no"] else ""
+    console.print(Text(f"{record['key']} ({record['shard']}, row {record['row']}{which}): {verdict}", style="bold"))
+    facts = Table(box=None, show_header=False, padding=(0, 2))
+    hidden = {*manifest["filters"], *_HIDDEN}
+    for name, value in _plain(record).items():
+        if name not in hidden and value is not None:
+            facts.add_row(name, Text(str(value)))
+    console.print(facts)
+    table = Table(box=None, padding=(0, 2))
+    for title in ("filter", "evidence", "verdict", "parameters"):
+        table.add_column(title)
+    for name in manifest["filters"]:
+        if record["text_no"] and _of_web_texts(name):
+            continue
+        state = "fails" if name in record["failed"] else "not evaluated" if name in record["not_evaluated"] else "passes"
+        first = "fails first" if name == record["dropped_by"] else state
+        given = manifest["recipe"]["filters"][name].items()
+        parameters = ", ".join(f"{key} {value}" for key, value in given if value not in (None, [], ""))
+        evidence = "" if record[name] is None else str(record[name])
+        style = "red" if state == "fails" else "dim" if state == "not evaluated" else ""
+        table.add_row(name, Text(evidence), Text(first, style=style), Text(parameters))
+    console.print(table)
+    console.print()
+
+
+def _of_web_texts(name: str) -> bool:
+    from curate.report.attrition import described
+
+    rule = described(name)
+    return rule.about == "text" and not rule.per_text

@@ -1,0 +1,119 @@
+"""The shards of an input, a million of them in some hundred megabytes: columns, made into objects one by one."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from curate.core.contracts import Shard
+
+_CHUNK = 8192
+
+_SCHEMA = pa.schema(
+    [
+        ("url", pa.binary()),  # a local name need not be UTF-8
+        ("kind", pa.dictionary(pa.int32(), pa.string())),
+        ("size", pa.int64()),
+        ("fingerprint", pa.uint64()),
+        ("begin", pa.int64()),  # the part, null for a whole file
+        ("end", pa.int64()),
+        ("columns", pa.int32()),  # place of the roles of its columns in a list beside
+        ("limit", pa.int64()),
+    ]
+)
+
+
+class Shards(Sequence[Shard]):
+    """Shards in order; the index of each is its position."""
+
+    def __init__(self, shards: Iterable[Shard]) -> None:
+        self._columns: list[tuple[tuple[str, str], ...]] = []  # few kinds of tables in one input
+        places: dict[tuple[tuple[str, str], ...], int] = {}
+        stream = iter(shards)
+        self._chunks: list[pa.RecordBatch] = []
+        while some := list(islice(stream, _CHUNK)):
+            for shard in some:
+                if places.setdefault(shard.columns, len(self._columns)) == len(self._columns):
+                    self._columns.append(shard.columns)
+            self._chunks.append(_packed(some, [places[shard.columns] for shard in some]))
+        self._starts = np.cumsum([0, *map(len, self._chunks)]).tolist()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, at: int) -> Shard: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Shard]: ...
+    def __getitem__(self, at: int | slice) -> Shard | list[Shard]:
+        if isinstance(at, slice):
+            return [self[place] for place in range(*at.indices(len(self)))]
+        place = at + len(self) if at < 0 else at
+        if not 0 <= place < len(self):
+            raise IndexError(at)
+        number = bisect_right(self._starts, place) - 1
+        inside = place - self._starts[number]
+        return self._shard(place, self._chunks[number].slice(inside, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Shard]:
+        for start, chunk in zip(self._starts, self._chunks, strict=False):
+            for inside, row in enumerate(chunk.to_pylist()):
+                yield self._shard(start + inside, row)
+
+    def at(self, places: npt.NDArray[np.int64]) -> Iterator[Shard]:
+        """Yield the shards at some places, which ascend; objects are made as they are taken."""
+        for start, chunk in zip(self._starts, self._chunks, strict=False):
+            low, high = np.searchsorted(places, (start, start + len(chunk)))
+            if low < high:
+                some = places[low:high]
+                for place, row in zip(some.tolist(), chunk.take(pa.array(some - start)).to_pylist(), strict=True):
+                    yield self._shard(place, row)
+
+    def _shard(self, index: int, row: dict[str, Any]) -> Shard:
+        part = None if row["begin"] is None else (row["begin"], row["end"])
+        columns = self._columns[row["columns"]]
+        url = row["url"].decode("utf-8", "surrogatepass")
+        return Shard(index, url, row["kind"], row["size"], f"{row['fingerprint']:016x}", part, columns, row["limit"])
+
+    @cached_property
+    def fingerprints(self) -> npt.NDArray[np.uint64]:
+        """Return the fingerprints."""
+        return np.concatenate([np.empty(0, np.uint64), *(chunk["fingerprint"].to_numpy() for chunk in self._chunks)])
+
+    @cached_property
+    def on_the_web(self) -> npt.NDArray[np.bool_]:
+        """Return which of them name their images by url."""
+        roles = np.array([Shard(0, "", "", 0, "", None, columns).on_the_web for columns in self._columns], np.bool_)
+        found = []
+        for chunk in self._chunks:
+            kinds = pc.equal(chunk["kind"].dictionary_decode(), "archive").to_numpy(zero_copy_only=False)
+            found.append(kinds | roles[chunk["columns"].to_numpy()])
+        return np.concatenate([np.empty(0, np.bool_), *found])
+
+    @cached_property
+    def digest(self) -> str:
+        """Return what names this input: a hash of the fingerprints in order, 32 hex digits."""
+        return xxhash.xxh3_128_hexdigest(self.fingerprints.tobytes())
+
+    def bytes(self) -> int:
+        """Return the size of all of them."""
+        return sum(int(np.sum(chunk["size"].to_numpy())) for chunk in self._chunks)
+
+
+def _packed(shards: list[Shard], columns: list[int]) -> pa.RecordBatch:
+    begins = [None if shard.part is None else shard.part[0] for shard in shards]
+    ends = [None if shard.part is None else shard.part[1] for shard in shards]
+    fingerprints = [int(shard.fingerprint, 16) for shard in shards]
+    urls = [shard.url.encode("utf-8", "surrogatepass") for shard in shards]
+    found = [urls, [shard.kind for shard in shards], [shard.size for shard in shards], fingerprints]
+    arrays = [pa.array(values, field.type) for values, field in zip([*found, begins, ends, columns], _SCHEMA, strict=False)]
+    return pa.RecordBatch.from_arrays([*arrays, pa.array([shard.limit for shard in shards], pa.int64())], schema=_SCHEMA)

@@ -1,0 +1,171 @@
+"""A dry run: the real tasks on the first records of one shard, in a folder that is gone afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from curate.core.contracts import Report, Shard
+from curate.core.shards import Shards
+from curate.counts.lookup import Lookup, load
+from curate.driver.manifest import described
+from curate.driver.progress import idle
+from curate.passes.evaluation import WAIT
+from curate.passes.fetch import Fetch
+from curate.passes.judge import Judge
+from curate.passes.scan import Scan, base_key
+from curate.planning.plan import Plan
+from curate.report.attrition import Attrition, attrition
+from curate.storage.backend import Storage, storage
+from curate.storage.json_files import write_json
+from curate.storage.store import Store
+
+_WARM = 64  # records of a first, unmeasured round: models are loaded and compiled in it
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What one shard says: attrition, seconds and rows by activity, and the estimates for the whole input."""
+
+    records: int
+    kept: int
+    attrition: list[Attrition]
+    seconds: dict[str, float]
+    rows: dict[str, int]
+    core_hours: Estimate
+    kept_pairs: Estimate
+    not_estimated: list[str]
+    wall: float
+
+    def work(self) -> dict[str, float]:
+        """Return the seconds of what keeps a core busy: waiting does not."""
+        return {name: seconds for name, seconds in self.seconds.items() if name != WAIT}
+
+    def bottleneck(self) -> str:
+        """Return the activity that takes most of the time."""
+        return max(self.work(), key=lambda name: self.seconds[name], default="nothing")
+
+    def idle(self) -> float | None:
+        """Return the share of the time of captioner and matcher in which they waited for pictures; None without them."""
+        return idle(self.seconds)
+
+
+def earlier_counts(out: Storage, manifest: dict[str, Any], plan: Plan) -> tuple[dict[str, Lookup], list[str]]:
+    """Return an earlier run's merged counts, and the filters of `plan` that they cannot serve. Raises OSError."""
+    lookups: dict[str, Lookup] = {}
+    unserved = []
+    for step in plan.steps:
+        count = next((count for count in plan.counts if count.fact in step.rule.reads()), None)
+        if count is None:
+            continue
+        recorded = manifest["counts"].get(count.fact)
+        lookup = None if recorded is None else load(out, recorded["folder"])
+        if lookup is None or not step.rule.answerable(lookup.floor) or count.kind.startswith("first_"):
+            unserved.append(step.name)
+        else:
+            lookups[count.fact] = lookup
+    return lookups, unserved
+
+
+def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) -> Iterator[Storage | DryRun]:
+    """Yield the output of the try, while it exists, then the answer.
+
+    `plan` holds no corpus count but those of `lookups`; `shard.limit` says how many records are tried.
+    """
+    with TemporaryDirectory(prefix="curate-dry-run-") as folder:
+        out = Path(folder)
+        _once(plan, dataclasses.replace(shard, limit=min(_WARM, shard.limit or _WARM)), lookups, out / "warm")
+        started = time.perf_counter()
+        reports = _once(plan, shard, lookups, out / "try")
+        wall = time.perf_counter() - started
+        table = attrition(storage(out / "try"), [step.name for step in plan.steps])
+        seconds: dict[str, float] = {}
+        rows: dict[str, int] = {}
+        for report in reports:
+            for name, value in report.seconds.items():
+                seconds[name] = seconds.get(name, 0.0) + value
+            rows.update({name: value for name, value in report.counts.items() if name in report.seconds})
+        judged = reports[-1].counts
+        records, kept = judged["records"], judged["kept"]
+        counted = {"records": records, "texts": judged["texts"], "kept": kept}
+        totals = {**counted, "shards": {}, "failed_shards": [], "partial_shards": []}
+        write_json(out / "try" / "manifest.json", {**described(plan, Shards([shard]), lookups, plan.warnings()), **totals})
+        yield storage(out / "try")
+        yield DryRun(
+            records=records, kept=kept, attrition=table, seconds=seconds, rows=rows,
+            core_hours=_hours(reports, records, pairs), kept_pairs=_share(kept, records, pairs), not_estimated=[], wall=wall,
+        )  # fmt: skip
+
+
+def _once(plan: Plan, shard: Shard, lookups: dict[str, Lookup], out: Path) -> list[Report]:
+    store, base = Store(storage(out)), base_key(plan)
+    judge = Judge(store, plan, base, "dry-run", lookups, samples=24)
+    scanned = Scan(store, base, plan.header, plan.text, ())(shard)
+    fetched = [Fetch(judge, plan.recipe.policy)(shard)] if shard.on_the_web else []
+    return [scanned, *fetched, judge(shard)]
+
+
+def _share(kept: int, records: int, pairs: float) -> Estimate:
+    """Return kept pairs at scale with Wilson's interval (records as a random sample, which one shard only nearly is).
+
+    >>> _share(50, 100, 1000).low < 500 < _share(50, 100, 1000).high
+    True
+    """
+    if not records:
+        return Estimate(0.0, 0.0, pairs)
+    share, square = kept / records, _Z * _Z / records
+    middle = (share + square / 2) / (1 + square)
+    half = _Z * math.sqrt(share * (1 - share) / records + square / (4 * records)) / (1 + square)
+    return Estimate(share * pairs, max(0.0, middle - half) * pairs, min(1.0, middle + half) * pairs)
+
+
+def _hours(reports: list[Report], records: int, pairs: float) -> Estimate:
+    """Return core-hours at scale; the interval is that of the dear stages' share of records (each pays or does not pay)."""
+    total = sum(value for report in reports for name, value in report.seconds.items() if name not in (WAIT, "thumbnails"))
+    if not records:
+        return Estimate(0.0, 0.0, 0.0)
+    variance = 0.0
+    for report in reports:
+        for name, value in report.seconds.items():
+            used = report.counts.get(name, 0)
+            if 0 < used < records and name != WAIT:
+                each, share = value / used, used / records
+                variance += each * each * share * (1 - share) / records
+    each = total / records
+    half = _Z * math.sqrt(variance) + 0.1 * each  # clocks of shared machines wander by some 10%
+    return Estimate(*(value * pairs / 3600 for value in (each, max(0.0, each - half), each + half)))
+
+
+def as_json(found: DryRun, pairs: float) -> dict[str, Any]:
+    """Return the answer as JSON values."""
+    return {
+        "records": found.records,
+        "kept": found.kept,
+        "attrition": [{"filter": line.filter, "seen": line.seen, "dropped": line.dropped} for line in found.attrition],
+        "stages": {
+            name: {"seconds": round(value, 4), "records": found.rows.get(name) or found.records}
+            for name, value in found.work().items()
+        },
+        "models_idle": found.idle(),
+        "bottleneck": found.bottleneck(),
+        "pairs": pairs,
+        "core_hours": dataclasses.asdict(found.core_hours),
+        "kept_pairs": dataclasses.asdict(found.kept_pairs),
+        "not_estimated": found.not_estimated,
+    }

@@ -1,0 +1,210 @@
+"""Extract: web archives to their image-text pairs, one parquet (and one tar of images that the archive holds) an archive.
+
+Every archive is a task with a commit mark, so a killed extraction goes on at the first archive without one. Memory does
+not grow with an archive: what a pair is told apart by is 64 bits, and counts are filled in on a second pass.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+import curate
+from curate.core.contracts import Needs, Report, Runner, Shard, ShardBreak, TaskDied, shard_name
+from curate.core.errors import DiskFull, InputError, OutputError
+from curate.core.hashing import file_sha256
+from curate.core.shards import Shards
+from curate.core.timing import Activities
+from curate.driver.progress import Progress, Quiet
+from curate.sources.webarchive.image_index import ImageIndex
+from curate.sources.webarchive.images import ArchiveImageWriter
+from curate.sources.webarchive.pairs import PAIR_SCHEMA, Options, Reading, pair_key, pairs
+from curate.storage.parquet import ParquetWriter
+from curate.storage.paths import staged
+from curate.storage.store import Store
+
+ATTEMPTS = 3
+"""How often an archive is tried before it is reported as failed."""
+
+_KIND = "extract"
+_TOTALS = ("pages", "images", "with_alt", "pairs", "different", "images_written")
+
+
+@dataclass(frozen=True)
+class Extract:
+    """The task: reads one archive and writes what it holds."""
+
+    store: Store
+    run: str
+    options: Options
+    with_images: bool
+
+    def __call__(self, shard: Shard) -> Report:
+        """Write the archive's files and then its mark. An archive that breaks off keeps what came before."""
+        activities = Activities()
+        with activities.doing("extract"), staged(shard.url) as path, TemporaryDirectory(prefix="curate-") as folder:
+            reading = Reading(path, self.options, images=ImageIndex() if self.with_images else None)
+            first, error = Path(folder) / "first.parquet", None
+            writer = ParquetWriter(first, PAIR_SCHEMA, "lz4")
+            try:
+                for batch in pairs(reading):
+                    writer.write(pa.Table.from_batches([batch]))
+            except ShardBreak as broken:
+                error = f"{shard.url}: {broken}"
+            writer.close()
+            mark = self._write(shard, reading, first) | {"damaged": dict(sorted(reading.tally.damaged.items())), "error": error}
+        self.store.commit(self.run, f"{_KIND}/{shard.index:06d}", {"archive": shard_name(shard), **mark})
+        return Report(shard.index, mark["pairs"], activities.seconds, {name: mark[name] for name in _TOTALS}, error)
+
+    def _write(self, shard: Shard, reading: Reading, first: Path) -> dict[str, Any]:
+        """Write the pairs with their counts, and the images; return what the mark says of them."""
+        name, tally = f"{shard.index:06d}", reading.tally
+        different, sums = 0, {}
+        images = ArchiveImageWriter(reading, first.with_name("images.tar"), shard.index) if reading.images is not None else None
+        with self.store.writing(f"pairs/{name}.parquet") as path:
+            writer = ParquetWriter(path, PAIR_SCHEMA)
+            for batch in pq.ParquetFile(first).iter_batches():
+                counted = _counted(pa.Table.from_batches([batch]), reading.repeats)
+                if images is not None:
+                    images.add(counted, different)
+                writer.write(counted)
+                different += batch.num_rows
+            writer.close()
+            sums[f"pairs/{name}.parquet"] = file_sha256(path)
+        written = 0 if images is None else images.close()
+        if written:
+            with self.store.writing(f"shards/{name}.tar") as path:
+                shutil.copyfile(first.with_name("images.tar"), path)
+                sums[f"shards/{name}.tar"] = file_sha256(path)
+        told = {"pages": tally.pages, "images": tally.images, "with_alt": tally.with_alt, "pairs": tally.pairs}
+        return {**told, "different": different, "images_written": written, "files": sums}
+
+
+def _counted(table: pa.Table, repeats: dict[int, int]) -> pa.Table:
+    if not repeats:
+        return table
+    keys = map(pair_key, table["url"].to_pylist(), table["text"].to_pylist())
+    counts = pa.array([1 + repeats.get(key, 0) for key in keys], pa.int32())
+    return table.set_column(PAIR_SCHEMA.get_field_index("count"), PAIR_SCHEMA.field("count"), counts)
+
+
+@dataclass
+class Extracted:
+    """What an extraction did. `archives` has what the mark of each says, in order; `failed` those that were given up."""
+
+    out: str
+    state: str = "done"  # done, or nothing to do
+    archives: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    def totals(self) -> dict[str, int]:
+        """Return the sums over all archives."""
+        return {name: sum(one[name] for one in self.archives) for name in _TOTALS}
+
+    def damaged(self) -> dict[str, int]:
+        """Return how often each reason was met."""
+        found: dict[str, int] = {}
+        for one in self.archives:
+            for reason, count in one["damaged"].items():
+                found[reason] = found.get(reason, 0) + count
+        return dict(sorted(found.items()))
+
+    def cut_short(self) -> list[dict[str, str]]:
+        """Return the archives that could not be read to their end: archive, reason."""
+        return [{"archive": one["archive"], "reason": one["error"]} for one in self.archives if one["error"]]
+
+
+@dataclass
+class Extraction:
+    """One run over archives into OUT."""
+
+    shards: Shards
+    store: Store
+    runner: Runner
+    options: Options = field(default_factory=Options)
+    with_images: bool = False
+    progress: Progress = field(default_factory=Quiet)
+
+    def run(self) -> Extracted:
+        """Do what is missing. Raises InputError for an input that is no archive, OutputError when another run holds OUT."""
+        if other := next((shard for shard in self.shards if shard.kind != "archive"), None):
+            raise InputError(f"{other.url}: not a web archive; extract reads .warc, .wat and .arc, also packed")
+        outcome, key = Extracted(self.store.storage.root), self.key()
+        with self.store.locked() as self.store:
+            if self.store.storage.size("manifest.json") is not None:
+                raise OutputError(f"{self.store.storage.root} is an output of curate run; choose another --out")
+            before = self.store.read_json("extract.json")
+            if before is not None and before.get("run") == key and not before["failed"]:
+                outcome.state, outcome.archives = "nothing to do", before["archives"]
+                return outcome
+            self._clear(key)
+            done = self._standing(key)
+            missing = [shard for shard in self.shards if shard.index not in done]
+            self.progress.start("extract", len(missing))
+            self._try(Extract(self.store, key, self.options, self.with_images), missing, outcome)
+            self._conclude(key, outcome)
+        return outcome
+
+    def key(self) -> str:
+        """Return what decides the output: input, options and code."""
+        described = json.dumps([curate.__version__, self.options.surrounding, self.with_images, self.shards.digest])
+        return xxhash.xxh3_64_hexdigest(described.encode())
+
+    def _clear(self, key: str) -> None:
+        """Remove what another input or option left, and what a kill left half done."""
+        storage = self.store.storage
+        marks = storage.folders("marks")
+        if any(name != key for name in marks):
+            storage.remove_folder("pairs")
+        self.store.clear_outputs(key)
+        self.store.sweep()
+        storage.remove(["extract.json"])
+        storage.remove([f"pairs/{found.name}" for found in storage.listing("pairs") if found.name.startswith(".")])
+
+    def _standing(self, key: str) -> set[int]:
+        """Return the indexes of the archives whose mark and pairs are there."""
+        there = {found.name.removesuffix(".parquet") for found in self.store.storage.listing("pairs")}
+        return {int(name) for name in self.store.marked(key, _KIND) if name in there}
+
+    def _try(self, task: Extract, missing: list[Shard], outcome: Extracted) -> None:
+        """Run the task over archives, again for those whose worker died or raised."""
+        attempts: dict[int, int] = {}
+        waiting: Iterable[Shard] = missing
+        while waiting:
+            again: list[Shard] = []
+            for answer in self.runner.map(task, waiting, Needs()):
+                if not isinstance(answer, TaskDied):
+                    self.progress.advance(answer.rows)
+                    continue
+                if answer.error == DiskFull.__name__:
+                    raise OutputError(f"{answer.reason.partition(': ')[2]}; make room and run the same command again")
+                shard: Shard = answer.item
+                attempts[shard.index] = attempts.get(shard.index, 0) + 1
+                if attempts[shard.index] < ATTEMPTS:
+                    again.append(shard)
+                else:
+                    outcome.failed.append({"archive": shard_name(shard), "reason": answer.reason})
+            waiting = again
+
+    def _conclude(self, key: str, outcome: Extracted) -> None:
+        """Write extract.json, whose presence means done, from the marks in order."""
+        outcome.archives = list(self._marks(key))
+        outcome.failed.sort(key=lambda one: one["archive"])
+        told = {"run": key, "version": curate.__version__, "surrounding": self.options.surrounding, **outcome.totals()}
+        told |= {"damaged": outcome.damaged(), "archives": outcome.archives, "failed": outcome.failed}
+        self.store.write_json("extract.json", told)
+
+    def _marks(self, key: str) -> Iterator[dict[str, Any]]:
+        names = [f"{_KIND}/{index:06d}" for index in sorted(self._standing(key))]
+        for _, mark in self.store.marks(key, names):
+            if mark is not None:
+                yield mark

@@ -1,0 +1,67 @@
+"""What a run says while it goes on, and what it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from curate.passes.evaluation import WAIT
+
+_MODELS = ("caption", "match")  # stages whose models wait for pictures
+
+
+class Progress(Protocol):
+    """What a job tells while it runs; the terminal draws it, tests ignore it."""
+
+    def start(self, name: str, total: int) -> None:
+        """A step begins, with so many items to do."""
+
+    def advance(self, records: int) -> None:
+        """One item of the step is done."""
+
+    def warn(self, text: str) -> None:
+        """Something happened that a person should know at once."""
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """Progress that nobody watches."""
+
+    def start(self, name: str, total: int) -> None:
+        """Say nothing."""
+
+    def advance(self, records: int) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class Outcome:
+    """What a job did."""
+
+    out: str  # path or URL
+    state: str = "done"  # done, or nothing to do
+    records: int = 0
+    texts: int = 0  # with the synthetic ones
+    kept: int = 0  # records: those with a kept text
+    failed: list[dict[str, str]] = field(default_factory=list)  # shards given up: shard, reason
+    gone: set[int] = field(default_factory=set)  # indexes of the failed shards
+    partial: list[dict[str, str]] = field(default_factory=list)  # shards with records lost after a break: shard, reason
+    seconds: dict[str, float] = field(default_factory=dict)  # by activity, over all workers; `wait` is no work
+
+    def idle(self) -> float | None:
+        """Return the share of the time of captioner and matcher in which they waited for pictures; None without them."""
+        return idle(self.seconds)
+
+
+def idle(seconds: dict[str, float]) -> float | None:
+    """Return the share of the time of captioner and matcher in which they waited for pictures; None without them.
+
+    >>> idle({"caption": 2.0, "match": 1.0, "wait": 1.0, "decode": 5.0}), idle({"decode": 5.0})
+    (0.25, None)
+    """
+    busy = sum(seconds.get(name, 0.0) for name in _MODELS)
+    waited = seconds.get(WAIT, 0.0)
+    return waited / (waited + busy) if busy else None

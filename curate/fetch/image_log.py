@@ -1,0 +1,198 @@
+"""The images that were fetched for a shard whose records only name them: a log of pieces that only grows.
+
+A piece is a tar of images in the order of their arrival, and a parquet file that says what came of each row. The mark that
+commits it is created only if nobody else has created it, so no two attempts of one shard can undo each other. A row that
+stands in several pieces, since a failure was tried again, is as the last of them says.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from curate.core import facts
+from curate.core.contracts import PLACE_BITS, ROW_GROUP, Batch, Shard
+from curate.sources.opening import open_shard
+from curate.storage.store import FETCHED, FETCHED_TARS, Store, data_name
+
+HEADER = ("bytes", "sha256", "header", "format", "width", "height", "animated")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64()),
+        *facts.schema(("fetched",)),
+        pa.field("offset", pa.int64()),  # of the image in the tar of the piece
+        *facts.schema(HEADER),
+        pa.field("content_key", pa.uint64()),
+    ]
+)
+
+_OPEN = 4  # tars of one shard that are open at once: each may be a copy from an object store
+
+
+class ImageReader(Protocol):
+    """Where the images of a shard come from."""
+
+    def images(self, rows: pa.Table) -> Iterator[bytes | None]:
+        """Yield the image bytes of `rows` (columns row, offset, bytes; ascending by row), None where there are none."""
+
+
+@contextmanager
+def open_images(store: Store, shard: Shard) -> Iterator[ImageReader]:
+    """Open the images of a shard: the file itself, or what was fetched for it. Raises as curate.sources.open_shard."""
+    if shard.on_the_web:
+        with Fetched(store, shard) as fetched:
+            yield fetched
+    else:
+        with open_shard(shard) as opened:
+            yield opened
+
+
+class Piece(NamedTuple):
+    """Where an attempt writes: a tar, and its facts (SCHEMA)."""
+
+    tar: Path
+    facts: Path
+
+
+@dataclass(frozen=True)
+class Log:
+    """The pieces of one shard."""
+
+    store: Store
+    shard: Shard
+
+    def marks(self) -> Iterator[dict[str, Any]]:
+        """Yield the marks of the pieces, in order."""
+        number = 0
+        while (mark := self.store.read_json(f"facts/{FETCHED}/{self._fingerprint(number)}.json")) is not None:
+            yield mark
+            number += 1
+
+    @contextmanager
+    def writing(self) -> Iterator[Piece]:
+        """Give the paths of a new piece; it is committed when the block ends.
+
+        Raises RuntimeError when another attempt has committed a piece meanwhile.
+        """
+        number = sum(1 for _ in self.marks())
+        name = data_name(self._fingerprint(number), uuid.uuid4().hex[:8])
+        tar = Path(name).with_suffix(".tar").name
+        storage = self.store.storage
+        with storage.writing(f"facts/{FETCHED}/{name}") as path, storage.writing(f"{FETCHED_TARS}/{tar}") as images:
+            yield Piece(images, path)
+            size, weight = path.stat().st_size, images.stat().st_size
+        mark = json.dumps({"file": name, "size": size, "tar": tar, "tar_size": weight}).encode()
+        if not storage.create(f"facts/{FETCHED}/{self._fingerprint(number)}.json", mark):
+            raise RuntimeError(f"shard {self.shard.index} is being fetched by another attempt too")
+
+    def table(self) -> pa.Table:
+        """Return what came of each row that was asked for (SCHEMA), by row; offset has the piece above PLACE_BITS.
+
+        Images whose tar is not there any more are left out.
+        """
+        parts = []
+        for number, mark in enumerate(self.marks()):
+            with self.store.storage.reading(f"facts/{FETCHED}/{mark['file']}") as path:
+                part = pq.ParquetFile(path).read()
+            if self.store.storage.size(f"{FETCHED_TARS}/{mark['tar']}") != mark["tar_size"]:
+                part = part.filter(pc.not_equal(part["fetched"], "ok"))  # lost: as if nobody had asked
+            place = pc.add(part["offset"], number << PLACE_BITS)
+            parts.append(part.set_column(SCHEMA.get_field_index("offset"), "offset", place).cast(SCHEMA))
+        found = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
+        rows = found["row"].to_numpy()
+        order = np.argsort(rows, kind="stable")
+        last = np.ones(len(rows), np.bool_)
+        last[:-1] = rows[order][1:] != rows[order][:-1]
+        return found.take(order[last]).combine_chunks()
+
+    def _fingerprint(self, number: int) -> str:
+        return fingerprint_of(self.shard, number)
+
+
+def fingerprint_of(shard: Shard, number: int) -> str:
+    """Return what names a piece of a shard, as a fingerprint names a shard."""
+    return xxhash.xxh3_64_hexdigest(f"{shard.fingerprint}/{number}".encode())
+
+
+def lost(store: Store, shards: Iterable[Shard]) -> list[int]:
+    """Return the indexes of shards with fetched images whose tar is not there any more."""
+    there = {found.name for found in store.storage.listing(FETCHED_TARS)}
+    committed = store.committed(FETCHED)
+    names = zip(committed.fingerprints.tolist(), committed.attempts.tolist(), strict=True)
+    has_tar = {f"{one:016x}": f"{one:016x}.{attempt:08x}.tar" in there for one, attempt in names}
+    if all(has_tar.values()):
+        return []
+    pieces = ((shard, takewhile(has_tar.__contains__, (fingerprint_of(shard, number) for number in count()))) for shard in shards)
+    return [shard.index for shard, fingerprints in pieces if not all(map(has_tar.__getitem__, fingerprints))]
+
+
+class Fetched:
+    """The fetched images of a shard, and what is known of them."""
+
+    def __init__(self, store: Store, shard: Shard) -> None:
+        self._store = store
+        log = Log(store, shard)
+        self._tars = [mark["tar"] for mark in log.marks()]
+        self.table = log.table()
+        self._rows = self.table["row"].to_numpy()
+        self._open: dict[int, tuple[ExitStack, BinaryIO]] = {}
+
+    def __enter__(self) -> Fetched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for tar, _file in self._open.values():
+            tar.close()
+        self._open.clear()
+
+    def overlay(self, batch: Batch) -> Batch:
+        """Return base facts with what is known of the fetched images, and the fact `fetched`: null where nobody asked."""
+        rows = batch["row"].to_numpy()
+        place = np.searchsorted(self._rows, rows)
+        here = np.zeros(len(rows), np.bool_)
+        if len(self._rows):
+            np.equal(self._rows[np.minimum(place, len(self._rows) - 1)], rows, out=here)
+        where = pa.array(place, pa.int64(), mask=~here)
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        for name in ("fetched", *(name for name in SCHEMA.names[2:] if name in columns)):
+            columns[name] = self.table[name].combine_chunks().take(where)
+        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+    def images(self, rows: pa.Table) -> Iterator[bytes | None]:
+        """Yield the images of `rows` (columns offset, as in `overlay`, and bytes)."""
+        for offset, size in zip(rows["offset"].to_pylist(), rows["bytes"].to_pylist(), strict=True):
+            if offset is None:
+                yield None
+                continue
+            file = self._tar(offset >> PLACE_BITS)
+            file.seek(offset & ((1 << PLACE_BITS) - 1))
+            yield file.read(size)
+
+    def _tar(self, piece: int) -> BinaryIO:
+        if piece not in self._open:
+            if len(self._open) >= _OPEN:
+                oldest = next(iter(self._open))
+                self._open.pop(oldest)[0].close()
+            held = ExitStack()
+            path = held.enter_context(self._store.storage.reading(f"{FETCHED_TARS}/{self._tars[piece]}"))
+            self._open[piece] = held, held.enter_context(path.open("rb"))
+        return self._open[piece][1]
+
+
+def known(images: ImageReader, base: Path, rows: int = ROW_GROUP, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+    """Yield base facts of a shard from their file, with what is known of its fetched images in them."""
+    batches = pq.ParquetFile(base).iter_batches(rows, columns=columns)
+    yield from map(images.overlay, batches) if isinstance(images, Fetched) else batches

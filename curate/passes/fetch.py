@@ -1,0 +1,198 @@
+"""The task between counting and judging, where records name their images by url: fetch those that the filters left.
+
+What arrives is committed in pieces (see curate.fetch.image_log), so a kill loses the images of one piece and the next
+attempt asks only for what is missing. Rows of a shard with the same url share one request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.core.contracts import IMAGE_ROWS, Report, Shard
+from curate.core.timing import Activities
+from curate.fetch import Got, Wanted, fetch
+from curate.fetch.image_log import HEADER, SCHEMA, Log, Piece
+from curate.fetch.policy import FetchPolicy
+from curate.passes.evaluation import evaluating
+from curate.passes.judge import Judge
+from curate.passes.scan import content_keys
+from curate.sources.records import BATCH_BYTES, image_array
+from curate.stages.header import HeaderStage
+from curate.storage.parquet import ParquetWriter
+from curate.storage.tar import member_header
+
+PIECE_IMAGES = 5_000
+PIECE_BYTES = 512 << 20
+PIECE_SECONDS = 60.0
+"""When a piece ends: it is what a kill can lose, and what a worker holds of a remote OUT on its disk."""
+
+WINDOW = 100_000
+"""Records whose images are asked for at once, of a shard of any size: some 200 MB of urls and queues."""
+
+Download = Callable[[Sequence[Wanted], FetchPolicy], Generator[Got | None, None, None]]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """The task: fetches the images of a scanned shard that are asked for and not known, and commits them."""
+
+    judge: Judge  # whose walk says which are asked for
+    policy: FetchPolicy
+    retry: bool = False  # ask again for what could not be fetched
+    download: Download | None = None  # default: curate.fetch.fetch
+
+    @property
+    def marks(self) -> str:
+        """Return the folder of its marks: other counts ask for other images."""
+        return self.judge.marks.replace("judge", "fetch")
+
+    def __call__(self, shard: Shard) -> Report:
+        """Fetch for one scanned shard."""
+        activities, log, rows = Activities(), Log(self.judge.store, shard), 0
+        with evaluating(self.judge, shard, activities) as walk:
+            batches = (walk.to_fetch(facts, retry=self.retry).to_pylist() for facts in walk.batches())
+            records = chain.from_iterable(batches)
+            while some := list(islice(records, WINDOW)):
+                rows += len(some)
+                began = time.process_time()
+                self._fetch(some, log)
+                fetching = time.process_time() - began  # of the core: what is waited for costs none
+                activities.seconds["fetch"] = activities.seconds.get("fetch", 0.0) + fetching
+            walk.commit()
+        known = log.table()
+        failed = pc.sum(pc.not_equal(known["fetched"], "ok")).as_py() or 0
+        done = {"asked": known.num_rows, "failed": failed}
+        self.judge.store.commit(self.judge.run, f"{self.marks}/{shard.index:06d}", done)
+        return Report(shard.index, rows, activities.seconds, {**activities.rows, "fetch": rows})
+
+    def _fetch(self, records: Sequence[dict[str, Any]], log: Log) -> None:
+        """Ask for the images of some records, and commit what came of each."""
+        with closing(_arriving(_Wishes(records), self.download or fetch, self.policy)) as arriving:
+            pieces = _Pieces(log, self.judge.plan.header)
+            while pieces.write(arriving):
+                pass
+
+
+class _Wish(NamedTuple):
+    """A row that wants an image, and the sha256 (hex) that its input gives, if any."""
+
+    row: int
+    sha256: str | None
+
+
+class _Wishes:
+    """The urls that records want, and for which rows."""
+
+    def __init__(self, records: Iterable[dict[str, Any]]) -> None:
+        self.without: list[_Wish] = []  # rows that name no url
+        self.of: dict[str, list[_Wish]] = {}
+        for record in records:
+            wish = _Wish(record["row"], record["given_sha256"] or None)
+            (self.without if record["url"] is None else self.of.setdefault(record["url"], [])).append(wish)
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """What came for some rows: an image, or why there is none."""
+
+    wishes: list[_Wish]
+    error: str | None
+    body: bytes | None
+
+
+Arriving: TypeAlias = Generator[_Arrived | None, None, None]
+"""What comes, and None while nothing does."""
+
+
+def _arriving(wishes: _Wishes, download: Download, policy: FetchPolicy) -> Arriving:
+    yield from (_Arrived([wish], "missing_url", None) for wish in wishes.without)
+    of_row = {several[0].row: several for several in wishes.of.values()}
+    asked = [Wanted(several[0].row, url) for url, several in wishes.of.items()]
+    if asked:
+        with closing(download(asked, policy)) as answers:
+            for got in answers:
+                yield None if got is None else _Arrived(of_row.pop(got.row), got.error, got.body)
+    if of_row:
+        raise RuntimeError(f"{len(of_row)} urls were not answered by the downloader")
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Writes what arrives into pieces."""
+
+    log: Log
+    header: HeaderStage
+
+    def write(self, arriving: Arriving) -> bool:
+        """Write one piece of what arrives next; return whether there was anything."""
+        first = next((one for one in arriving if one is not None), None)
+        if first is None:
+            return False
+        with self.log.writing() as piece:
+            self._fill(piece, first, arriving)
+        return True
+
+    def _fill(self, piece: Piece, first: _Arrived, arriving: Arriving) -> None:
+        known: list[pa.RecordBatch] = []
+        images, until = 0, time.monotonic() + PIECE_SECONDS
+        some = [first]
+        with piece.tar.open("wb", buffering=1 << 20) as tar:
+            while some:
+                places = [_add(tar, one) for one in some]
+                known.append(self._facts(some, places))
+                images += len(some)
+                if images >= PIECE_IMAGES or tar.tell() >= PIECE_BYTES or time.monotonic() >= until:
+                    break
+                some = _some(arriving, until)
+            tar.write(bytes(1024))
+        writer = ParquetWriter(piece.facts, SCHEMA, "lz4")
+        writer.write(pa.Table.from_batches(known).sort_by("row"))
+        writer.close()
+
+    def _facts(self, some: Sequence[_Arrived], places: Sequence[int | None]) -> pa.RecordBatch:
+        """Return SCHEMA of what arrived: several rows where several wanted the same url."""
+        images = pa.RecordBatch.from_arrays([image_array([one.body for one in some])], names=["image"])
+        facts = self.header(images)
+        columns = {"offset": pa.array(places, pa.int64()), **{name: facts[name] for name in HEADER}}
+        columns["content_key"] = content_keys(facts["sha256"])
+        rows, codes, owners = [], [], []
+        for owner, (one, digest) in enumerate(zip(some, facts["sha256"].to_pylist(), strict=True)):
+            for wish in one.wishes:
+                code = one.error or ("ok" if wish.sha256 in (None, digest) else "sha256_mismatch")
+                rows.append(wish.row)
+                codes.append(code)
+                owners.append(owner if code == "ok" else None)  # of another image than the input says nothing is known
+        rest = (columns[name].take(pa.array(owners, pa.int64())) for name in SCHEMA.names[2:])
+        return pa.RecordBatch.from_arrays([pa.array(rows, pa.int64()), pa.array(codes, pa.string()), *rest], schema=SCHEMA)
+
+
+def _some(arriving: Arriving, until: float) -> list[_Arrived]:
+    """Take what arrives next: as much as a batch of records holds, or what there is when the time is over."""
+    found: list[_Arrived] = []
+    size = 0
+    for one in arriving:
+        if one is not None:
+            found.append(one)
+            size += len(one.body or b"")
+        if len(found) >= IMAGE_ROWS or size >= BATCH_BYTES or time.monotonic() >= until:
+            break
+    return found
+
+
+def _add(tar: Any, one: _Arrived) -> int | None:
+    """Write an image; return where its bytes stand."""
+    if one.body is None:
+        return None
+    tar.write(member_header(f"{one.wishes[0].row:012d}", len(one.body)))
+    place: int = tar.tell()
+    tar.write(one.body)
+    tar.write(bytes(-len(one.body) % 512))
+    return place

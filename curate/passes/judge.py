@@ -1,0 +1,117 @@
+"""The verdicts of a shard: counts looked up, filters walked in the recipe's order, dear facts only for rows still alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from curate.core import watchdog
+from curate.core.contracts import Report, Shard
+from curate.core.hashing import file_sha256
+from curate.core.timing import Activities
+from curate.counts.lookup import Lookup
+from curate.passes import decisions
+from curate.passes.evaluation import ShardEvaluation, evaluating
+from curate.passes.sampler import Sampler
+from curate.planning.plan import Plan
+from curate.storage.parquet import ParquetWriter
+from curate.storage.store import Store
+
+ASKS = "-asks"
+"""Ends the name of a mark of a prepared shard on which models have something to say."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The task: commits a shard's decisions, its thumbnails, and the dear facts that it had to compute."""
+
+    store: Store
+    plan: Plan
+    base: str
+    run: str
+    lookups: dict[str, Lookup]
+    samples: int = 0  # thumbnails of each category
+    row_seconds: float = watchdog.ROW_SECONDS
+    threads: int = 1  # that decode pictures for models
+
+    def __call__(self, shard: Shard) -> Report:
+        """Judge one scanned shard."""
+        activities = Activities()
+        tally: dict[str, int] = {"records": 0, "texts": 0, "kept": 0, "kept_texts": 0}
+        name = f"{shard.index:06d}.parquet"
+        with activities.doing("write"), self.store.writing(f"decisions/{name}") as path:
+            writer = ParquetWriter(path, decisions.schema(self.plan))
+            with evaluating(self, shard, activities) as walk, activities.doing("judge"):
+                sampler = self._judge(walk, writer, tally)
+                with activities.doing("thumbnails"), self.store.writing(f"thumbs/{name}") as thumbs:
+                    sampler.write(thumbs, walk.locate, walk.opened)
+                with activities.doing("write"):
+                    walk.commit()
+            writer.close()
+            digest = file_sha256(path)
+        note = self.store.mark_of_facts(self.base, shard.fingerprint) or {}
+        done = {"decisions": digest, "tally": tally, "error": note.get("error")}
+        self.store.commit(self.run, f"{self.marks}/{shard.index:06d}", done)
+        return Report(shard.index, tally["records"], activities.seconds, {**activities.rows, **tally}, note.get("error"))
+
+    def _judge(self, walk: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> Sampler:
+        sampler = Sampler(self.plan, self.samples)
+        sampler.skipped = walk.crashing_rows
+        for facts in walk.batches():
+            table = walk.judge(facts)
+            with walk.activities.doing("write"):
+                writer.write(table)
+            _count(tally, table)
+            sampler.offer(table)
+        return sampler
+
+    @property
+    def marks(self) -> str:
+        """Return the folder of its marks: other counts, for a shard that failed before may be in them now, another folder."""
+        return f"judge-{_digest(self.lookups)}"
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """The task before, where models have GPUs: commits the dear facts that cores compute, and whether models are needed.
+
+    It walks as the judge does, up to the first filter that asks a model of pictures, and decides nothing.
+    """
+
+    judge: Judge
+
+    def __call__(self, shard: Shard) -> Report:
+        """Prepare one scanned shard."""
+        task, activities = self.judge, Activities()
+        rows, asks = 0, False
+        with evaluating(task, shard, activities) as walk:
+            for facts in walk.batches():
+                asks |= walk.prepare(facts)
+                rows += facts.num_rows
+            with activities.doing("write"):
+                walk.commit()
+        task.store.commit(task.run, f"{self.marks}/{shard.index:06d}{ASKS if asks else ''}", {})
+        return Report(shard.index, rows, activities.seconds, activities.rows)
+
+    @property
+    def marks(self) -> str:
+        """Return the folder of its marks."""
+        return f"prepare-{_digest(self.judge.lookups)}"
+
+
+def _digest(lookups: dict[str, Lookup]) -> str:
+    """Return what names the corpus counts that verdicts are made with."""
+    return xxhash.xxh32_hexdigest(" ".join(sorted(lookup.name for lookup in lookups.values())).encode())
+
+
+def _count(tally: dict[str, int], table: pa.Table) -> None:
+    tally["texts"] += table.num_rows
+    tally["records"] += int(np.count_nonzero(table["text_no"].to_numpy() == 0))
+    tally["kept"] += pc.count_distinct(table["sample_key"]).as_py()
+    for item in pc.value_counts(table["dropped_by"]).to_pylist():
+        name = "kept_texts" if item["values"] is None else f"dropped:{item['values']}"
+        tally[name] = tally.get(name, 0) + item["counts"]

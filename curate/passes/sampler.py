@@ -1,0 +1,134 @@
+"""Small pictures for the report: of each category (kept, or the filter that dropped) the records with the smallest hashes."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Callable, Collection
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.core import watchdog
+from curate.fetch.image_log import ImageReader
+from curate.images.thumbnails import thumbnail
+from curate.planning.plan import Plan
+from curate.stages.eval_overlap import EvalDistanceStage, EvalSimilarityStage
+from curate.stages.text import mix
+from curate.storage.parquet import ParquetWriter
+
+SCHEMA = pa.schema(
+    [
+        ("shard_index", pa.int32()),
+        ("row", pa.int64()),
+        ("category", pa.string()),  # dropped_by, 'kept', or CAPTIONS
+        ("thumb", pa.binary()),  # JPEG of at most 160 px; null when it does not decode
+        ("key", pa.string()),
+        ("text", pa.string()),
+        ("reason", pa.string()),  # the evidence, as text
+        ("match", pa.string()),  # the evaluation image that is nearest
+        ("match_thumb", pa.binary()),
+        ("texts", pa.string()),  # JSON, of category 'captions': every text of the record with its scores and verdict
+    ]
+)
+
+CAPTIONS = "captions"
+"""Category of records whose texts are shown side by side: the web text and the captions, kept or not."""
+
+SIZE = 48
+"""Pictures of a category over the whole corpus, about; a shard contributes its share, at least 2."""
+
+_TEXT = 300  # characters of a text that the report shows
+
+
+def per_shard(shards: int) -> int:
+    """Return how many records of each category a shard samples."""
+    return min(24, max(2, SIZE // max(1, shards)))
+
+
+class Sampler:
+    """Keeps the k records of each category whose hash of (shard, row) is smallest: the same ones whatever the order."""
+
+    def __init__(self, plan: Plan, size: int) -> None:
+        self._size = size
+        searched = [s.sets for s in plan.stages() if isinstance(s, EvalSimilarityStage | EvalDistanceStage)]
+        self._sets = searched[0] if searched else ()
+        self._held: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
+        self._scores = [step.name for step in plan.steps if step.rule.per_text]
+        self.skipped: Collection[int] = ()  # rows that killed a worker once
+
+    def offer(self, table: pa.Table) -> None:
+        """Look at a batch of decisions."""
+        if not self._size or not table.num_rows:
+            return
+        rows = table["row"].to_numpy()
+        hashes = mix(rows.astype(np.uint64), table["shard_index"].to_numpy().astype(np.uint64))
+        categories = table["dropped_by"].fill_null("kept").combine_chunks().dictionary_encode()
+        codes = categories.indices.to_numpy()
+        for code, category in enumerate(categories.dictionary.to_pylist()):
+            where = np.flatnonzero(codes == code)
+            for place in where[np.argsort(hashes[where], kind="stable")[: self._size]].tolist():
+                self._hold(category, int(hashes[place]), table, place)
+        written = np.flatnonzero(table["text_no"].to_numpy() == 1)
+        for place in written[np.argsort(hashes[written], kind="stable")[: self._size]].tolist():
+            self._hold(CAPTIONS, int(hashes[place]), table, place)
+
+    def _hold(self, category: str, rank: int, table: pa.Table, place: int) -> None:
+        held = self._held.setdefault(category, [])
+        if len(held) == self._size and -held[0][0] <= rank:
+            return
+        record = {name: table[name][place].as_py() for name in ("shard_index", "row", "key", "text")}
+        evidence = None if category in ("kept", CAPTIONS) else table[category][place].as_py()
+        shown = f"{evidence:.4g}" if isinstance(evidence, float) else str(evidence)
+        record["category"], record["reason"] = category, None if evidence is None else shown
+        record["match"] = table["eval_match"][place].as_py() if "eval_match" in table.schema.names else None
+        record["text"] = record["text"][:_TEXT] if record["text"] else record["text"]
+        if category == CAPTIONS:
+            record["texts"] = json.dumps(self._texts(table, record["row"]), ensure_ascii=False)
+        item = (-rank, -table["text_no"][place].as_py(), record)
+        (heapq.heappushpop if len(held) == self._size else heapq.heappush)(held, item)
+
+    def _texts(self, table: pa.Table, row: int) -> list[dict[str, Any]]:
+        """Return the texts of a record with their scores and what dropped them."""
+        names = ["text_no", "source", "text", "dropped_by", *self._scores]
+        found = table.select(names).filter(pc.equal(table["row"], row)).to_pylist()
+        return [{**text, "text": (text["text"] or "")[:_TEXT]} for text in found]
+
+    def write(self, path: Path, locate: Callable[[npt.NDArray[np.int64]], pa.Table], opened: ImageReader) -> None:
+        """Write the sampled records with their pictures, by row."""
+        records = sorted((record for held in self._held.values() for _, _, record in held), key=lambda record: record["row"])
+        of_row = [list(several) for _, several in groupby(records, key=lambda record: record["row"])]
+        if of_row:
+            located = locate(np.array([several[0]["row"] for several in of_row], np.int64))
+            for several, image in zip(of_row, opened.images(located), strict=True):
+                thumb = self._picture(several[0]["row"], image)
+                for record in several:
+                    record["thumb"], record["match_thumb"] = thumb, self._match(record)
+        writer = ParquetWriter(path, SCHEMA)
+        writer.write(pa.Table.from_pylist(records, schema=SCHEMA))
+        writer.close()
+
+    def _picture(self, row: int, image: bytes | None) -> bytes | None:
+        """Return the thumbnail; a record that an early filter dropped meets its decoder here for the first time."""
+        if not image or row in self.skipped:
+            return None
+        with watchdog.row(row):
+            return thumbnail(image)
+
+    def _match(self, record: dict[str, Any]) -> bytes | None:
+        if record["category"] != "eval_overlap" or record["match"] is None:
+            return None
+        from curate.stages.evalsets import thumbnail as evaluation_thumbnail
+
+        found = record["match"]
+        for ref in self._sets:
+            if found.startswith(f"{ref.name}/"):
+                picture = evaluation_thumbnail(ref, found[len(ref.name) + 1 :])
+                if picture is not None:
+                    return picture
+        return None

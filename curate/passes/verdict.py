@@ -1,0 +1,171 @@
+"""What the filters say of a batch: evidence, who failed what, who is alive at which filter, and the decisions of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.core.contracts import Batch, Shard, shard_name
+from curate.core.facts import SHOWN
+from curate.passes import decisions
+from curate.planning.plan import Plan, Step
+from curate.stages.caption import fault
+
+Mask = npt.NDArray[np.bool_]
+
+
+class Judged:
+    """What some filters say of some rows: evaluated, evidence, failed."""
+
+    def __init__(self, steps: Iterable[Step], rows: int) -> None:
+        self.rows = rows
+        names = {step.name: step.rule.evidence for step in steps}
+        self.evidence: dict[str, pa.Array] = {name: pa.nulls(rows, kind) for name, kind in names.items()}
+        self.evaluated = {name: np.zeros(rows, np.bool_) for name in names}
+        self.failed = {name: np.zeros(rows, np.bool_) for name in names}
+
+    def settle(self, step: Step, where: Mask, evidence: pa.Array) -> None:
+        """Judge the rows of `where` by evidence of exactly these."""
+        evidence = combined(evidence).cast(step.rule.evidence)
+        partly = len(evidence) < self.rows
+        spread = pc.replace_with_mask(self.evidence[step.name], pa.array(where), evidence) if partly else evidence
+        self.evidence[step.name] = spread
+        self.evaluated[step.name] |= where
+        self.failed[step.name][where] = ~combined(step.rule.keep(evidence)).to_numpy(zero_copy_only=False)
+
+    def first(self) -> npt.NDArray[np.int64]:
+        """Return, for each row, the position of the first filter that it fails; their number where it fails none."""
+        failed = np.stack([*self.failed.values(), np.ones(self.rows, np.bool_)], axis=1)
+        found: npt.NDArray[np.int64] = failed.argmax(axis=1)
+        return found
+
+    def take(self, name: str, source: Judged, rows: npt.NDArray[np.int64]) -> None:
+        """Take over what another says of one filter, at its rows."""
+        self.evidence[name] = source.evidence[name].take(pa.array(rows))
+        self.evaluated[name], self.failed[name] = source.evaluated[name][rows], source.failed[name][rows]
+
+
+class Verdict:
+    """The verdicts of a batch of records: of the record with its web text, and of each synthetic text.
+
+    With captions in the plan, filters of web texts end a text and not its image: filters of images, and those that judge
+    every text, see whatever image is alive (DESIGN: a captioner sees every image that is alive).
+    """
+
+    def __init__(self, plan: Plan, rows: int) -> None:
+        self.rows = rows
+        self._plan = plan
+        self._web = Judged(plan.steps, rows)
+        self._captions = 0 if plan.captions is None else plan.captions.per_image
+        self._written = Judged([step for step in plan.steps if step.rule.per_text], rows * self._captions)
+
+    def settle(self, step: Step, where: Mask, facts: Batch) -> None:
+        """Judge the rows of `where` by facts of exactly these: the web text, and where the filter does so, the captions."""
+        if not step.rule.per_text:
+            self._web.settle(step, where, step.rule.measure(facts))
+            return
+        self._web.settle(step, where, step.rule.measure(_texts(facts, [0])))
+        if self._captions:
+            several = _texts(facts, range(1, self._captions + 1))
+            self._written.settle(step, np.repeat(where, self._captions), step.rule.measure(several))
+
+    def alive_before(self, step: Step) -> Mask:
+        """Return the rows that `step` judges."""
+        images = bool(self._captions) and (step.rule.about == "image" or step.rule.per_text)
+        return self._passing(step, ("image",) if images else ("image", "text"))
+
+    def images_before(self, step: Step | None) -> Mask:
+        """Return the rows on which anything can be asked from `step` on; with captions an alive image is enough."""
+        return self._passing(step, ("image",) if self._captions else ("image", "text"))
+
+    def alive_at_end(self) -> Mask:
+        """Return the rows whose web text is kept."""
+        return self._passing(None, ("image", "text"))
+
+    def _passing(self, until: Step | None, abouts: Sequence[str]) -> Mask:
+        alive = np.ones(self.rows, np.bool_)
+        for other in self._plan.steps:
+            if until is not None and other.name == until.name:
+                break
+            if other.rule.about in abouts:
+                alive &= ~self._web.failed[other.name]
+        return alive
+
+    def table(self, shard: Shard, columns: dict[str, pa.Array]) -> pa.Table:
+        """Return the decisions, by row and then by text."""
+        schema = decisions.schema(self._plan)
+        values = {
+            "shard": pa.repeat(shard_name(shard), self.rows),
+            "shard_index": pa.array(np.full(self.rows, shard.index, np.int32)),
+            "text_no": pa.array(np.zeros(self.rows, np.int16)),
+            "source": pa.repeat("web", self.rows),
+            **{name: columns[name] for name in ("row", "key", "url", "text", "error")},
+            **{fact.name: columns.get(fact.name, pa.nulls(self.rows, fact.type)) for fact in SHOWN},
+            **({"eval_match": columns["eval_match"]} if "eval_match" in schema.names else {}),
+        }
+        web = pa.table({**values, **_judgement(self._web)})
+        written = self._written_table(web, columns["captions"]) if self._captions else web.slice(0, 0)
+        both = web if not written.num_rows else pa.concat_tables([web, written.select(web.column_names)])
+        both = both.append_column("sample_key", _sample_keys(shard.index, both["row"], both["dropped_by"]))
+        if written.num_rows:
+            both = both.take(np.lexsort((both["text_no"].to_numpy(), both["row"].to_numpy())))
+        return both.select(schema.names).cast(schema)
+
+    def _written_table(self, web: pa.Table, captions: pa.Array) -> pa.Table:
+        """Return the decisions of the captions: facts and verdicts of the image are those of the record."""
+        place = np.flatnonzero(np.repeat(captions.is_valid().to_numpy(zero_copy_only=False), self._captions))
+        owner = pa.array(place // self._captions)
+        texts = captions.drop_null().flatten()
+        judged = Judged(self._plan.steps, len(place))
+        for step in self._plan.steps:
+            judged.evaluated[step.name][:] = True  # what only web texts are asked is not missing here
+            if step.rule.per_text:
+                judged.take(step.name, self._written, place)
+            elif step.rule.about == "image":
+                judged.take(step.name, self._web, place // self._captions)
+        of_image = [fact.name for fact in SHOWN if fact.about == "image"] + ["eval_match"] * ("eval_match" in web.column_names)
+        values = {name: combined(web[name]).take(owner) for name in ("shard", "shard_index", "row", "key", "url", *of_image)}
+        values |= {fact.name: pa.nulls(len(place), fact.type) for fact in SHOWN if fact.about == "text"}
+        values["text_no"] = pa.array((place % self._captions + 1).astype(np.int16))
+        values |= {"source": pa.repeat("synthetic", len(place)), "text": texts}
+        values["error"] = pa.array([fault(text) for text in texts.to_pylist()], pa.string())
+        return pa.table({**values, **_judgement(judged)})
+
+
+def _texts(facts: Batch, numbers: Sequence[int]) -> Batch:
+    """Return one row for each of these texts of each record: facts that are lists give the text's value."""
+    order = pa.array(np.arange(len(numbers) * facts.num_rows).reshape(len(numbers), -1).T.ravel())
+    columns = {}
+    for name, column in zip(facts.schema.names, facts.columns, strict=True):
+        lists = pa.types.is_list(column.type)
+        parts = [pc.list_element(column, number) if lists else column for number in numbers]
+        columns[name] = pa.concat_arrays(parts).take(order)
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _judgement(judged: Judged) -> dict[str, Any]:
+    names = pa.array([*judged.failed, None], pa.string())
+    return {
+        "dropped_by": names.take(pa.array(judged.first())),
+        "failed": decisions.name_lists({name: pa.array(mask) for name, mask in judged.failed.items()}),
+        "not_evaluated": decisions.name_lists({name: pa.array(~mask) for name, mask in judged.evaluated.items()}),
+        **judged.evidence,
+    }
+
+
+def _sample_keys(shard: int, rows: pa.ChunkedArray, dropped_by: pa.ChunkedArray) -> pa.Array:
+    """Return the sample's key for every text of a record that has a kept one, null for the others."""
+    numbers = rows.to_numpy()
+    kept = np.isin(numbers, numbers[combined(dropped_by).is_null().to_numpy(zero_copy_only=False)])
+    keys = [decisions.sample_key(shard, row) for row in numbers[kept].tolist()]
+    return pc.replace_with_mask(pa.nulls(len(numbers), pa.string()), pa.array(kept), pa.array(keys, pa.string()))
+
+
+def combined(values: Any) -> Any:
+    """Return an array in one piece."""
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values

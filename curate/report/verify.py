@@ -1,0 +1,140 @@
+"""Checks what a run wrote: sums, sizes, the index, and that every image decodes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.core.contracts import IMAGE_ROWS, Needs, Runner, TaskDied
+from curate.core.hashing import file_sha256
+from curate.stages.decode import DecodeStage
+from curate.stages.header import HeaderStage
+from curate.storage.backend import Storage, opened
+
+_INDEX = ["shard", "key", "offset", "size", "sha256"]
+"""What of the index is read."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A file of OUT, with the sha256 that the manifest says."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CheckSum:
+    """The task: compares a file with its sum."""
+
+    out: Storage
+
+    def __call__(self, file: Sum) -> list[str]:
+        """Return what is wrong, a line each."""
+        try:
+            with self.out.reading(file.name) as path:
+                same = file_sha256(path) == file.sha256
+        except FileNotFoundError:
+            same = False
+        return [] if same else [f"{file.name}: is missing or differs from the manifest's sha256"]
+
+
+@dataclass(frozen=True)
+class Tar:
+    """One tar to check, with what the manifest says of it."""
+
+    name: str
+    expected: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckTar:
+    """The task: compares a tar with its sums and decodes every image in it; one behind a URL is copied to this disk first."""
+
+    out: Storage
+    tolerated: tuple[str, ...] = ()
+
+    def __call__(self, tar: Tar) -> list[str]:
+        """Return what is wrong, a line each."""
+        with ExitStack() as held:
+            try:
+                path = held.enter_context(self.out.reading(f"shards/{tar.name}"))
+            except FileNotFoundError:
+                return [f"{tar.name}: is missing"]
+            return [f"{tar.name}: {line}" for line in self._wrong(path, tar)]
+
+    def _wrong(self, path: Path, tar: Tar) -> Iterator[str]:
+        size, expected = path.stat().st_size, tar.expected
+        if size != expected["bytes"]:
+            yield f"has {size} bytes, the manifest says {expected['bytes']}"
+        if file_sha256(path) != expected["sha256"]:
+            yield "sha256 differs from the manifest's"
+        index = opened(self.out.url(f"index/{tar.name[:5]}.parquet"))
+        rows = pq.read_table(index, columns=_INDEX, filters=[("shard", "==", tar.name)])
+        if rows.num_rows != expected["samples"]:
+            yield f"the index has {rows.num_rows} samples, the manifest {expected['samples']}"
+        yield from self._images(path, rows)
+
+    def _images(self, path: Path, rows: pa.Table) -> Iterator[str]:
+        header, decode = HeaderStage(), DecodeStage()
+        with path.open("rb") as file:
+            for batch in rows.to_batches(IMAGE_ROWS):
+                images = []
+                for row in batch.to_pylist():
+                    file.seek(row["offset"])
+                    images.append(file.read(row["size"]))
+                    if hashlib.sha256(images[-1]).hexdigest() != row["sha256"]:
+                        yield f"{row['key']}: the bytes at its place are not its image"
+                columns = [pa.array(range(len(images)), pa.int64()), pa.array(images, pa.binary())]
+                found = decode(header(pa.RecordBatch.from_arrays(columns, names=["row", "image"])))["decoding"].to_pylist()
+                for key, state in zip(batch["key"].to_pylist(), found, strict=True):
+                    if state != "ok" and not set(str(state).removeprefix("damaged: ").split("+")) <= set(self.tolerated):
+                        yield f"{key}: does not decode: {state}"
+
+
+def verify(out: Storage, manifest: dict[str, Any], runner: Runner) -> list[str]:
+    """Return everything that is wrong with OUT, a line each; empty when all is well. Raises OSError."""
+    wrong = []
+    if _sizes(out) != {name: tar["samples"] for name, tar in manifest["shards"].items()}:
+        wrong.append("sizes.json: differs from the manifest")
+    strays = {*(found.name for found in out.listing("shards")), *out.folders("shards")} - set(manifest["shards"])
+    wrong += [f"{name}: is not in the manifest" for name in strays]
+    sums = [Sum(f"{folder}/{n}", digest) for folder in ("decisions", "index") for n, digest in manifest[folder].items()]
+    tars = [Tar(name, expected) for name, expected in sorted(manifest["shards"].items())]
+    tolerated = tuple(manifest["recipe"]["filters"]["unreadable"]["tolerate"])
+    answers = chain(runner.map(CheckSum(out), sums, Needs()), runner.map(CheckTar(out, tolerated), tars, Needs()))
+    for answer in answers:
+        wrong += [f"{answer.item.name}: {answer.reason}"] if isinstance(answer, TaskDied) else answer
+    return sorted(wrong + _keys(out, manifest))
+
+
+def _sizes(out: Storage) -> Any:
+    try:
+        return json.loads(out.read("sizes.json") or b"null")
+    except ValueError:
+        return None
+
+
+def _keys(out: Storage, manifest: dict[str, Any]) -> list[str]:
+    """Check that decisions and index name the same samples, each once."""
+    try:
+        tables = [pq.read_table(opened(out.url(f"index/{name}")), columns=["key"]) for name in sorted(manifest["index"])]
+    except (OSError, pa.ArrowException):
+        return []  # the sums have told
+    keys = pa.concat_tables(tables)["key"] if tables else pa.chunked_array([], pa.string())
+    wrong = []
+    if len(pc.unique(keys)) != len(keys):
+        wrong.append("index: a key stands twice")
+    if len(keys) != manifest["kept"]:
+        wrong.append(f"index: names {len(keys)} samples, the decisions keep {manifest['kept']}")
+    return wrong

@@ -1,0 +1,197 @@
+"""What other thresholds would keep, from recorded evidence alone: no image is read, no model runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.core.contracts import CorpusCount, Filter
+from curate.core.errors import OutputError, RecipeError
+from curate.planning import loader as recipes
+from curate.report.query import parquet_files
+from curate.storage.backend import Storage, opened
+
+Mask = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
+
+_ROWS = 1 << 16
+_FILES = 8  # read at once: remote ones are mostly waited for
+_QUEUED = 64 * _FILES
+_NONE = np.empty(0, np.int64)
+
+
+@dataclass
+class FilterCount:
+    """One filter's line: texts it drops first, and texts alive there that it was never evaluated on."""
+
+    filter: str
+    dropped: int = 0
+    unknown: int = 0
+
+
+@dataclass
+class WhatIf:
+    """The answer, in records; a record is kept with any of its texts. `at_least` equals `kept`, or the truth lies between."""
+
+    records: int = 0
+    texts: int = 0
+    kept: int = 0  # kept if everything unknown is kept
+    at_least: int = 0  # kept if everything unknown is dropped
+    was: int = 0
+    filters: list[FilterCount] = field(default_factory=list)
+
+    def add(self, other: WhatIf) -> None:
+        """Add the counts of other records."""
+        self.records, self.texts = self.records + other.records, self.texts + other.texts
+        self.kept, self.at_least = self.kept + other.kept, self.at_least + other.at_least
+        for line, more in zip(self.filters, other.filters, strict=True):
+            line.dropped, line.unknown = line.dropped + more.dropped, line.unknown + more.unknown
+
+
+def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) -> WhatIf:
+    """Return the attrition of OUT's recipe with thresholds changed.
+
+    Raises RecipeError for a parameter that changes facts (only a run can) and for a count below its recorded floor,
+    OutputError for a file that cannot be read, OSError.
+    """
+    before = recipes.recorded(manifest["recipe"])
+    after = recipes.recorded(manifest["recipe"], overrides)
+    _refuse(before, after, manifest)
+    answer = WhatIf(was=manifest["kept"], filters=[FilterCount(name) for name in after])
+    counted = partial(_counted, after, _Captioned if "captions" in manifest["recipe"] else _Plain)
+    files = parquet_files(out, "decisions")
+    with ThreadPoolExecutor(_FILES) as threads:
+        for start in range(0, len(files), _QUEUED):
+            for one in threads.map(counted, files[start : start + _QUEUED]):
+                answer.add(one)
+    return answer
+
+
+def _counted(rules: dict[str, Filter], kind: type[_Plain | _Captioned], url: str) -> WhatIf:
+    """Return the answer for the records of one file."""
+    answer, tally = WhatIf(filters=[FilterCount(name) for name in rules]), kind()
+    columns = ["row", "text_no", "not_evaluated", *rules]
+    try:
+        file = pq.ParquetFile(opened(url), pre_buffer=True)
+        # one thread a file: pyarrow's own would wait for one remote read after the other
+        for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
+            tally.add(batch, _judged(answer, batch, rules))
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"cannot read {url}: {error}") from error
+    answer.records, answer.kept, answer.at_least = tally.counted()
+    return answer
+
+
+@dataclass(frozen=True)
+class _Fate:
+    """Of each text of a batch: kept if the unknown is kept, kept for certain, its image alive."""
+
+    kept: Mask
+    certain: Mask
+    image: Mask
+
+
+@dataclass
+class _Plain:
+    """Counts the records of a shard where every record has one text."""
+
+    records: int = 0
+    kept: int = 0
+    certain: int = 0
+
+    def add(self, batch: pa.RecordBatch, fate: _Fate) -> None:
+        self.records += batch.num_rows
+        self.kept += int(fate.kept.sum())
+        self.certain += int(fate.certain.sum())
+
+    def counted(self) -> tuple[int, int, int]:
+        return self.records, self.kept, self.certain
+
+
+@dataclass
+class _Captioned:
+    """Counts the records of a shard with captions: one whose image is newly alive has captions that nobody has written yet."""
+
+    rows: list[Rows] = field(default_factory=list)
+    numbers: list[Rows] = field(default_factory=list)
+    fates: list[_Fate] = field(default_factory=list)
+
+    def add(self, batch: pa.RecordBatch, fate: _Fate) -> None:
+        self.rows.append(batch["row"].to_numpy())
+        self.numbers.append(batch["text_no"].to_numpy())
+        self.fates.append(fate)
+
+    def counted(self) -> tuple[int, int, int]:
+        rows, web = np.concatenate([*self.rows, _NONE]), np.concatenate([*self.numbers, _NONE]) == 0
+        kept, certain, image = (
+            np.concatenate([*(getattr(fate, name) for fate in self.fates), _NONE.astype(np.bool_)])
+            for name in ("kept", "certain", "image")
+        )
+        unwritten = np.setdiff1d(rows[web & image], rows[~web])
+        possible = np.union1d(rows[kept], unwritten)
+        return int(web.sum()), len(possible), len(np.unique(rows[certain]))
+
+
+def _refuse(before: dict[str, Filter], after: dict[str, Filter], manifest: dict[str, Any]) -> None:
+    for name, rule in after.items():
+        for item in dataclasses.fields(rule):
+            changed = getattr(rule, item.name) != getattr(before[name], item.name)
+            if changed and item.metadata["setting"]:
+                raise RecipeError(f"{name}.{item.name} changes facts, not only verdicts; use curate run --set")
+        provider, recorded = rule.provider(), before[name].provider()
+        if isinstance(provider, CorpusCount) and isinstance(recorded, CorpusCount):
+            if provider.vocabulary and not recorded.vocabulary:
+                raise RecipeError(f"{name}: the run counted no vocabulary; use curate run --set")
+            floor = manifest["counts"][provider.fact]["floor"]
+            if not rule.answerable(floor):
+                raise RecipeError(
+                    f"{name}: counts were recorded from {floor} upward, too high for this threshold; "
+                    f"use curate run --set {name}.record_from=N with a smaller N"
+                )
+
+
+def _judged(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> _Fate:
+    rows = batch.num_rows
+    missing = _not_evaluated(batch["not_evaluated"], list(rules))
+    written = batch["text_no"].to_numpy() > 0
+    unmade = np.zeros(rows, np.bool_)  # captions of images that now die before the captioner
+    captioner = next((name for name, rule in rules.items() if rule.per_text), None)
+    alive, doubtful, image = np.ones(rows, np.bool_), np.zeros(rows, np.bool_), np.ones(rows, np.bool_)
+    for line, (name, rule) in zip(answer.filters, rules.items(), strict=True):
+        kept = rule.keep(batch[name]).to_numpy(zero_copy_only=False) | missing[name]
+        captioner = None if name == captioner else captioner
+        if rule.about == "image":
+            image &= kept
+            unmade |= written & ~kept & (captioner is not None)
+        elif not rule.per_text:
+            kept |= written  # not asked of synthetic texts
+        unknown = alive & missing[name]
+        line.unknown += int(unknown.sum())
+        doubtful |= unknown
+        alive &= ~unmade
+        line.dropped += int((alive & ~kept).sum())
+        alive &= kept
+    answer.texts += rows - int(unmade.sum())
+    return _Fate(alive, alive & ~doubtful, image)
+
+
+def _not_evaluated(lists: pa.ListArray, names: list[str]) -> dict[str, Mask]:
+    """Return, for each filter, the rows on which it was not evaluated."""
+    parents = pc.list_parent_indices(lists).to_numpy()
+    codes = pc.index_in(lists.flatten(), value_set=pa.array(names)).to_numpy(zero_copy_only=False)
+    found = {}
+    for code, name in enumerate(names):
+        mask = np.zeros(len(lists), np.bool_)
+        mask[parents[codes == code]] = True
+        found[name] = mask
+    return found

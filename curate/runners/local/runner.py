@@ -1,0 +1,158 @@
+"""One machine: spawned worker processes. A worker that dies takes only its own item with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import TracebackType
+from typing import Any, TypeVar
+
+from curate.core.contracts import Counting, Needs, TaskDied
+from curate.runners.local.counts import duckdb_counting
+from curate.runners.worker import ONE_THREAD, prepare
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class LocalRunner:
+    """A pool of `workers` processes, kept over the passes of a run.
+
+    Tasks that need a GPU get a process for each of `gpus` (several where they need a share of one), which sees no other; they
+    live as long as their pass, and the others end before it: neither holds memory, of host or GPU, that the other could use.
+    """
+
+    def __init__(self, workers: int, gpus: int = 0) -> None:
+        self.workers, self.gpus = workers, gpus
+        self._pools: list[Any] = []  # one of all workers, or one for each GPU
+        self._on_gpus = False
+
+    def __enter__(self) -> LocalRunner:
+        for name, one in ONE_THREAD.items():
+            os.environ.setdefault(name, one)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._end(kind)
+
+    def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
+        """Yield answers as they come; at most two items a worker are taken ahead, so that items may be a long stream."""
+        on_gpus, each = needs.gpus > 0, max(1, round(1 / (needs.gpus or 1)))
+        if on_gpus or self._on_gpus:
+            self._end(None)
+        self._on_gpus = on_gpus
+        if on_gpus:
+            self._pools = [_pool(each, device) for device in _devices(max(1, self.gpus))]
+        elif not self._pools:
+            self._pools = [_pool(self.workers, None)]
+        yield from _answers(task, items, self._pools, each if on_gpus else 2 * self.workers)
+
+    def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
+        """Open a DuckDB session in this process."""
+        return duckdb_counting(scratch, memory)
+
+    def _end(self, error: type[BaseException] | None) -> None:
+        for child in multiprocessing.active_children():
+            if isinstance(child, _Worker):
+                child.wait_begun()
+        for pool in self._pools:
+            if error is None:
+                pool.close()
+            else:
+                pool.stop()
+        for pool in self._pools:
+            pool.join()
+        self._pools = []
+
+
+class _Worker(SpawnProcess):
+    """A worker that tells when it has begun: a pool that ends takes away semaphores, which a worker opens as it begins."""
+
+    def start(self) -> None:
+        self._begun, self._tell = multiprocessing.Pipe(duplex=False)
+        super().start()
+        self._tell.close()
+
+    def run(self) -> None:
+        self._tell.close()
+        super().run()
+
+    def wait_begun(self) -> None:
+        """Wait until the worker has all that it was given, or is dead: either closes its end."""
+        self._begun.poll(None)
+
+
+class _Spawn(SpawnContext):
+    """Processes of a pool, each a _Worker."""
+
+    Process = _Worker
+
+
+def _devices(count: int) -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES calls the first GPUs that this process may use."""
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (given or [str(number) for number in range(count)])[:count]
+
+
+def _pool(workers: int, device: str | None) -> Any:
+    """Return a pool of processes; with a device each of them, also one that takes a dead one's place, sees that one alone."""
+    from pebble import ProcessPool
+
+    return ProcessPool(workers, context=_Spawn(), initializer=_prepare, initargs=(device,))
+
+
+def _answers(task: Callable[[T], R], items: Iterable[T], pools: Sequence[Any], ahead: int) -> Iterator[R | TaskDied]:
+    """Yield the answers of pools of which each has at most `ahead` items at once, given to the one that has fewest."""
+    waiting: dict[Future[Any], tuple[T, int]] = {}
+    held = [0] * len(pools)
+    stream = iter(items)
+    while True:
+        while (least := min(held)) < ahead and (item := next(stream, None)) is not None:
+            place = held.index(least)
+            waiting[pools[place].schedule(task, args=(item,))] = item, place
+            held[place] += 1
+        if not waiting:
+            return
+        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in done:
+            item, place = waiting.pop(future)
+            held[place] -= 1
+            yield _answer(future, item)
+
+
+def _answer(future: Future[Any], item: Any) -> Any:
+    from pebble import ProcessExpired
+
+    try:
+        return future.result()
+    except ProcessExpired as death:
+        return TaskDied(item, f"its worker died with exit code {death.exitcode}", death.exitcode)
+    except Exception as error:  # noqa: BLE001 - the task's own failure: reported with its item, never the end of the others
+        return TaskDied(item, f"{type(error).__name__}: {error}", error=type(error).__name__)
+
+
+def _prepare(device: str | None) -> None:
+    """Set up a worker: its GPU, one thread for each library, and interrupts are the driver's to handle."""
+    import signal
+    import threading
+
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    prepare()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this worker as soon as its driver is gone, however it went: the lock on OUT went with it."""
+    import signal
+    from multiprocessing.connection import wait as wait_for
+
+    wait_for([sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""A Ray cluster: tasks, actor pools for models, corpus counts on Ray Data."""

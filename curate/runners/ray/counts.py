@@ -1,0 +1,157 @@
+"""Corpus counts on Ray Data's own shuffle.
+
+Merging 2 million rows takes 5 s, sorting the answer as long again; a group-by of a few rows takes 4 s.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.core.contracts import Counting, Grouping
+from curate.runners import partials
+from curate.storage.backend import storage
+
+_PARTITION = 128 << 20  # bytes of partial counts in a partition of a shuffle
+_ANSWER_FILE = "answer.arrow"
+_FILES = 16  # files that a task reads, where there are many
+
+
+@contextmanager
+def ray_counting(scratch: str) -> Iterator[Counting]:
+    """Open a session on the cluster that this process is connected to; through ray:// it runs there and answers in `scratch`."""
+    import ray
+
+    if not ray.util.client.ray.is_connected():
+        yield _Session()
+        return
+    session = ray.remote(_Session).options(num_cpus=0).remote()
+    try:
+        yield _There(session, scratch)
+    finally:
+        ray.kill(session)
+
+
+class _There:
+    """A session in an actor: Ray Data does not run in a process that is only a client of the cluster."""
+
+    def __init__(self, session: Any, scratch: str) -> None:
+        self._session, self._scratch = session, scratch
+
+    def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
+        """Yield key and value, sorted by key."""
+        import ray
+
+        ray.get(self._session.write.remote(grouping, self._scratch))
+        with (
+            storage(self._scratch).reading(_ANSWER_FILE) as path,
+            pa.memory_map(str(path)) as file,
+            pa.ipc.open_stream(file) as batches,
+        ):
+            yield from batches
+
+
+class _Session:
+    """Group-bys; shared steps stay in the object store."""
+
+    def __init__(self) -> None:
+        from ray.data import DataContext
+        from ray.data.context import ShuffleStrategy
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells every step of every plan
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True  # of the sorted answer
+        context.shuffle_strategy = ShuffleStrategy.SHUFFLE_V2  # aggregates in Arrow: the others go row by row in Python
+        self._made: dict[object, Any] = {}
+
+    def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
+        """Yield key and value, sorted by key."""
+        made = {"sum": self._sum, "histogram": self._histogram, "distinct": self._distinct, "first": self._first}
+        for table in made[grouping.kind](grouping).iter_batches(batch_format="pyarrow", batch_size=None):
+            yield from partials.answer(table, grouping)
+
+    def write(self, grouping: Grouping, scratch: str) -> None:
+        """Write what `count` yields into an Arrow stream in `scratch`."""
+        with storage(scratch).writing(_ANSWER_FILE) as path, pa.ipc.new_stream(path, partials.ANSWER) as file:
+            for batch in self.count(grouping):
+                file.write_batch(batch)
+
+    def _sum(self, asked: Grouping) -> Any:
+        return _sorted(self._made[asked.files.folder] if asked.files.folder in self._made else _sums(asked), asked.floor)
+
+    def _histogram(self, asked: Grouping) -> Any:
+        from ray.data.aggregate import Count
+
+        sums = self._once(asked.files.folder, _sums(asked))
+        counted = sums.groupby("value", num_partitions=1).aggregate(Count(alias_name="n"))
+        return _sorted(counted.rename_columns({"value": "key", "n": "value"}), 1)
+
+    def _distinct(self, asked: Grouping) -> Any:
+        from ray.data.aggregate import Count
+
+        columns = sorted((asked.key, asked.other))
+        parts = _partitions(asked)
+        distinct = _read(asked).groupby(columns, parts).aggregate(Count(alias_name="n"))
+        pairs = self._once((asked.files.folder, *columns), distinct)
+        counted = pairs.groupby(asked.key, parts).aggregate(Count(alias_name="value"))
+        return _sorted(counted.rename_columns({asked.key: "key"}), asked.floor)
+
+    def _first(self, asked: Grouping) -> Any:
+        from ray.data.aggregate import Count, Min
+
+        grouped = _read(asked).groupby("key", _partitions(asked)).aggregate(Min("row", alias_name="value"), Count(alias_name="n"))
+        return _sorted(grouped.map_batches(_several, batch_format="pyarrow", batch_size=None), 1)
+
+    def _once(self, of: object, made: Any) -> Any:
+        if of not in self._made:
+            self._made[of] = made.materialize()
+        return self._made[of]
+
+
+def _sums(asked: Grouping) -> Any:
+    from ray.data.aggregate import Sum
+
+    return _read(asked).groupby("key", _partitions(asked)).aggregate(Sum("n", alias_name="value"))
+
+
+def _sorted(counted: Any, floor: int) -> Any:
+    kept = functools.partial(_at_least, floor)
+    return counted.map_batches(kept, batch_format="pyarrow", batch_size=None).sort("key")
+
+
+def _at_least(floor: int, table: pa.Table) -> pa.Table:
+    return table.filter(pc.greater_equal(table["value"], floor)).select(["key", "value"])
+
+
+def _several(table: pa.Table) -> pa.Table:
+    return table.filter(pc.greater(table["n"], 1)).select(["key", "value"])
+
+
+def _partitions(asked: Grouping) -> int:
+    import ray
+
+    return max(int(ray.cluster_resources().get("CPU", 1)), -(-asked.files.bytes() // _PARTITION))
+
+
+def _read(asked: Grouping) -> Any:
+    """Return the partial counts as a dataset; only their urls leave this process."""
+    import ray
+    import ray.data
+
+    listed = pa.table({"url": pa.array(asked.files.urls(), pa.string()), "shard": asked.files.shards})
+    blocks = min(len(listed), max(int(ray.cluster_resources().get("CPU", 1)), -(-len(listed) // _FILES)))
+    files = ray.data.from_arrow(listed).repartition(blocks)
+    reader = functools.partial(_tables, partials.columns(asked))
+    return files.map_batches(reader, batch_format="pyarrow", batch_size=_FILES)
+
+
+def _tables(names: tuple[str, str], files: pa.Table) -> Iterator[pa.Table]:
+    for batch in partials.batches(names, zip(files["url"].to_pylist(), files["shard"].to_pylist(), strict=True)):
+        yield pa.Table.from_batches([batch])

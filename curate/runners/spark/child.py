@@ -1,0 +1,101 @@
+"""A process that a worker keeps for its items: what kills it takes its item with it and not the worker.
+
+For engines that would take the death of their own worker for a failure of all that it had in hand. It imports and loads models
+once and serves item after item; it ends with its parent, however that goes, and when memory runs out it goes first.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from curate.core.contracts import TaskDied
+from curate.runners.worker import ONE_THREAD, attempt
+
+_FIRST_TO_GO = "500"  # of -1000 to 1000: the kernel rather ends this process than the engine's
+
+
+class Child:
+    """The process, seen from its parent. `device` is what CUDA_VISIBLE_DEVICES is in it."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        path = os.pathsep.join(entry for entry in sys.path if entry)  # an engine may have added to it as it ran
+        environment = {**ONE_THREAD, **os.environ, "CUDA_VISIBLE_DEVICES": device, "PYTHONPATH": path}
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, pass_fds=[theirs.fileno()])
+        self._connection = Connection(ours.detach())
+        self._task = b""
+
+    def alive(self) -> bool:
+        """Return whether it runs."""
+        return self._process.poll() is None
+
+    def run(self, task: bytes, item: Any) -> Any:
+        """Return what the pickled task answers for an item, or how it died of it; without the item, which the caller has."""
+        try:
+            self._connection.send((None if task == self._task else task, item))
+            self._task = task
+            return self._connection.recv()
+        except (EOFError, OSError):
+            code = self._process.wait()
+            return TaskDied(None, f"its worker died with exit code {code}", code)
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+        self._connection.close()
+
+
+def main(descriptor: int) -> None:
+    """Answer items until the parent closes its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
+    task = b""
+    with Connection(descriptor) as connection:
+        while True:
+            try:
+                given = connection.recv_bytes()
+            except EOFError:
+                return
+            answer, task = _answered(given, task)
+            connection.send_bytes(answer)
+
+
+def _answered(given: bytes, task: bytes) -> tuple[bytes, bytes]:
+    """Return a pickled answer and the pickled task, which stays until another is given."""
+    try:
+        new, item = pickle.loads(given)
+        task = task if new is None else new
+        return pickle.dumps(attempt(_loaded(task), item)), task
+    except Exception as error:  # noqa: BLE001 - what cannot be unpickled here, or pickled: an answer like the task's own failure
+        return pickle.dumps(TaskDied(None, f"{type(error).__name__}: {error}", error=type(error).__name__)), task
+
+
+_loaded = functools.lru_cache(1)(pickle.loads)
+
+
+def _end_with_parent() -> None:
+    """End as soon as nobody holds the other end of standard input any more, also in the middle of an item."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

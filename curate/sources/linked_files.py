@@ -1,0 +1,64 @@
+"""Files that a table names by path: nothing outside the table's folder is ever opened."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from dataclasses import dataclass
+
+from curate.sources.records import MAX_IMAGE
+from curate.storage.paths import (
+    filesystem,
+    is_local,
+)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder whose files are read by relative names that may be hostile: nothing outside of it is ever opened."""
+
+    url: str
+
+    def load(self, name: str) -> tuple[bytes | None, str | None]:
+        """Return the content of the file `name`, and an error code of curate.sources.ERRORS when there is none."""
+        if name.lower().startswith(("http://", "https://")):
+            return None, "image_is_url"
+        if not name or "\0" in name:
+            return None, "unsafe_path"
+        return self._load_local(name.removeprefix("file://")) if is_local(self.url) else self._load_remote(name)
+
+    def _load_local(self, name: str) -> tuple[bytes | None, str | None]:
+        root = os.path.realpath(self.url)
+        try:
+            path = os.path.realpath(os.path.join(root, name))
+            if not path.startswith(root.rstrip("/") + "/"):
+                return None, "unsafe_path"
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                return None, "image_not_found"
+            if status.st_size > MAX_IMAGE:
+                return None, "image_too_large"
+            with open(path, "rb") as file:
+                return file.read(MAX_IMAGE), None
+        except OSError:
+            return None, "image_not_found"
+        except ValueError:  # a lone surrogate
+            return None, "unsafe_path"
+
+    def _load_remote(self, name: str) -> tuple[bytes | None, str | None]:
+        fs, root = filesystem(self.url)
+        root = root.rstrip("/") + "/"
+        path = fs._strip_protocol(name) if "://" in name else posixpath.join(root, name)
+        path = posixpath.normpath(path)
+        if not path.startswith(root):
+            return None, "unsafe_path"
+        try:
+            info = fs.info(path)
+            if info["type"] != "file":
+                return None, "image_not_found"
+            if (info["size"] or 0) > MAX_IMAGE:
+                return None, "image_too_large"
+            return bytes(fs.cat_file(path)), None
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None, "image_not_found"

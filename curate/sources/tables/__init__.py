@@ -1,0 +1,1 @@
+"""Tables: parquet, csv and jsonl, and which of their columns is what."""

@@ -1,0 +1,113 @@
+"""Which columns of a table hold what, and Arrow columns of any type as clean text. Works on whole columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.core.errors import InputError
+from curate.sources.records import MAX_TEXT, as_text
+
+GUESSES: dict[str, tuple[str, ...]] = {
+    "image": (
+        *("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "image_base64", "base64"),
+        *("path", "image_path", "file_name", "filename", "filepath", "file_path", "file"),
+    ),
+    "text": ("text", "caption", "alt", "alt_text", "title", "txt", "captions", "description"),
+    "url": ("url", "image_url", "img_url"),
+    "key": ("key", "id", "__key__", "sample_id", "uid"),
+    "sha256": ("sha256", "image_sha256"),
+}
+"""Names (in lower case) that a column is known by when none is given, the likeliest first."""
+
+Code = tuple[str, pa.Array]
+"""An error code and the mask of rows that it is true of."""
+
+
+def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """Return the column of each role of GUESSES among `names`: the `wanted` one, else the likeliest.
+
+    Without an image column the images are on the web, and the url column names them. Raises InputError when a wanted
+    column is missing, when there is neither image nor url, or no text column.
+    """
+    for role, name in wanted.items():
+        if role not in GUESSES:
+            raise InputError(f"{url}: no such column role: {role} (there are {', '.join(GUESSES)})")
+        if name not in names:
+            raise InputError(f"{url}: no column {name} for {role}; there are {', '.join(names)}")
+    lower = {name.lower(): name for name in reversed(names)}
+    taken = set(wanted.values())
+    columns = dict(wanted)
+    for role, known in GUESSES.items():
+        likely = next((lower[name] for name in known if name in lower and lower[name] not in taken), None)
+        if role not in columns and likely is not None:
+            columns[role] = likely
+    for roles in (("image", "url"), ("text",)):
+        if not any(role in columns for role in roles):
+            told = " or ".join(roles)
+            raise InputError(f"{url}: no {told} column among {', '.join(names) or 'none'}; name the one that is")
+    return columns
+
+
+def on_the_web(columns: Mapping[str, str], found: Mapping[str, Sequence[object]]) -> dict[str, str]:
+    """Return the columns of a table, given sample values of some: an image column that holds only addresses is the url."""
+    values = [value for value in found.get(columns.get("image", ""), ()) if value is not None]
+    if not values or not all(isinstance(value, str) and value.lower().startswith(("http://", "https://")) for value in values):
+        return dict(columns)
+    return {**{role: name for role, name in columns.items() if role != "image"}, "url": columns["image"]}
+
+
+def is_base64(column: str) -> bool:
+    """Say whether a column of this name holds base64."""
+    return "base64" in column.lower() or "b64" in column.lower()
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Say whether a type holds bytes."""
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in tests)
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Say whether a type holds strings."""
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def clean_text(column: pa.Array) -> tuple[pa.Array, list[Code]]:
+    """Return a column of any type as valid strings of at most MAX_TEXT characters, and what was wrong with which."""
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    if is_binary(column.type):
+        text = column.cast(pa.binary()).view(pa.string())
+    elif is_string(column.type) or pa.types.is_null(column.type):
+        text = column.cast(pa.string())
+    else:
+        return _row_by_row(column.to_pylist())
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        return _row_by_row(text.view(pa.binary()).to_pylist())
+    if (pc.max(pc.binary_length(text)).as_py() or 0) <= MAX_TEXT:
+        return text, []
+    long = pc.fill_null(pc.greater(pc.utf8_length(text), MAX_TEXT), False)  # noqa: FBT003 - Arrow's signature
+    return pc.if_else(long, pc.utf8_slice_codeunits(text, 0, MAX_TEXT), text), [("text_too_long", long)]
+
+
+def _row_by_row(values: Sequence[object]) -> tuple[pa.Array, list[Code]]:
+    wrong: list[list[str]] = [[] for _ in values]
+    text = pa.array([as_text(value, codes) for value, codes in zip(values, wrong, strict=True)], pa.string())
+    names = sorted({code for codes in wrong for code in codes})
+    return text, [(name, pa.array([name in codes for codes in wrong])) for name in names]
+
+
+def joined(codes: Sequence[Code], rows: int) -> pa.Array:
+    """Return one error string a row: the codes that are true of it, joined by commas; null where none is."""
+    nothing = pa.scalar(None, pa.string())
+    true = [(code, mask) for code, mask in codes if pc.any(mask).as_py()]
+    if len(true) < 2:
+        return pc.if_else(true[0][1], pa.scalar(true[0][0]), nothing) if true else pa.nulls(rows, pa.string())
+    # joining nulls with null_handling="skip" loses the rows in which all are null (pyarrow 26)
+    parts = [pc.if_else(mask, pa.scalar(code + ","), pa.scalar("")) for code, mask in true]
+    text = pc.utf8_rtrim(pc.binary_join_element_wise(*parts, ""), ",")
+    return pc.if_else(pc.equal(text, ""), nothing, text)

@@ -1,0 +1,76 @@
+"""csv and tsv, read in blocks that are bounded in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.core.contracts import ROW_GROUP
+from curate.sources.tables.reader import Chunk
+
+CSV_BLOCK = 16 << 20  # also the longest row
+
+
+@dataclass
+class Csv:
+    """A csv or tsv file with a header; every value is read as text, an empty unquoted one as null."""
+
+    path: str
+    tabs: bool = False
+    seeks: ClassVar[bool] = False
+    skipped: int = 0
+
+    def names(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self._raw_names())
+
+    def _raw_names(self) -> dict[str, str]:
+        """Return the names as pyarrow knows them, by what they spell."""
+        raw = self._open([]).schema.names
+        return {name.encode("latin-1").decode(errors="replace").removeprefix("\ufeff"): name for name in raw}
+
+    def bad(self) -> int:
+        """Return how many rows have another number of columns than the header."""
+        return self.skipped
+
+    def chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
+        """Yield blocks of the file, always from its start."""
+        at = 0
+        raw = self._raw_names()
+        for block in self._open([raw.get(name, name) for name in columns]):
+            for begin in range(0, block.num_rows, ROW_GROUP):
+                part = block.slice(begin, ROW_GROUP)
+                yield at + begin, pa.RecordBatch.from_arrays([_from_latin(c) for c in part.columns], columns)
+            at += block.num_rows
+
+    def _open(self, columns: list[str]) -> Any:
+        from pyarrow import csv
+
+        convert = csv.ConvertOptions(
+            column_types=dict.fromkeys(columns, pa.string()),
+            include_columns=columns,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+        )
+        self.skipped = 0
+        parse = csv.ParseOptions(delimiter="\t" if self.tabs else ",", newlines_in_values=True, invalid_row_handler=self._skip)
+        # Latin-1 accepts any bytes: pyarrow 26 cannot skip a row that has too few columns and is not UTF-8
+        read = csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK, encoding="latin-1")
+        return csv.open_csv(self.path, read_options=read, parse_options=parse, convert_options=convert)
+
+    def _skip(self, row: object) -> str:
+        self.skipped += 1
+        return "skip"
+
+
+def _from_latin(column: pa.Array) -> pa.Array:
+    """Undo the decoding of a csv file as Latin-1; what is not UTF-8 then is repaired later, as in any table."""
+    if pc.all(pc.string_is_ascii(column)).as_py() is not False:
+        return column
+    data = [None if value is None else value.encode("latin-1") for value in column.to_pylist()]
+    return pa.array(data, pa.binary()).view(pa.string())

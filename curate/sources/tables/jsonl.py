@@ -1,0 +1,82 @@
+"""JSON lines: each line parsed by itself, a bad one is a record with an error."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
+
+from curate.core.contracts import Batch, Shard
+from curate.sources.linked_files import Folder
+from curate.sources.records import UNSAFE_KEY, Record, as_text, batches, join
+from curate.sources.tables.cells import load
+from curate.sources.tables.columns import on_the_web, resolve
+from curate.sources.tables.lines import SAMPLE_LINES, lines_of, parse_line
+
+_UNSAFE = re.compile(UNSAFE_KEY)
+
+
+@dataclass
+class JsonLines:
+    """A file of one JSON object a line; a line that is none is a record with the error bad_json."""
+
+    shard: Shard
+    path: str
+    folder: Folder
+
+    def __post_init__(self) -> None:
+        self.columns = dict(self.shard.columns)
+        self._ahead, self._next = self._lines(), 0  # asked in ascending order, the file is read once
+
+    def read(self) -> Iterator[Batch]:
+        """Yield batches of RECORD_SCHEMA."""
+        stem = posixpath.splitext(posixpath.basename(self.shard.url))[0]
+        yield from batches(islice((self._record(line, f"{stem}/{i}") for i, line in self._lines()), self.shard.limit))
+
+    def images(self, rows: pa.Table) -> Iterator[bytes | None]:
+        """Yield the images of `rows` (column row, ascending)."""
+        for wanted in rows.column("row").to_pylist():
+            if wanted < self._next:
+                self._ahead, self._next = self._lines(), 0
+            line = next((line for row, line in self._ahead if row == wanted), None)
+            self._next = wanted + 1
+            yield None if line is None else self._image(parse_line(line))[0]
+
+    def _lines(self) -> Iterator[tuple[int, bytes | None]]:
+        with open(self.path, "rb") as file:
+            yield from enumerate(lines_of(file))
+
+    def _image(self, fields: dict[str, object] | None) -> tuple[bytes | None, str | None]:
+        name = self.columns.get("image", "image")
+        return (None, "missing_image") if fields is None else load(fields.get(name), name, self.folder)
+
+    def _record(self, line: bytes | None, default: str) -> Record:
+        fields = parse_line(line)
+        if fields is None:
+            return Record(default, None, None, "bad_json", None)
+        codes: list[str] = []
+        image, code = (None, None) if self.shard.on_the_web else self._image(fields)
+        text = as_text(fields.get(self.columns.get("text", "text")), codes)
+        codes = ([code] if code else []) + (["missing_text"] if text is None else []) + codes
+        key = as_text(fields.get(self.columns.get("key", "")))
+        if _UNSAFE.search(key or ""):
+            codes.append("unsafe_key")
+        url = as_text(fields.get(self.columns.get("url", "")))
+        codes += ["missing_url"] if url is None and self.shard.on_the_web else []
+        given = (as_text(fields.get(self.columns.get("sha256", ""))) or "").lower() or None
+        return Record(default if key is None else key, url, text, join(codes), image, None, given)
+
+
+def _inspect_jsonl(url: str, path: str, wanted: Mapping[str, str]) -> dict[str, str]:
+    with open(path, "rb") as file:
+        samples = [fields for line in islice(lines_of(file), SAMPLE_LINES) if (fields := parse_line(line)) is not None]
+    names = list(dict.fromkeys(name for fields in samples for name in fields))
+    if not names:  # nothing to judge by: empty, or not one valid line
+        return dict(wanted)
+    columns = resolve(url, names, wanted)
+    name = columns.get("image")
+    return columns if name is None else on_the_web(columns, {name: [fields.get(name) for fields in samples]})

@@ -1,0 +1,32 @@
+"""Lines of a file, bounded in length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import BinaryIO
+
+MAX_LINE = 64 << 20
+
+
+SAMPLE_LINES = 100
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes | None]:
+    """Yield the lines of a file that are not blank; None for one that is longer than MAX_LINE."""
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+            yield None
+        elif line.strip():
+            yield line
+
+
+def parse_line(line: bytes | None) -> dict[str, object] | None:
+    """Return the JSON object of a line; None when it is none."""
+    try:
+        fields = None if line is None else json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None

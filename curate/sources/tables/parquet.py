@@ -1,0 +1,77 @@
+"""Parquet: row groups as parts, images by row group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from curate.core.contracts import IMAGE_ROWS, ROW_GROUP
+from curate.sources.records import BATCH_BYTES
+from curate.sources.tables.reader import Chunk
+
+SHARD_ROWS = 250_000
+
+
+SHARD_BYTES = 2 << 30
+
+
+Parts = list[tuple[int, int] | None]
+"""Pieces of a file by row group; [None] = it stays whole."""
+
+
+@dataclass
+class Parquet:
+    """A parquet file, or consecutive row groups of it."""
+
+    path: str
+    part: tuple[int, int] | None = None
+    seeks: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        import pyarrow.parquet as pq
+
+        # a page at a time: a row group of images may be larger than memory
+        self.file = pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20)
+
+    def names(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self.file.schema_arrow.names)
+
+    def bad(self) -> int:
+        """Return 0: parquet has no bad rows."""
+        return 0
+
+    def chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
+        """Yield batches of row groups, sized by the metadata so that they are about BATCH_BYTES; from the group of `first`."""
+        start = 0
+        for group in range(*(self.part or (0, self.file.metadata.num_row_groups))):
+            rows = self.file.metadata.row_group(group).num_rows
+            if first < start + rows:
+                at = start
+                size = self._batch_rows(group)
+                for batch in self.file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
+                    yield at, batch
+                    at += batch.num_rows
+            start += rows
+
+    def _batch_rows(self, group: int) -> int:
+        # only the row group's own size is asked for: pyarrow 26 aborts the process on damaged metadata of a column
+        about = self.file.metadata.row_group(group)
+        fits = BATCH_BYTES // max(about.total_byte_size // max(about.num_rows, 1), 1)
+        # a dictionary hides how large its repeated values are once decoded
+        return int(min(ROW_GROUP, max(fits, 1 if fits < IMAGE_ROWS else IMAGE_ROWS)))
+
+
+def _parts(reader: Parquet) -> Parts:
+    """Cut a parquet file into runs of row groups of about SHARD_ROWS rows or SHARD_BYTES."""
+    about = reader.file.metadata
+    parts: Parts = []
+    first, rows, size = 0, 0, 0
+    for group in range(about.num_row_groups):
+        rows += about.row_group(group).num_rows
+        size += about.row_group(group).total_byte_size
+        if rows >= SHARD_ROWS or size >= SHARD_BYTES or group == about.num_row_groups - 1:
+            parts.append((first, group + 1))
+            first, rows, size = group + 1, 0, 0
+    return parts if len(parts) > 1 else [None]

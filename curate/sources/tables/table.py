@@ -1,0 +1,168 @@
+"""Tables: parquet (bytes, HF structs, local paths), csv and tsv, and JSON lines. Columnar where no file must be opened.
+
+A parquet file is read by row groups, so it can be cut into shards; the others are one shard each.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.core.contracts import RECORD_SCHEMA, ROW_GROUP, Batch, Shard, ShardBreak
+from curate.core.errors import InputError
+from curate.sources.linked_files import Folder
+from curate.sources.records import BATCH_BYTES, MAX_IMAGE, UNSAFE_KEY, Record, batches, join
+from curate.sources.tables.cells import _bytes_of, _load_cell
+from curate.sources.tables.columns import Code, clean_text, joined, resolve
+from curate.sources.tables.reader import DAMAGE, Chunk, Reader, broken
+
+
+@dataclass
+class TableShard:
+    """A table on the local disk: what its `reader` yields, as records. `folder` is where its image paths begin."""
+
+    shard: Shard
+    reader: Reader
+    folder: Folder
+
+    def __post_init__(self) -> None:
+        self._ahead: Iterator[Chunk] | None = None
+        self._held: tuple[int, pa.RecordBatch | None] = (0, None)
+        self.columns = dict(self.shard.columns)
+        if "text" not in self.columns or not {"image", "url"} & self.columns.keys():
+            try:
+                self.columns = resolve(self.shard.url, self.reader.names(), self.columns)
+            except InputError as error:  # the listing could not read the table, so the user was not told then
+                raise ShardBreak(str(error)) from None
+
+    def read(self) -> Iterator[Batch]:
+        """Yield batches of RECORD_SCHEMA. Raises ShardBreak after the last good row when the table is damaged."""
+        limit = self.shard.limit
+        end = 0
+        for start, chunk in self._chunks(sorted(set(self.columns.values())), 0):
+            if limit is not None and start >= limit:
+                return
+            chunk = chunk if limit is None else chunk.slice(0, limit - start)
+            yield from self._records(start, chunk)
+            end = start + chunk.num_rows
+        bad = self.reader.bad() if limit is None else min(self.reader.bad(), limit - end)
+        yield from batches((Record(f"{self._stem()}/bad/{i}", None, None, "bad_row", None) for i in range(bad)), end)
+
+    def images(self, rows: pa.Table) -> Iterator[bytes | None]:
+        """Yield the images of `rows` (column row, ascending), reading only the image column, and only where needed."""
+        name = self.columns.get("image")
+        for row in rows.column("row").to_pylist():
+            start, chunk = (0, None) if name is None else self._chunk_of(name, row)
+            yield None if name is None or chunk is None else _load_cell(chunk.column(0), row - start, name, self.folder)[0]
+
+    def _chunk_of(self, name: str, row: int) -> tuple[int, pa.RecordBatch | None]:
+        """Return the part of the image column that holds `row`, and its first row; asked in ascending order, it is read once."""
+        start, chunk = self._held
+        end = start + (chunk.num_rows if chunk is not None else 0)
+        if self._ahead is None or row < start or (self.reader.seeks and row >= end + ROW_GROUP):
+            self._ahead, end = self._chunks([name], row), 0
+        while row >= end or chunk is None:
+            found = next(self._ahead, None)
+            if found is None:
+                self._ahead, self._held = None, (0, None)
+                return self._held
+            self._held = start, chunk = found
+            end = start + chunk.num_rows
+        return self._held
+
+    def _chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
+        try:
+            yield from self.reader.chunks(columns, first)
+        except DAMAGE as error:
+            raise broken(self.shard.url, error) from None
+
+    def _stem(self) -> str:
+        stem = posixpath.splitext(posixpath.basename(self.shard.url))[0]
+        return stem if self.shard.part is None else f"{stem}/{self.shard.part[0]}"
+
+    def _records(self, start: int, chunk: pa.RecordBatch) -> Iterator[Batch]:
+        fields, codes = self._fields(start, chunk)
+        given = fields.pop()
+        name = self.columns.get("image")
+        if name is None:
+            error = joined([("missing_url", pc.is_null(fields[1])), *codes], len(chunk))
+            none = pa.nulls(len(chunk), pa.binary()), pa.nulls(len(chunk), pa.int64())
+            yield pa.RecordBatch.from_arrays([_numbers(start, len(chunk)), *fields, error, *none, given], schema=RECORD_SCHEMA)
+            return
+        column = chunk.column(chunk.schema.get_field_index(name))
+        image = _bytes_of(column, name)
+        if image is None:
+            yield from batches(self._row_by_row(fields, codes, column), start)
+            return
+        missing = pc.is_null(image)
+        if (pc.max(pc.binary_length(image)).as_py() or 0) > MAX_IMAGE:
+            large = pc.fill_null(pc.greater(pc.binary_length(image), MAX_IMAGE), False)  # noqa: FBT003 - Arrow's signature
+            image = pc.if_else(large, pa.scalar(None, image.type), image)
+            codes = [("image_too_large", large), *codes]
+        error = joined([("missing_image", missing), *codes], len(image))
+        rows = _numbers(start, len(image))
+        for begin, length in _cuts(image, fields[2]):
+            part = [array.slice(begin, length) for array in (rows, *fields, error)]
+            data = image.slice(begin, length).cast(pa.binary())
+            rest = pa.nulls(length, pa.int64()), given.slice(begin, length)
+            yield pa.RecordBatch.from_arrays([*part, data, *rest], schema=RECORD_SCHEMA)
+
+    def _fields(self, start: int, chunk: pa.RecordBatch) -> tuple[list[pa.Array], list[Code]]:
+        """Return the arrays key, url, text and given_sha256, and what is wrong with them."""
+        rows = chunk.num_rows
+        have = {
+            role: clean_text(chunk.column(chunk.schema.get_field_index(name)))
+            for role, name in self.columns.items()
+            if role != "image"
+        }
+        text, codes = have["text"]
+        url, given = (have[role][0] if role in have else pa.nulls(rows, pa.string()) for role in ("url", "sha256"))
+        codes = [("missing_text", pc.is_null(text)), *codes]
+        number = _numbers(start, rows).cast(pa.string())
+        key = pc.binary_join_element_wise(pa.scalar(self._stem()), number, "/")
+        if "key" in have:
+            key = pc.coalesce(have["key"][0], key)
+            codes.append(("unsafe_key", pc.match_substring_regex(key, UNSAFE_KEY)))
+            codes += [("key_not_utf8", mask) for code, mask in have["key"][1] if code == "text_not_utf8"]
+        return [key, url, text, pc.utf8_lower(given)], codes
+
+    def _row_by_row(self, fields: list[pa.Array], codes: list[Code], column: pa.Array) -> Iterator[Record]:
+        errors = joined(codes, len(column)).to_pylist()
+        key, url, text = (array.to_pylist() for array in fields)
+        for i in range(len(column)):
+            image, code = _load_cell(column, i, self.columns["image"], self.folder)
+            yield Record(key[i], url[i], text[i], join([c for c in (code, errors[i]) if c]), image)
+
+
+@cache
+def _row_numbers() -> pa.Array:
+    return pa.array(range(ROW_GROUP), pa.int64())
+
+
+def _numbers(start: int, rows: int) -> pa.Array:
+    return pc.add(_row_numbers().slice(0, rows), start) if rows <= ROW_GROUP else pa.array(range(start, start + rows))
+
+
+def _cuts(image: pa.Array, text: pa.Array) -> Iterator[tuple[int, int]]:
+    """Yield (begin, length) of slices of at most ROW_GROUP rows and BATCH_BYTES."""
+    if len(image) <= ROW_GROUP and image.nbytes + text.nbytes <= BATCH_BYTES:
+        yield 0, len(image)
+        return
+    sizes = np.zeros(len(image), np.int64)
+    for column in (image, text):
+        if column.null_count < len(column):
+            sizes += pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
+    ends = np.cumsum(sizes)
+    begin = 0
+    while begin < len(image):
+        before = int(ends[begin - 1]) if begin else 0
+        end = int(np.searchsorted(ends, before + BATCH_BYTES, side="right"))
+        end = min(max(end, begin + 1), begin + ROW_GROUP)
+        yield begin, end - begin
+        begin = end

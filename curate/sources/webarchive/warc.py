@@ -1,0 +1,266 @@
+"""The records of WARC (WAT, WET) and ARC files, plain, gzip, zstd or LZ4; on past damage where a next record is found.
+
+Knows no HTML. Told apart by the first bytes; the older ARC is read by curate.sources.webarchive.arc.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from curate.core.contracts import ShardBreak
+
+MAX_DAMAGE = 10_000
+"""Damaged places of a file after which nothing more is read."""
+
+_BLOCK = 1 << 20
+_GZIP, _ZSTD, _LZ4 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
+_ZSTD_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # the dictionary of a .warc.zst stands in such a frame
+_WARC, _ARC = b"WARC/", re.compile(rb"filedesc:|[a-z]+://\S+ [0-9.]+ \d{14} ")
+_DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)T?(\d\d)?:?(\d\d)?:?(\d\d)?")
+_STARTS = {"gzip": re.compile(rb"\x1f\x8b\x08"), "plain": re.compile(rb"(?<=\n)WARC/[01]\.\d\r?\n")}
+_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zlib.error)
+
+
+@dataclass
+class Tally:
+    """What was read of an archive, and what could not be."""
+
+    pages: int = 0
+    images: int = 0  # all of them
+    with_alt: int = 0
+    pairs: int = 0
+    damaged: Counter[str] = field(default_factory=Counter)  # by reason: see DAMAGES of curate.sources.webarchive.pairs
+
+
+class Record(Protocol):
+    """One record, whose content can be read once, while the next has not been asked for."""
+
+    number: int  # in the file, from 0
+    offset: int  # in the file as stored
+    kind: str  # response, resource, metadata, revisit, ...
+    length: int  # bytes of its content
+
+    def header(self, name: str) -> str | None:
+        """Return a header of the archive's own (not of HTTP)."""
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes; fewer at the end, and where the file is damaged."""
+
+
+@dataclass
+class WarcRecord:
+    """A record that FastWARC reads."""
+
+    number: int
+    offset: int
+    kind: str
+    length: int
+    source: Any
+    broken: bool = False
+    got: int = 0  # bytes that were read
+
+    def header(self, name: str) -> str | None:
+        """Return a WARC header."""
+        value = self.source.headers.get(name)
+        return None if value is None else str(value)
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes of the block."""
+        size = min(size, self.length - self.got)  # as much is allocated as is asked for
+        if self.broken or size <= 0:
+            return b""
+        try:
+            found: bytes = self.source.reader.read(size)
+        except _DAMAGE:
+            self.broken = True
+            return b""
+        self.got += len(found)
+        return found
+
+
+def records(path: str, tally: Tally, start: int = 0) -> Iterator[Record]:
+    """Yield the records of a file, from the one at byte `start`; damaged ones are skipped and counted.
+
+    Raises ShardBreak where nothing more can be read, OSError when the file is not there.
+    """
+    packed, head = _head(path)
+    if head.startswith(_WARC):
+        yield from _Warc(path, packed, tally).records(start)
+    elif _ARC.match(head):
+        if packed not in ("plain", "gzip"):
+            raise ShardBreak(f"an ARC packed with {packed} is not read, at byte 0")
+        from curate.sources.webarchive.arc import arc_records
+
+        yield from arc_records(path, start, packed=packed == "gzip")
+    else:
+        told = "damaged or not a web archive" if packed != "plain" else "not a web archive (WARC, WAT or ARC)"
+        raise ShardBreak(f"{told}, at byte 0")
+
+
+def when(record: Record) -> int | None:
+    """Return when a record was made, in seconds since 1970 (UTC); None where it does not say so."""
+    import calendar
+
+    found = _DATE.match(record.header("WARC-Date") or "")
+    if found is None:
+        return None
+    parts = [int(part or 0) for part in found.groups()]
+    if not (1 <= parts[1] <= 12 and 1 <= parts[2] <= 31 and parts[0] >= 1 and parts[3] < 24 and max(parts[4:6]) <= 60):
+        return None
+    return calendar.timegm((parts[0], parts[1], parts[2], parts[3], parts[4], parts[5]))
+
+
+def _head(path: str) -> tuple[str, bytes]:
+    """Return how a file is packed, and its first bytes unpacked."""
+    with open(path, "rb") as file:
+        stored = file.read(1 << 16)
+    if stored.startswith(_GZIP):
+        try:
+            return "gzip", zlib.decompressobj(31).decompress(stored, 512)
+        except zlib.error:
+            return "gzip", b""
+    if stored.startswith(_LZ4):
+        return "lz4", _unpacked(path, "Lz4Reader")
+    if stored.startswith(_ZSTD) or _ZSTD_SKIPPABLE.match(stored):
+        return "zstd", _unpacked(path, "ZstdReader")
+    return "plain", stored[:512].lstrip()
+
+
+def _unpacked(path: str, reader: str) -> bytes:
+    from fastwarc import stream_io
+
+    try:
+        with open(path, "rb") as file:
+            return bytes(getattr(stream_io, reader)(file).read(512))
+    except _DAMAGE:
+        return b""
+
+
+@dataclass
+class _Warc:
+    path: str
+    packed: str
+    tally: Tally
+    number: int = 0
+    last: WarcRecord | None = None
+
+    def records(self, at: int) -> Iterator[Record]:
+        size = os.path.getsize(self.path)
+        for _ in range(MAX_DAMAGE):
+            self.last, first = None, self.number
+            why = yield from self._from(at)
+            if why is None and (why := self._unfinished(size)) is None:
+                return
+            after = self._resume_from(at)
+            following = self._next(after)
+            if following is None:
+                raise ShardBreak(f"{why}, in or after the record at byte {self.last.offset if self.last else at}")
+            if self.number > first or at == 0:  # else the place itself could not be read, and is counted
+                self.tally.damaged["damaged_record"] += 1
+            at = following
+        raise ShardBreak(f"damaged in more than {MAX_DAMAGE} places, at byte {at}")
+
+    def _from(self, at: int) -> Generator[Record, None, str | None]:
+        """Yield records from a place on; return what ended it, None when that is the end of the file as far as it seems."""
+        from fastwarc.warc import ArchiveIterator
+
+        with open(self.path, "rb") as file:
+            file.seek(at)
+            try:
+                for found in ArchiveIterator(file, parse_http=False):
+                    kind = str(found.record_type)
+                    self.last = WarcRecord(self.number, found.stream_pos, kind, found.content_length, found)
+                    self.number += 1
+                    yield self.last
+                    if self.packed in ("zstd", "lz4"):  # one frame may hold many records: none can be looked at again
+                        while self.last.read(_BLOCK):
+                            pass
+            except _DAMAGE as error:
+                return f"damaged ({error})"
+        return "damaged" if self.last is not None and self.last.broken else None
+
+    def _unfinished(self, size: int) -> str | None:
+        """Say that the file ends in the middle of its last record; None when it does not."""
+        if self.last is None:
+            return None if size == 0 else f"damaged or cut off at byte {size}"
+        cut = f"cut off at byte {size}"
+        if self.last.header("Content-Length") is None:
+            return cut
+        if self.packed == "gzip":
+            return None if self._gzip_ends() else cut
+        if self.packed != "plain":
+            return None if self.last.got >= self.last.length else cut
+        from fastwarc.warc import ArchiveIterator
+
+        read = 0
+        with open(self.path, "rb") as file:
+            file.seek(self.last.offset)
+            try:
+                again = next(iter(ArchiveIterator(file, parse_http=False)))
+                while some := again.reader.read(_BLOCK):
+                    read += len(some)
+            except (*_DAMAGE, StopIteration):
+                return cut
+        return None if read >= self.last.length else cut
+
+    def _gzip_ends(self) -> bool:
+        """Say whether the last members are whole. Zeros after them are padding."""
+        assert self.last is not None
+        with open(self.path, "rb") as file:
+            file.seek(self.last.offset)
+            member, data = zlib.decompressobj(31), file.read(_BLOCK)
+            begun = False
+            while data:
+                try:
+                    data = self._through(member, data)
+                except zlib.error:
+                    return False
+                begun = not member.eof
+                if member.eof:
+                    member = zlib.decompressobj(31)
+                    data = data.lstrip(b"\0")
+                data = data or file.read(_BLOCK)
+        return not begun
+
+    def _through(self, member: Any, data: bytes) -> bytes:
+        """Unpack and forget, a little at a time; return what stands after the member."""
+        while data and not member.eof:
+            member.decompress(data, _BLOCK)
+            data = member.unused_data if member.eof else member.unconsumed_tail
+        return data
+
+    def _resume_from(self, at: int) -> int:
+        if self.last is None:
+            return at + 1
+        after = self.last.offset + max(1, self.last.length)
+        right = after <= os.path.getsize(self.path)
+        return after if right and self.packed == "plain" and not self.last.broken else self.last.offset + 1
+
+    def _next(self, after: int) -> int | None:
+        """Return where the next record starts, from byte `after` on; None when there is none that could be found."""
+        pattern = _STARTS.get(self.packed)
+        if pattern is None:
+            return None
+        with open(self.path, "rb") as file:
+            begin, held = after, b""
+            file.seek(after)
+            while some := file.read(_BLOCK):
+                data = held + some
+                for match in pattern.finditer(data):
+                    if self.packed == "plain" or self._is_record(data[match.start() : match.start() + 4096]):
+                        return begin + match.start()
+                held = data[-64:]
+                begin += len(data) - len(held)
+        return None
+
+    def _is_record(self, packed: bytes) -> bool:
+        try:
+            return zlib.decompressobj(31).decompress(packed, 16).startswith(_WARC)
+        except zlib.error:
+            return False

@@ -1,0 +1,58 @@
+"""The cosine of an image and each of its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from curate.core.contracts import Batch, ModelKind, Needs, Stage
+from curate.core.facts import schema
+from curate.stages.caption import CaptionStage
+from curate.stages.pixels import pixels_of
+from curate.stages.text_scores import _column, _scored, texts_of
+
+
+@dataclass(frozen=True)
+class ClipStage(Stage):
+    """Provides clip_scores: the cosine of the image's embedding and that of each of its texts (CLIP similarity)."""
+
+    embedder: str = "open_clip:ViT-B-32/openai"
+    captions: CaptionStage | None = None
+    weights: str | None = None
+
+    name: ClassVar[str] = "clip"
+    version: ClassVar[int] = 1
+    provides = schema(("clip_scores",))
+    needs = Needs(memory=4 << 30)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Name pixels and texts."""
+        return ("pixels", "text", *(() if self.captions is None else ("captions",)))
+
+    def models(self) -> tuple[tuple[ModelKind, str], ...]:
+        """Name the embedder."""
+        return (("text_embedder", self.embedder),)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return `batch` with clip_scores (list<float32>) appended; null where there are no pixels. Raises ModelError."""
+        from curate.models import load_text_embedder
+
+        model = load_text_embedder(self.embedder)
+        pixels, rows = pixels_of(batch)
+
+        def cosines(texts: Sequence[Sequence[str]]) -> list[list[float]]:
+            images = model.embed(pixels).astype(np.float64)
+            owners = np.repeat(np.arange(len(texts)), [len(several) for several in texts])
+            vectors = model.embed_texts([text for several in texts for text in several]).astype(np.float64)
+            flat = (images[owners] * vectors).sum(axis=1).tolist()  # float64: the same sum on every machine's BLAS
+            ends = np.cumsum([0, *(len(several) for several in texts)]).tolist()
+            return [flat[start:end] for start, end in pairwise(ends)]
+
+        found = texts_of(batch, 0 if self.captions is None else self.captions.per_image)
+        scores = _scored([found[row] for row in rows.tolist()], cosines)
+        return batch.append_column(self.provides.field(0), _column(batch.num_rows, rows.tolist(), scores))

@@ -1,0 +1,150 @@
+"""Files by url, on the local disk or behind fsspec: listing, hostile relative paths, and staging. Knows no record."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from curate.core.errors import InputError
+from curate.storage.retry import tried
+
+
+class Entry(NamedTuple):
+    """A file: its url, size in bytes, and a stamp (modification time or etag) that changes with its content."""
+
+    url: str
+    size: int
+    stamp: str
+    link: bool = False
+
+
+def is_local(url: str) -> bool:
+    """Say whether `url` is a path of the local disk."""
+    return "://" not in url and "::" not in url
+
+
+def without_scheme(url: str) -> str:
+    """Return the path that a url of this disk names (file://, local://); other urls and paths as they are."""
+    return url.removeprefix("file://").removeprefix("local://")
+
+
+def plain(url: str) -> str:
+    """Return an absolute local path for file:// urls and paths; other urls as their filesystem spells them."""
+    url = without_scheme(url)
+    if is_local(url):
+        return os.path.abspath(url)
+    fs, path = filesystem(url)
+    return str(fs.unstrip_protocol(path))
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of `url` and the path in it. Raises InputError when its backend is not installed."""
+    from fsspec.core import url_to_fs
+
+    try:
+        fs, path = url_to_fs(url)
+    except ImportError as error:
+        protocol = url.partition("://")[0]
+        extra = 'pip install "curate[s3]"' if protocol in ("s3", "s3a") else str(error)
+        raise InputError(f"{url}: reading {protocol}:// needs a package that is not installed: {extra}") from None
+    except ValueError as error:
+        raise InputError(f"{url}: {error}") from None
+    return fs, path
+
+
+def tree(url: str) -> list[Entry]:
+    """List the files below a folder, sorted by url; hidden ones and linked folders are left out."""
+    if is_local(url):
+        return sorted(_walk(url))
+    fs, path = filesystem(url)
+    found = fs.find(path, detail=True)
+    below = len(path.rstrip("/")) + 1
+    entries = []
+    while found:  # a listing of a million files is large: it goes as the entries come
+        name, info = found.popitem()
+        if "/." not in "/" + name[below:]:
+            entries.append(_remote_entry(fs, info))
+    return sorted(entries)
+
+
+def _walk(folder: str) -> Iterator[Entry]:
+    with os.scandir(folder) as found:
+        for item in found:
+            if item.name.startswith("."):
+                continue
+            if item.is_dir(follow_symlinks=False):
+                yield from _walk(item.path)
+            elif item.is_file(follow_symlinks=False):
+                yield _local_entry(item.path, item.stat())
+            elif item.is_file():
+                yield _local_entry(item.path, item.stat())._replace(link=True)
+
+
+def _local_entry(path: str, status: os.stat_result) -> Entry:
+    return Entry(path, status.st_size, str(status.st_mtime_ns))
+
+
+def _remote_entry(fs: Any, info: dict[str, Any]) -> Entry:
+    known = ("ETag", "etag", "mtime", "LastModified", "updated", "created")
+    stamp = next((info[name] for name in known if info.get(name)), "")
+    return Entry(str(fs.unstrip_protocol(info["name"])), int(info["size"] or 0), str(stamp))
+
+
+def find(url: str) -> tuple[list[Entry], bool]:
+    """Return the files that an input names, and whether it is a folder; globs are expanded, a folder is not listed.
+
+    Raises InputError when there is no such file.
+    """
+    if is_local(url):
+        return _find_local(url)
+    fs, path = filesystem(url)
+    try:
+        if fs.isdir(path):
+            return [], True
+        if fs.exists(path):
+            return [_remote_entry(fs, fs.info(path))], False
+        found = fs.glob(path, detail=True) if _is_glob(path) else {}
+    except OSError as error:
+        raise InputError(f"{url}: {error}") from None
+    entries = [_remote_entry(fs, info) for _, info in sorted(found.items()) if info["type"] == "file"]
+    if not entries:
+        raise InputError(f"{url}: no such file" if not _is_glob(path) else f"{url}: nothing matches")
+    return entries, False
+
+
+def _is_glob(path: str) -> bool:
+    return any(sign in path for sign in "*?[")
+
+
+def _find_local(path: str) -> tuple[list[Entry], bool]:
+    import glob
+
+    if os.path.isdir(path):
+        return [], True
+    if os.path.isfile(path):
+        return [_local_entry(path, os.stat(path))], False
+    if not _is_glob(path):
+        raise InputError(f"{path}: no such file" if not os.path.exists(path) else f"{path}: not a regular file")
+    names = [name for name in sorted(glob.glob(path, recursive=True)) if os.path.isfile(name)]
+    entries = [_local_entry(name, os.stat(name)) for name in names]
+    if not entries:
+        raise InputError(f"{path}: nothing matches")
+    return entries, False
+
+
+@contextmanager
+def staged(url: str) -> Iterator[str]:
+    """Yield a local path with the content of `url`; a copy of a remote file is gone afterwards. Raises OSError."""
+    if is_local(url):
+        yield url
+        return
+    fs, path = filesystem(url)
+    with TemporaryDirectory(prefix="curate-") as folder:
+        target = str(Path(folder) / ("staged" + posixpath.splitext(path)[1]))
+        tried(lambda: fs.get_file(path, target))
+        yield target
