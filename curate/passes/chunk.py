@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from curate.core.contracts import Batch, Stage
 from curate.core.timing import Activities
 from curate.fetch.image_log import ImageReader
-from curate.images.picture import PIXELS_SIDE, Want
+from curate.images.picture import PIXELS_SIDE, DecodeRequest
 from curate.images.resize import recorded
 from curate.passes.stored_facts import Stored
 from curate.passes.verdict import Mask, combined
@@ -197,7 +197,7 @@ class Chunk:
             self._packed(self.columns["row"].filter(pa.array(unread)), self._read(unread))
         given = self.batch(wanted, ("format",))
         rows, formats = given["row"].to_pylist(), given["format"].to_pylist()
-        wanting = partial(Want, rgb=True, side=side, max_bytes=self.supply.decode_stage().max_bytes)
+        wanting = partial(DecodeRequest, rgb=True, side=side, max_bytes=self.supply.decode_stage().max_bytes)
         wants = [wanting(self._images[row].as_py() or b"", form) for row, form in zip(rows, formats, strict=True)]
         assert self.supply.threads is not None
         with self.supply.activities.doing("pictures", len(rows)):
