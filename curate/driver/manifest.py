@@ -12,7 +12,7 @@ from typing import Any
 import curate
 from curate.core.shards import Shards
 from curate.counts.lookup import Lookup
-from curate.planning.plan import Plan, provider_key
+from curate.planning.plan import Plan
 
 
 def checked(plan: Plan) -> list[dict[str, str | None]]:
@@ -32,7 +32,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
         "recipe": {**plan.recipe.resolved(), "about": plan.recipe.about, "source": plan.recipe.source},
         "recipe_hash": plan.recipe.digest(),
         "versions": versions(),
-        "stages": {stage.name: provider_key(stage) for stage in plan.stages()},
+        "stages": plan.keys,
         "input": {
             "shards": len(shards),
             "bytes": shards.bytes(),

@@ -11,7 +11,12 @@ import importlib
 import pkgutil
 from pathlib import Path
 
+from curate import counts, stages
 from curate.core.contracts import Filter
+
+for _package in (stages, counts):  # whatever declares facts: rules read them by name
+    for _module in pkgutil.iter_modules(_package.__path__, f"{_package.__name__}."):
+        importlib.import_module(_module.name)
 
 
 def _installed() -> bool:

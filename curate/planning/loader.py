@@ -14,6 +14,7 @@ from curate import filters
 from curate.core.contracts import Filter
 from curate.core.errors import RecipeError, near
 from curate.fetch.policy import FetchPolicy
+from curate.planning.plan import judges_pictures
 from curate.planning.recipe import Output, Recipe
 from curate.stages.caption import CaptionStage
 
@@ -244,18 +245,15 @@ def _typed(kind: type[Any], name: str, value: Any, where: str) -> Any:
     return found
 
 
-_OF_PICTURES = ("eval_overlap", "blocklist", "nsfw", "caption_match", "clip_similarity")
-
-
 def always_on(rules: dict[str, Filter]) -> dict[str, Filter]:
-    """Return the filters with `unreadable` among them: before the first that reads what only a decoded image tells, else last."""
+    """Return the filters with `unreadable` among them: before the first that works on the decoded image, else last."""
     if "unreadable" in rules:
         return rules
     from curate.filters.unreadable import Unreadable
 
     ordered: dict[str, Filter] = {}
     for name, rule in rules.items():
-        if "unreadable" not in ordered and name in _OF_PICTURES:
+        if "unreadable" not in ordered and judges_pictures(rule):
             ordered["unreadable"] = Unreadable()
         ordered[name] = rule
     ordered.setdefault("unreadable", Unreadable())

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate.core.contracts import IMAGE_ROWS, Batch, ModelKind, Needs, Precision, Stage, setting
-from curate.core.facts import schema
+from curate.core.facts import Fact
 from curate.stages.pixels import pictures_of
 from curate.stages.text import mix
 
@@ -45,10 +45,12 @@ class CaptionStage(Stage):
     weights: str | None = setting(None, "sha256 of the weights, where only these will do; a run records it anyway")
 
     name: ClassVar[str] = "caption"
-    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 4e-2
+    needs: ClassVar[Needs] = Needs(gpus=1, models=True)
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("captions", pa.list_(pa.string()), "image", "synthetic texts of the image, as the captioner wrote them"),
+    )
     reads = ("pictures", "sha256")
-    provides = schema(("captions",))
-    needs = Needs(memory=4 << 30)
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the captioner."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate.core.contracts import Batch, ModelKind, Needs, Stage
-from curate.core.facts import schema
+from curate.core.facts import Fact
 from curate.stages.evalsets import EvalSetRef
 from curate.stages.nearest import (
     _names,
@@ -35,6 +35,9 @@ at 0.85 0.52%. What is dropped wrongly is mostly the same scene taken twice.
 """
 
 
+_MATCH = Fact("eval_match", pa.string(), "image", "the evaluation image that is nearest: set/file", shown=True)
+
+
 @dataclass(frozen=True)
 class EvalSimilarityStage(Stage):
     """Provides eval_similarity, the largest cosine of `pixels` to an image of the sets, and eval_match, which it is."""
@@ -43,10 +46,13 @@ class EvalSimilarityStage(Stage):
     sets: tuple[EvalSetRef, ...] = ()
 
     name: ClassVar[str] = "eval_similarity"
-    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 1.2e-2
+    needs: ClassVar[Needs] = Needs(models=True)
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("eval_similarity", pa.float32(), "image", "largest cosine to an image of the evaluation sets"),
+        _MATCH,
+    )
     reads = ("pixels",)
-    provides = schema(("eval_similarity", "eval_match"))
-    needs = Needs(memory=2 << 30)
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the embedder, if there is anything to compare with."""
@@ -79,10 +85,12 @@ class EvalDistanceStage(Stage):
     sets: tuple[EvalSetRef, ...] = ()
 
     name: ClassVar[str] = "eval_distance"
-    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 1e-6
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("eval_distance", pa.int16(), "image", "smallest Hamming distance of perceptual hashes to the sets"),
+        _MATCH,
+    )
     reads = ("phash",)
-    provides = schema(("eval_distance", "eval_match"))
-    needs = Needs()
 
     def resolved(self, cache: Path) -> EvalDistanceStage:
         """Return the stage with its sets read, from `cache` where they were before. Raises InputError."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from curate.core.contracts import Batch, ModelKind, Needs, Stage
-from curate.core.facts import schema
+from curate.core.facts import Fact
 from curate.stages.pixels import pixels_of
 
 
@@ -19,10 +19,12 @@ class NsfwStage(Stage):
     classifier: str = "yahoo-open-nsfw"
 
     name: ClassVar[str] = "nsfw"
-    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 2e-2
+    needs: ClassVar[Needs] = Needs(models=True)
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("nsfw_score", pa.float32(), "image", "probability of not safe for work, 0 to 1"),
+    )
     reads = ("pixels",)
-    provides = schema(("nsfw_score",))
-    needs = Needs(memory=2 << 30)
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the classifier."""
