@@ -139,6 +139,16 @@ class Stage(ABC):
         """Columns of IMAGE_VIEWS that the decoder appends beside its facts."""
         return ()
 
+    def answer(self, batch: Batch, rows: Iterable[int], *columns: Iterable[Any]) -> Batch:
+        """Return `batch` with a column appended for each of `facts`: `columns` have the values at `rows`, null elsewhere."""
+        places = list(rows)
+        for field_, values in zip(self.provides, columns, strict=True):
+            column: list[Any] = [None] * batch.num_rows
+            for place, value in zip(places, values, strict=True):
+                column[place] = value
+            batch = batch.append_column(field_, pa.array(column, field_.type))
+        return batch
+
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the models that it loads, each by kind and spec: they are checked before any work."""
         return ()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import curate
 from curate.core.shards import Shards
+from curate.core.version import __version__
 from curate.counts.lookup import Lookup
 from curate.planning.plan import Plan
 
@@ -49,7 +49,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
 
 def versions() -> dict[str, str]:
     """Return the versions that decide bytes."""
-    found = {"curate": curate.__version__, "python": platform.python_version()}
+    found = {"curate": __version__, "python": platform.python_version()}
     for name in ("duckdb", "fasttext-numpy2", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
         try:
             found[name] = version(name)

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-import curate
 from curate.core import watchdog
 from curate.core.contracts import Needs, Report, Runner, Shard, TaskDied, shard_name
 from curate.core.errors import DiskFull, OutOfDeviceMemory, OutputError
 from curate.core.shards import Shards
+from curate.core.version import __version__
 from curate.counts.lookup import Lookup
 from curate.counts.merge import Engine, Scanned, merge
 from curate.driver.attempts import _ONE_CORE, ATTEMPTS, T, _is_full, _lost, _without
@@ -39,6 +39,7 @@ from curate.passes.pack import Block, Pack, mark_of, packed
 from curate.passes.sampler import per_shard
 from curate.passes.scan import Scan
 from curate.planning.plan import Plan
+from curate.planning.plugins import carried
 from curate.storage.backend import Found
 from curate.storage.store import Store
 
@@ -110,7 +111,7 @@ class Job:
     def key(self) -> str:
         """Return what names the verdicts of this run: recipe, facts, input and code; how they are packed has no part in it."""
         input_ = [self.shards.digest, *([self.counted_only] if self.counted_only else [])]
-        described = json.dumps([curate.__version__, self.plan.decisive(), *input_], sort_keys=True)
+        described = json.dumps([__version__, self.plan.decisive(), *input_], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def _packed_as(self, key: str) -> str:
@@ -289,7 +290,8 @@ class Job:
         waiting: Iterable[T] | None = items
         while waiting:
             deaths: list[TaskDied] = []
-            for answer in self.runner.map(task, takewhile(lambda _: not self._full, waiting), needs):
+            brought = carried(task, self.plan.recipe.plugins)
+            for answer in self.runner.map(brought, takewhile(lambda _: not self._full, waiting), needs):
                 if isinstance(answer, TaskDied):
                     self._full = self._full or (_is_full(answer) and self._may_halve())
                     if not (self._full and _is_full(answer)):

@@ -14,6 +14,7 @@ import xxhash
 from curate.core.contracts import IMAGE_VIEWS, CorpusCount, Filter, ModelKind, Needs, Stage
 from curate.core.errors import RecipeError
 from curate.core.facts import FACTS, PROVIDERS, RECORD_FACTS, Fact
+from curate.core.hashing import code_of
 from curate.planning.recipe import Recipe
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
@@ -126,18 +127,19 @@ class Plan:
 
     @property
     def shown(self) -> tuple[Fact, ...]:
-        """Return the facts that decisions carry beside the evidence."""
+        """Return the facts that decisions carry beside the evidence; one that a filter has its name from is that evidence."""
         stages = sorted(self.stages(), key=lambda stage: not isinstance(stage, LanguageStage))
         decode = [stage for stage in stages if stage.decodes]
         ordered = [self.header, self.text, *stages[:1], *decode, *(s for s in stages[1:] if not s.decodes)]
-        return tuple(fact for stage in ordered for fact in stage.facts if fact.shown)
+        filters = self.recipe.filters
+        return tuple(fact for stage in ordered for fact in stage.facts if fact.shown and fact.name not in filters)
 
     @cached_property
     def keys(self) -> dict[str, str]:
         """Return NAME-HASH of each stage, by name: facts are stored under it.
 
-        It is a hash of the stage's version, its parameters, and the keys of the stages whose facts it reads: whatever
-        changes what a stage sees changes the key.
+        It is a hash of the stage's version, its code where that is not curate's, its parameters, and the keys of the stages
+        whose facts it reads: whatever changes what a stage sees changes the key.
         """
         every = [self.header, self.text, *self.stages()]
         providers = {fact.name: stage for stage in every for fact in stage.facts}
@@ -147,7 +149,7 @@ class Plan:
         def key(stage: Stage) -> str:
             if stage.name not in found:
                 read = dict.fromkeys(providers[name] for name in (*stage.reads, *stage.optional) if name in providers)
-                described = [stage.name, stage.version, identity(stage), sorted(map(key, read))]
+                described = [stage.name, stage.version, code_of(type(stage)), identity(stage), sorted(map(key, read))]
                 digest = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
                 found[stage.name] = f"{stage.name}-{digest}"
             return found[stage.name]
@@ -199,7 +201,9 @@ class Plan:
 
     def decisive(self) -> dict[str, Any]:
         """Return everything that decides verdicts, as JSON values."""
-        return {"recipe": {**self.recipe.resolved(), "output": None, "name": None, "fetch": None}, "stages": self.keys}
+        recipe = {**self.recipe.resolved(), "output": None, "name": None, "fetch": None}
+        foreign = {name: code for name, rule in self.recipe.filters.items() if (code := code_of(type(rule))) is not None}
+        return {"recipe": recipe, "stages": self.keys, "foreign": foreign}
 
     def warnings(self) -> list[str]:
         """Return what a person should know before the run: expensive filters before free ones, sets that were not given."""

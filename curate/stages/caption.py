@@ -79,12 +79,9 @@ class CaptionStage(Stage):
         """Return `batch` with captions (list<string>) appended; null where there is no picture. Raises ModelError."""
         captioner = self._load()
         pictures, rows = pictures_of(batch, captioner.side)
-        column: list[list[str] | None] = [None] * batch.num_rows
-        if len(rows):
-            images = batch["sha256"].take(pa.array(rows)).to_pylist()
-            for row, found in zip(rows.tolist(), captioner.captions(pictures, self._draws(images)), strict=True):
-                column[row] = found
-        return batch.append_column(self.provides.field(0), pa.array(column, pa.list_(pa.string())))
+        images = batch["sha256"].take(pa.array(rows)).to_pylist()
+        captions = captioner.captions(pictures, self._draws(images)) if images else []
+        return self.answer(batch, rows.tolist(), captions)
 
     def _load(self) -> Captioner:
         from curate.models import Compute, load_captioner

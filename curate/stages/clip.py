@@ -13,7 +13,7 @@ import pyarrow as pa
 from curate.core.contracts import Batch, ModelKind, Needs, Stage
 from curate.core.facts import Fact
 from curate.stages.pixels import pixels_of
-from curate.stages.text_scores import score_column, scored, texts_of
+from curate.stages.text_scores import scored, texts_of
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,4 @@ class ClipStage(Stage):
 
         found = texts_of(batch)
         scores = scored([found[row] for row in rows.tolist()], cosines)
-        return batch.append_column(self.provides.field(0), score_column(batch.num_rows, rows.tolist(), scores))
+        return self.answer(batch, rows.tolist(), scores)

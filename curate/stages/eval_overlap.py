@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from curate.core.contracts import Batch, ModelKind, Needs, Stage
@@ -72,10 +71,10 @@ class EvalSimilarityStage(Stage):
         pixels, rows = pixels_of(batch)
         vectors = load_embedder(self.embedder).embed(pixels) if len(rows) and self.sets else None
         if vectors is None:
-            return _append(batch, self.provides, rows[:0], ([], []))
+            return self.answer(batch, [], [], [])
         values, found = nearest_vectors(vectors, self.sets)
         names = _names(self.sets)
-        return _append(batch, self.provides, rows, (values.tolist(), [names[index] for index in found]))
+        return self.answer(batch, rows.tolist(), values.tolist(), [names[index] for index in found])
 
 
 @dataclass(frozen=True)
@@ -102,19 +101,7 @@ class EvalDistanceStage(Stage):
         """Return `batch` with both facts appended; null where there is no hash."""
         hashes, rows = hashes_of(batch)
         if not len(rows) or not self.sets:
-            return _append(batch, self.provides, rows[:0], ([], []))
+            return self.answer(batch, [], [], [])
         distances, found = nearest_hashes(hashes, np.concatenate([_signatures(ref.folder) for ref in self.sets]))
         names = _names(self.sets)
-        return _append(batch, self.provides, rows, (distances.tolist(), [names[index] for index in found]))
-
-
-def _append(
-    batch: Batch, provides: pa.Schema, rows: npt.NDArray[np.int64], values: tuple[list[float] | list[int], list[str]]
-) -> Batch:
-    """Append one column a field of `provides`: `values` at `rows`, null elsewhere."""
-    for declared, answers in zip(provides, values, strict=True):
-        column: list[float | str | None] = [None] * batch.num_rows
-        for row, answer in zip(rows.tolist(), list[float | str](answers), strict=True):
-            column[row] = answer
-        batch = batch.append_column(declared, pa.array(column, declared.type))
-    return batch
+        return self.answer(batch, rows.tolist(), distances.tolist(), [names[index] for index in found])

@@ -10,7 +10,7 @@ import pyarrow as pa
 from curate.core.contracts import Batch, ModelKind, Needs, Precision, Stage
 from curate.core.facts import Fact
 from curate.stages.pixels import pictures_of
-from curate.stages.text_scores import score_column, scored, texts_of
+from curate.stages.text_scores import scored, texts_of
 
 if TYPE_CHECKING:
     from curate.models.protocols import Matcher
@@ -54,7 +54,7 @@ class MatchStage(Stage):
         found = texts_of(batch)
         texts = [[text if text is not None and model.reads(text) else None for text in several] for several in found]
         scores = scored([texts[row] for row in rows.tolist()], lambda given: model.match(pictures, given))
-        return batch.append_column(self.provides.field(0), score_column(batch.num_rows, rows.tolist(), scores))
+        return self.answer(batch, rows.tolist(), scores)
 
     def _load(self) -> Matcher:
         from curate.models import Compute, load_matcher

@@ -21,9 +21,7 @@ class NsfwStage(Stage):
     name: ClassVar[str] = "nsfw"
     cost: ClassVar[float] = 2e-2
     needs: ClassVar[Needs] = Needs(models=True)
-    facts: ClassVar[tuple[Fact, ...]] = (
-        Fact("nsfw_score", pa.float32(), "image", "probability of not safe for work, 0 to 1"),
-    )
+    facts: ClassVar[tuple[Fact, ...]] = (Fact("nsfw_score", pa.float32(), "image", "probability of not safe for work, 0 to 1"),)
     reads = ("pixels",)
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
@@ -35,9 +33,5 @@ class NsfwStage(Stage):
         from curate.models import load_classifier
 
         pixels, rows = pixels_of(batch)
-        column: list[float | None] = [None] * batch.num_rows
-        if len(rows):
-            scores = load_classifier(self.classifier).scores(pixels)
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
-                column[row] = score
-        return batch.append_column(self.provides.field(0), pa.array(column, pa.float32()))
+        scores = load_classifier(self.classifier).scores(pixels).tolist() if len(rows) else []
+        return self.answer(batch, rows.tolist(), scores)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import pyarrow as pa
-
 from curate.core.contracts import Batch
 from curate.stages.caption import fault
 
@@ -28,11 +26,3 @@ def scored(
     found = score([[text for text in several if text is not None] for several in texts]) if texts else []
     answers = [iter(scores) for scores in found]
     return [[None if text is None else next(left) for text in several] for several, left in zip(texts, answers, strict=True)]
-
-
-def score_column(rows: int, where: list[int], scores: list[list[float | None]]) -> pa.Array:
-    """Return list<float32> of `rows` rows with `scores` at the rows of `where`, null elsewhere."""
-    column: list[list[float | None] | None] = [None] * rows
-    for row, found in zip(where, scores, strict=True):
-        column[row] = found
-    return pa.array(column, pa.list_(pa.float32()))
