@@ -12,10 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from curate.core.facts import Fact, declare
 
 Batch: TypeAlias = pa.RecordBatch
 
@@ -86,39 +88,70 @@ class ShardBreak(Exception):
     """A shard that cannot be read past some point; the records before it stand. The message says what and where."""
 
 
-@runtime_checkable
-class Stage(Protocol):
+IMAGE_VIEWS = ("pixels", "pictures")
+"""Columns of decoded images, which exist while rows are in memory and are never stored. `pixels` is 256 x 256, `pictures` has
+the side that the stage's model reads (its method `side`); both are fixed_size_binary(side * side * 3), RGB, the whole image
+squashed to a square, null where it does not decode."""
+
+
+class Stage(ABC):
     """Provides facts. A frozen, picklable dataclass; its fields and `version` are its identity in the fact store.
 
-    Models are loaded on the first call in a process and kept (see curate.models). Called with the rows alive, returns
-    the same rows with the columns of `provides` (and any of `transient`) added. A row it cannot compute is a null.
+    Models are loaded on the first call in a process and kept (see curate.models). Called with living rows, returns the
+    same rows with the columns of `facts` appended. A row that it cannot compute is a null.
+
+    A subclass declares `name`, `facts` and `reads`, and whichever of the rest differs from the default:
+
+    version   counted up when the same parameters give other facts
+    cost      core-seconds a record, for `plan`: an order of magnitude
+    needs     what a worker must have; a GPU is used where there is one
+    optional  columns that it reads where something in the plan provides them
+    anywhere  any recipe may read its facts; otherwise a filter must provide the stage
     """
 
     name: ClassVar[str]
-    version: ClassVar[int]
+    facts: ClassVar[tuple[Fact, ...]]
+    provides: ClassVar[pa.Schema]  # of `facts`
+    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 1e-3
+    needs: ClassVar[Needs] = Needs()
+    optional: ClassVar[tuple[str, ...]] = ()
+    anywhere: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False  # it is the decoder: what reads IMAGE_VIEWS runs after it
+
+    def __init_subclass__(cls) -> None:
+        """Enter the facts of a stage into curate.core.facts. Raises ValueError for a fact that is declared differently."""
+        super().__init_subclass__()
+        if "facts" in cls.__dict__:
+            cls.provides = declare(cls.facts, cls)
 
     @property
+    @abstractmethod
     def reads(self) -> tuple[str, ...]:
-        """Columns that it needs: facts, or the transient columns image (bytes) and pixels (see curate.stages.decode)."""
+        """Columns that it needs: facts, `row`, `image` (bytes), or IMAGE_VIEWS."""
 
-    @property
-    def provides(self) -> pa.Schema:
-        """Facts that it adds."""
-
-    @property
-    def needs(self) -> Needs:
-        """What a worker must have."""
-
+    @abstractmethod
     def __call__(self, batch: Batch) -> Batch:
-        """Return `batch` with the columns of `provides` appended."""
+        """Return `batch` with the columns of `facts` appended."""
 
+    @property
+    def transient(self) -> tuple[str, ...]:
+        """Columns of IMAGE_VIEWS that the decoder appends beside its facts."""
+        return ()
 
-@runtime_checkable
-class UsesModels(Protocol):
-    """What a stage that loads models has beside the rest: they are checked before any work."""
+    def answer(self, batch: Batch, rows: Iterable[int], *columns: Iterable[Any]) -> Batch:
+        """Return `batch` with a column appended for each of `facts`: `columns` have the values at `rows`, null elsewhere."""
+        places = list(rows)
+        for field_, values in zip(self.provides, columns, strict=True):
+            column: list[Any] = [None] * batch.num_rows
+            for place, value in zip(places, values, strict=True):
+                column[place] = value
+            batch = batch.append_column(field_, pa.array(column, field_.type))
+        return batch
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
-        """Name the models, each by kind and spec."""
+        """Name the models that it loads, each by kind and spec: they are checked before any work."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +163,8 @@ class CorpusCount:
     identity: Literal["url", "content"] = "url"
     record_from: int = 2
     vocabulary: int | None = None
+
+    cost: ClassVar[float] = 4e-6  # core-seconds a record, for `plan`
 
 
 def setting(default: Any, doc: str) -> Any:
@@ -178,6 +213,10 @@ class Filter(ABC):
     def answerable(self, floor: int) -> bool:
         """Return whether counts that are recorded from `floor` upward are enough for this filter's verdicts."""
         return True
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a person should know before a run with these parameters."""
+        return ()
 
     def check(self) -> None:  # noqa: B027 - most filters have nothing to refuse
         """Raise ValueError when parameters contradict each other; the message is shown with file and line."""

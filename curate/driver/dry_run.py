@@ -19,7 +19,7 @@ from curate.driver.progress import idle
 from curate.passes.evaluation import WAIT
 from curate.passes.fetch import Fetch
 from curate.passes.judge import Judge
-from curate.passes.scan import Scan, base_key
+from curate.passes.scan import Scan
 from curate.planning.plan import Plan
 from curate.report.attrition import Attrition, attrition
 from curate.storage.backend import Storage, storage
@@ -114,7 +114,7 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
 
 
 def _once(plan: Plan, shard: Shard, lookups: dict[str, Lookup], out: Path) -> list[Report]:
-    store, base = Store(storage(out)), base_key(plan)
+    store, base = Store(storage(out)), plan.base_key
     judge = Judge(store, plan, base, "dry-run", lookups, samples=24)
     scanned = Scan(store, base, plan.header, plan.text, ())(shard)
     fetched = [Fetch(judge, plan.recipe.policy)(shard)] if shard.on_the_web else []
