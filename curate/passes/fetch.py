@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard
 from curate.core.timing import Activities
-from curate.fetch import Got, Wanted, fetch
+from curate.fetch import FetchRequest, FetchResult, fetch
 from curate.fetch.image_log import HEADER, SCHEMA, Log, Piece
 from curate.fetch.policy import FetchPolicy
 from curate.passes.evaluation import ShardEvaluation, evaluating
@@ -38,7 +38,7 @@ PIECE_SECONDS = 60.0
 WINDOW = 100_000
 """Records whose images are asked for at once, of a shard of any size: some 200 MB of urls and queues."""
 
-Download = Callable[[Sequence[Wanted], FetchPolicy], Generator[Got | None, None, None]]
+Download = Callable[[Sequence[FetchRequest], FetchPolicy], Generator[FetchResult | None, None, None]]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ Arriving: TypeAlias = Generator[_Arrived | None, None, None]
 def _arriving(wishes: _Wishes, download: Download, policy: FetchPolicy) -> Arriving:
     yield from (_Arrived([wish], "missing_url", None) for wish in wishes.without)
     of_row = {several[0].row: several for several in wishes.of.values()}
-    asked = [Wanted(several[0].row, url) for url, several in wishes.of.items()]
+    asked = [FetchRequest(several[0].row, url) for url, several in wishes.of.items()]
     if asked:
         with closing(download(asked, policy)) as answers:
             for got in answers:
