@@ -125,6 +125,12 @@ class Stage(ABC):
         if "facts" in cls.__dict__:
             cls.provides = declare(cls.facts, cls)
 
+    @classmethod
+    def declared_by(cls) -> type[Stage]:
+        """Return the class that declares the facts: its code is part of their key. A subclass that computes them otherwise
+        declares them again, or has another version."""
+        return next(kind for kind in cls.__mro__ if "facts" in kind.__dict__)
+
     @property
     @abstractmethod
     def reads(self) -> tuple[str, ...]:

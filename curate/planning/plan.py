@@ -149,7 +149,7 @@ class Plan:
         def key(stage: Stage) -> str:
             if stage.name not in found:
                 read = dict.fromkeys(providers[name] for name in (*stage.reads, *stage.optional) if name in providers)
-                described = [stage.name, stage.version, code_of(type(stage)), identity(stage), sorted(map(key, read))]
+                described = [stage.name, stage.version, code_of(stage.declared_by()), identity(stage), sorted(map(key, read))]
                 digest = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
                 found[stage.name] = f"{stage.name}-{digest}"
             return found[stage.name]

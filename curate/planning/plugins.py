@@ -23,6 +23,7 @@ from typing import Any
 from curate import filters
 from curate.core.contracts import Filter, Stage
 from curate.core.errors import RecipeError
+from curate.core.facts import declare
 from curate.core.hashing import ORIGIN
 
 _PREFIX = "curate_plugin_"
@@ -54,6 +55,7 @@ class Plugin:
     def load(self) -> ModuleType:
         """Run the file, once a process, and enter what it defines. Raises RecipeError with file and line."""
         if self.module in sys.modules:
+            self._enter(sys.modules[self.module])  # another text of the same file may have come between
             return sys.modules[self.module]
         made = ModuleType(self.module, f"Plug-in {self.path}.")
         made.__file__ = self.path
@@ -81,11 +83,13 @@ class Plugin:
     def _enter(self, made: ModuleType) -> None:
         own = (value for value in vars(made).values() if getattr(value, "__module__", None) == self.module)
         for value in own:
-            if isinstance(value, type) and issubclass(value, Filter):
-                try:
+            try:
+                if isinstance(value, type) and issubclass(value, Filter):
                     filters.register(filters.name_of(value), value)
-                except ValueError as error:
-                    raise RecipeError(f"{self.path}:{self._line_of(value)}: {error}") from None
+                elif isinstance(value, type) and issubclass(value, Stage) and "facts" in value.__dict__:
+                    declare(value.facts, value)
+            except ValueError as error:
+                raise RecipeError(f"{self.path}:{self._line_of(value)}: {error}") from None
 
     def _line_of(self, kind: type) -> int:
         found = re.search(rf"^class {kind.__name__}\b", self.source, re.MULTILINE)
