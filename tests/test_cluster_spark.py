@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.core.contracts import Grouping, Needs, PartialCounts, Stage, TaskDied
+from curate.core.contracts import Needs, Stage, TaskDied
+from curate.core.counting import Grouping, PartialCounts
 from curate.core.errors import RunnerError
 from curate.planning.plan import Plan
 from curate.runners.local.counts import duckdb_counting

@@ -9,7 +9,6 @@ import click
 from curate.commands import common
 from curate.commands.common import _table
 from curate.commands.options import Plan
-from curate.core.contracts import CorpusCount
 from curate.core.shards import Shards
 from curate.driver.download_estimate import savings
 from curate.driver.manifest import checked
@@ -50,7 +49,7 @@ def _passes(plan: planning.Plan) -> list[tuple[str, str, str, str]]:
     rows = [
         ("scan", "every record", "record, header, sha256, text", _cost("header", "text")),
         *(("scan", "every record", f"partial count: {count.fact}", _cost("counts")) for count in plan.counts),
-        *(("merge", "whole corpus", f"{count.fact}, exact from {_floor(count)}", "") for count in plan.counts),
+        *(("merge", "whole corpus", f"{count.fact}, exact from {count.exact_from()}", "") for count in plan.counts),
     ]
     for step in plan.steps:
         rows += [("judge", f"alive before {step.name}", stage.name, _cost(stage.name)) for stage in step.stages]
@@ -69,10 +68,6 @@ _MODEL = ("stage", "spec", "revision", "sha256")
 def _short(text: str | None) -> str:
     """Return a cell: of a long hash its beginning."""
     return "" if text is None else text[:12] if len(text) in (40, 64) and "/" not in text else text
-
-
-def _floor(count: CorpusCount) -> str:
-    return f"the vocabulary's {count.vocabulary:,} upward" if count.vocabulary else f"{count.record_from} upward"
 
 
 def _cost(*names: str) -> str:

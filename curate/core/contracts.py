@@ -1,6 +1,6 @@
-"""The seams: what a filter, a stage, a corpus count and a runner promise. Nothing here knows how they are met.
+"""The seams: what a filter, a stage and a runner promise (for corpus counts: curate.core.counting), without how it is kept.
 
-A source's promise stands in curate.sources (OpenShard).
+Sources: curate.sources (OpenShard).
 
 Inside a pass columns are added and rows are never removed by anyone but the engine: it hands a stage only the rows
 that are still alive and puts the answers back where they belong.
@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from curate.core.counting import CorpusCount as CorpusCount
+from curate.core.counting import Counting
 
 Batch: TypeAlias = pa.RecordBatch
 
@@ -121,17 +123,6 @@ class UsesModels(Protocol):
         """Name the models, each by kind and spec."""
 
 
-@dataclass(frozen=True)
-class CorpusCount:
-    """A fact that needs the whole corpus: its kind (see curate.counts.merge), what it is keyed by, and from where it is exact."""
-
-    fact: str
-    kind: Literal["texts_per_image", "images_per_text", "ngrams", "first_pair", "first_image"]
-    identity: Literal["url", "content"] = "url"
-    record_from: int = 2
-    vocabulary: int | None = None
-
-
 def setting(default: Any, doc: str) -> Any:
     """Declare a parameter that changes facts: what-if cannot change it, only a run can."""
     return field(default=default, metadata={"doc": doc, "setting": True})
@@ -193,58 +184,6 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     error: str | None = None  # the shard is partial (ShardBreak) or failed
     failed: bool = False
-
-
-PLACE_BITS = 40
-"""A place in the corpus is one int64: the shard's index above, the row in these bits."""
-
-
-@dataclass(frozen=True, eq=False)
-class PartialCounts:
-    """The committed partial counts of one kind, a parquet file a shard in one folder (a path or an fsspec URL).
-
-    `names` (string), `shards` (int64: their indexes) and `sizes` (int64: bytes) have a value a file.
-    """
-
-    folder: str
-    names: pa.Array
-    shards: pa.Array
-    sizes: pa.Array
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def urls(self) -> Iterator[str]:
-        """Yield the path or URL of each file."""
-        for name in self.names:
-            yield f"{self.folder}/{name.as_py()}"
-
-    def bytes(self) -> int:
-        """Return the size of all files."""
-        return int(pc.sum(self.sizes).as_py() or 0)
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """One group-by over the whole corpus, of the partial counts that every shard has committed (see curate.counts.merge).
-
-    sum: the sum of column n for each `key`. histogram: the same, then for each sum (as key) how many keys have it.
-    distinct: how many different values of `other` stand with each `key`. first: the smallest place of each `key` that
-    stands in two rows or more, as (shard index << PLACE_BITS) + row + 1.
-    """
-
-    kind: Literal["sum", "histogram", "distinct", "first"]
-    files: PartialCounts
-    key: str = "key"  # uint64
-    other: str = "n"  # the second column: n, row (int64), text, image (uint64)
-    floor: int = 1  # keys of a smaller value are left out; for histogram, keys of a smaller sum
-
-
-class Counting(Protocol):
-    """A session of group-bys, all over the same shards: what two of them share (sums, distinct pairs) is computed once."""
-
-    def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
-        """Yield key (uint64) and value (int64), sorted by key, each key once."""
 
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from curate.core import watchdog
 from curate.core.contracts import IMAGE_ROWS, Batch, Shard
 from curate.core.facts import FACTS
 from curate.core.timing import Activities
-from curate.counts.lookup import Lookup, lookup_fact
+from curate.counts.lookup import Lookup
 from curate.fetch.image_log import ImageReader, known, open_images
 from curate.passes.chunk import Chunk, Supply
 from curate.passes.isolate import crashing_rows
@@ -185,9 +185,9 @@ class ShardEvaluation:
     def _count_facts(self, facts: Batch) -> dict[str, pa.Array]:
         if not self.plan.counts:
             return {}
-        ngrams = any(count.kind == "ngrams" for count in self.plan.counts)
-        words = tokens(normalised(facts["text"])) if ngrams else tokens(pa.nulls(facts.num_rows, pa.string()))
-        return {c.fact: lookup_fact(c, self._lookups[c.fact], facts, words, self.shard.index) for c in self.plan.counts}
+        needed = any(count.needs_words for count in self.plan.counts)
+        words = tokens(normalised(facts["text"])) if needed else tokens(pa.nulls(facts.num_rows, pa.string()))
+        return {c.fact: c.look_up(self._lookups[c.fact], facts, words, self.shard.index) for c in self.plan.counts}
 
     def _walk_lazy(self, whole: Batch, verdict: Verdict) -> dict[str, pa.Array]:
         """Walk the filters that read dear facts, chunk by chunk of rows alive, and return those facts for the batch."""

@@ -26,8 +26,8 @@ from curate.stages.text import TextStage
 FETCH = "fetch"
 """The filter where a pass ends for records whose images are on the web: those alive by then are fetched."""
 
-_BEFORE_IMAGES = ("record", "text", "language", "texts_per_image", "images_per_text", "ngrams", "first_pair", "first_image")
-"""Providers whose facts are known before an image is fetched."""
+_BEFORE_IMAGES = ("record", "text", "language")
+"""Providers whose facts are known before an image is fetched; so are all corpus counts that do not need the content of images."""
 
 EAGER = ("record", "header", "fetch", "text")
 """Providers whose facts every record gets while its shard is scanned: they cost less than knowing whether it is alive."""
@@ -162,18 +162,17 @@ def fetching(recipe: Recipe) -> Recipe:
 
     Raises RecipeError when something is counted by the content of images that nobody has yet.
     """
+    known = {fact.name for fact in FACTS.values() if fact.provider in _BEFORE_IMAGES}
     for name, rule in recipe.filters.items():
         count = rule.provider()
-        if isinstance(count, CorpusCount) and count.identity == "content":
-            raise RecipeError(f"{name}: identity=content needs the images, and this input has their urls; use identity=url")
-    free = {name: rule for name, rule in recipe.filters.items() if rule.reads() and all(map(_known, rule.reads()))}
+        if isinstance(count, CorpusCount):
+            if count.needs_image_content:
+                raise RecipeError(f"{name}: identity=content needs the images, and this input has their urls; use identity=url")
+            known.add(count.fact)
+    free = {name: rule for name, rule in recipe.filters.items() if rule.reads() and known.issuperset(rule.reads())}
     rest = {name: rule for name, rule in recipe.filters.items() if name not in free and name != FETCH}
     fetch = recipe.filters.get(FETCH) or filters.load(FETCH)()
     return dataclasses.replace(recipe, filters={**free, FETCH: fetch, **rest})
-
-
-def _known(fact: str) -> bool:
-    return fact in FACTS and FACTS[fact].provider in _BEFORE_IMAGES
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -191,7 +190,7 @@ def plan(recipe: Recipe) -> Plan:
     steps = []
     for name, rule in recipe.filters.items():
         counted = {count.fact for count in counts}
-        wanted = [fact for fact in rule.reads() if FACTS[fact].provider not in EAGER and fact not in counted]
+        wanted = [fact for fact in rule.reads() if fact not in counted and FACTS[fact].provider not in EAGER]
         steps.append(Step(name, rule, tuple(_closure(name, wanted, available, done)), bool(wanted)))
     last = tuple(_closure("output", ["language"], available, done))
     return Plan(recipe, HeaderStage(max_decoded_bytes=limit), TextStage(), counts, tuple(steps), last)

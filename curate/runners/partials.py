@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.core.contracts import PLACE_BITS, Grouping
+from curate.core.counting import PLACE_BITS, Grouping
 from curate.storage.backend import opened
 
 ANSWER = pa.schema([("key", pa.uint64()), ("value", pa.int64())])

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.core.contracts import PartialCounts
+from curate.core.counting import PartialCounts
 from curate.core.errors import OutputError
 from curate.storage.backend import Disk, Storage
 from curate.storage.json_files import _json, _parsed

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate.core.contracts import PLACE_BITS, Counting, Grouping
+from curate.core.counting import PLACE_BITS, Counting, Grouping
 from curate.storage.paths import is_local
 
 _BATCH = 100_000  # rows of a batch of the answer
@@ -57,9 +57,9 @@ class _Session:
         return f"select value::ubigint as key, count(*) as value from {sums} group by all order by 1"
 
     def _distinct(self, asked: Grouping) -> str:
-        columns = ", ".join(sorted((asked.key, asked.other)))
+        columns = ", ".join(f'"{name}"' for name in sorted((asked.key, asked.other)))
         pairs = self._once((asked.files.folder, columns), f"select distinct {columns} from {_partials(asked)}")
-        return f"select {asked.key} as key, count(*) as value from {pairs} group by 1 having count(*) >= {asked.floor} order by 1"
+        return f'select "{asked.key}" as key, count(*) as value from {pairs} group by 1 having count(*) >= {asked.floor} order by 1'
 
     def _first(self, asked: Grouping) -> str:
         self._con.execute("create or replace table place (filename varchar, shard bigint)")

@@ -11,7 +11,8 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
 from typing import Any, TypeVar
 
-from curate.core.contracts import Counting, Needs, TaskDied
+from curate.core.contracts import Needs, TaskDied
+from curate.core.counting import Counting
 from curate.runners.local.counts import duckdb_counting
 from curate.runners.worker import ONE_THREAD, prepare
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.core.contracts import Counting, Grouping
+from curate.core.counting import Counting, Grouping
 from curate.runners import partials
 from curate.storage.backend import storage
 

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import ray
 from ray import exceptions
 
-from curate.core.contracts import Counting, Needs, TaskDied
+from curate.core.contracts import Needs, TaskDied
+from curate.core.counting import Counting
 from curate.core.errors import RunnerError
 from curate.runners.ray.counts import ray_counting
 from curate.runners.ray.pools import Actors, Bounds, Pool, Tasks

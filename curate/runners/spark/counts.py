@@ -16,7 +16,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from curate.core.contracts import Counting, Grouping
+from curate.core.counting import Counting, Grouping
 from curate.runners import partials
 from curate.storage.backend import storage
 
@@ -99,7 +99,7 @@ class _Session:
         slices = [listed.slice(start, each) for start in range(0, len(files), each)]  # a partition for each
         reader = functools.partial(_rows, files.folder, names)
         found = self._session.createDataFrame(pa.Table.from_batches(slices))
-        return found.mapInArrow(reader, ", ".join(f"{name} bigint" for name in names))
+        return found.mapInArrow(reader, ", ".join(f"`{name}` bigint" for name in names))
 
 
 def _rows(folder: str, names: tuple[str, str], files: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

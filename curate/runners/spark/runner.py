@@ -15,7 +15,8 @@ from typing import TypeVar
 from pyspark.resource import ExecutorResourceRequests, ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
 from pyspark.sql import SparkSession
 
-from curate.core.contracts import Counting, Needs, TaskDied
+from curate.core.contracts import Needs, TaskDied
+from curate.core.counting import Counting
 from curate.core.errors import RunnerError
 from curate.runners.spark.counts import spark_counting
 from curate.runners.spark.session import session
