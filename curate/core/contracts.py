@@ -30,12 +30,14 @@ ROW_GROUP = 8192
 
 @dataclass(frozen=True)
 class Needs:
-    """Resources of one task: cores, GPUs (may be a fraction) and memory in bytes; and whether it loads models."""
+    """What one task needs: cores, GPUs (may be a fraction), and whether it loads models.
+
+    Memory is not part of it: no engine but Ray could reserve it, and how much a shard takes is only known afterwards.
+    """
 
     cpus: float = 1
     gpus: float = 0
-    memory: int = 1 << 30
-    models: bool = False  # worth a worker that stays: weights are loaded once in each
+    models: bool = False  # keep its worker for the next item, so that weights are loaded once per worker
 
 
 @dataclass(frozen=True)
@@ -191,29 +193,29 @@ R = TypeVar("R")
 
 
 class Runner(Protocol):
-    """Moves tasks over shards. Knows nothing of what a task does."""
+    """Runs tasks over items. Knows nothing about what a task does."""
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
-        """Yield an answer, or how it died, for every item, in any order; a dead worker never stops the others.
+        """Yield the task's answer for every item, or how it died, in any order; a dead worker never stops the others.
 
-        Items are taken as workers get free. Where `needs` names a GPU, a task sees that one alone (CUDA_VISIBLE_DEVICES).
+        Items are taken as workers become free. A task that needs a GPU sees no other one (CUDA_VISIBLE_DEVICES).
         """
 
     def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
-        """Open a session on the engine's own shuffle; where that runs in this process, within `memory` bytes.
+        """Open a session on the engine's own shuffle; it uses at most `memory` bytes of this process.
 
-        `scratch` is a folder (path or fsspec URL) that every worker reaches; its owner removes it.
+        `scratch` is a folder (path or fsspec URL) that every worker can write to; the caller removes it.
         """
 
 
 @dataclass(frozen=True)
 class TaskDied:
-    """An item whose worker died (signal, out of memory) or raised: the item and what happened, in words."""
+    """An item whose task raised, or whose worker died (signal, out of memory), and the reason for a person to read."""
 
     item: Any
     reason: str
     exitcode: int | None = None
-    error: str | None = None  # the class of the exception that it raised
+    error: str | None = None  # the name of the exception's class, where the task raised
 
 
 def shard_name(shard: Shard) -> str:

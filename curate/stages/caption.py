@@ -48,7 +48,7 @@ class CaptionStage(Stage):
     version: ClassVar[int] = 1
     reads = ("pictures", "sha256")
     provides = schema(("captions",))
-    needs = Needs(memory=4 << 30)
+    needs = Needs()
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the captioner."""

@@ -27,7 +27,7 @@ class ClipStage(Stage):
     name: ClassVar[str] = "clip"
     version: ClassVar[int] = 1
     provides = schema(("clip_scores",))
-    needs = Needs(memory=4 << 30)
+    needs = Needs()
 
     @property
     def reads(self) -> tuple[str, ...]:

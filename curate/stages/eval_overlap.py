@@ -46,7 +46,7 @@ class EvalSimilarityStage(Stage):
     version: ClassVar[int] = 1
     reads = ("pixels",)
     provides = schema(("eval_similarity", "eval_match"))
-    needs = Needs(memory=2 << 30)
+    needs = Needs()
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the embedder, if there is anything to compare with."""

@@ -33,7 +33,7 @@ class MatchStage(Stage):
     name: ClassVar[str] = "match"
     version: ClassVar[int] = 1
     provides = schema(("match_scores",))
-    needs = Needs(memory=4 << 30)
+    needs = Needs()
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class NsfwStage(Stage):
     version: ClassVar[int] = 1
     reads = ("pixels",)
     provides = schema(("nsfw_score",))
-    needs = Needs(memory=2 << 30)
+    needs = Needs()
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the classifier."""
