@@ -50,7 +50,7 @@ def _passes(plan: planning.Plan) -> list[tuple[str, str, str, str]]:
     rows = [
         ("scan", "every record", "record, header, sha256, text", _cost(plan.header, plan.text)),
         *(("scan", "every record", f"partial count: {count.fact}", _cost(count)) for count in plan.counts),
-        *(("merge", "whole corpus", f"{count.fact}, exact from {_floor(count)}", "") for count in plan.counts),
+        *(("merge", "whole corpus", f"{count.fact}, exact from {count.exact_from()}", "") for count in plan.counts),
     ]
     for step in plan.steps:
         rows += [("judge", f"alive before {step.name}", stage.name, _cost(stage)) for stage in step.stages]
@@ -69,10 +69,6 @@ _MODEL = ("stage", "spec", "revision", "sha256")
 def _short(text: str | None) -> str:
     """Return a cell: of a long hash its beginning."""
     return "" if text is None else text[:12] if len(text) in (40, 64) and "/" not in text else text
-
-
-def _floor(count: CorpusCount) -> str:
-    return f"the vocabulary's {count.vocabulary:,} upward" if count.vocabulary else f"{count.record_from} upward"
 
 
 def _cost(*providers: Stage | CorpusCount) -> str:

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from curate.core import facts
-from curate.core.contracts import PLACE_BITS, ROW_GROUP, Batch, Shard
+from curate.core.contracts import ROW_GROUP, Batch, Shard
+from curate.core.counting import PLACE_BITS
 from curate.sources.opening import open_shard
 from curate.stages.header import HeaderStage
 from curate.storage.store import FETCHED, FETCHED_TARS, Store, data_name

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +30,8 @@ from curate.storage.store import Store
 
 MEMORY = 4 << 30
 """Bytes of address space that a child may take on top of what it starts with."""
+
+_OUT_OF_MEMORY = 137  # exit code of a child in which memory ran out
 
 _MAX_CRASHING_ROWS = 1000  # images of one shard that may kill their decoder before the shard itself is given up
 
@@ -67,7 +67,7 @@ class FindCrashes:
             if row is None:  # all is well, or it died of something else
                 break
             if row == start:
-                found[row] = "timeout" if exitcode == -signal.SIGALRM else "decoder_crash"
+                found[row] = "timeout" if exitcode == watchdog.EXITCODE else "decoder_crash"
             start = row
         return found
 
@@ -133,14 +133,16 @@ class _Child:
                     thumbnail(data)
         except MemoryError:
             with watchdog.row(row):
-                os._exit(1)
+                os._exit(_OUT_OF_MEMORY)
 
 
 def _limit() -> None:
-    """Bound the memory of this process; where the system has no such number it stays as it is."""
+    """Bound the memory of this process, on systems that can: those with resource and /proc."""
     try:
+        import resource
+
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    except OSError:
+    except (ImportError, OSError):
         return
     limit = pages * resource.getpagesize() + MEMORY
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -301,7 +301,7 @@ def fetching(recipe: Recipe) -> Recipe:
 
     for name, rule in recipe.filters.items():
         count = rule.provider()
-        if isinstance(count, CorpusCount) and count.identity == "content":
+        if isinstance(count, CorpusCount) and count.needs_image_content:
             raise RecipeError(f"{name}: identity=content needs the images, and this input has their urls; use identity=url")
     known = {fact.name for fact in (*RECORD_FACTS, *TextStage.facts) if fact.name != "fetched"}
     known |= {count.fact for rule in recipe.filters.values() if isinstance(count := rule.provider(), CorpusCount)}
