@@ -16,7 +16,7 @@ from curate.core.contracts import Batch
 from curate.core.timing import Activities
 from curate.fetch.image_log import ImageReader
 from curate.images import resize
-from curate.images.picture import NOT_DECODABLE, Want
+from curate.images.picture import NOT_DECODABLE, DecodeRequest
 from curate.passes.verdict import Mask
 from curate.sources.records import image_array
 from curate.stages.pixels import picture_column, pictures_in
@@ -101,7 +101,7 @@ class ImageViews:
             self._images.update(zip(rows.to_pylist(), self.column(rows, self.read(unread)), strict=True))
         here = given.filter(pa.array(wanted))
         rows, formats = here["row"].to_pylist(), here["format"].to_pylist()
-        wanting = partial(Want, rgb=True, side=side, max_bytes=self.source.max_bytes)
+        wanting = partial(DecodeRequest, rgb=True, side=side, max_bytes=self.source.max_bytes)
         wants = [wanting(self._images[row].as_py() or b"", form) for row, form in zip(rows, formats, strict=True)]
         mapped: Callable[..., Any] = map if self.source.threads is None else self.source.threads.map
         with self.source.activities.doing("pictures" if self.source.threads else "decode", len(rows)):

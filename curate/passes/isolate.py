@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from curate.core import watchdog
 from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard
 from curate.fetch.image_log import known, open_images
-from curate.images.picture import Want
+from curate.images.picture import DecodeRequest
 from curate.images.resize import recorded
 from curate.images.thumbnails import thumbnail
 from curate.stages.decode import DecodeStage
@@ -127,7 +127,7 @@ class _Child:
                 decode(facts.append_column("image", pa.array([data], pa.binary())))
                 for side in self.hunt.sides:
                     form = facts["format"][0].as_py()
-                    recorded(row, Want(data, form, rgb=True, side=side, max_bytes=decode.max_bytes))
+                    recorded(row, DecodeRequest(data, form, rgb=True, side=side, max_bytes=decode.max_bytes))
             if data:
                 with watchdog.row(row):
                     thumbnail(data)

@@ -18,11 +18,9 @@ from curate.core.contracts import Batch, Stage
 from curate.core.facts import Fact
 from curate.images.decode import decode_picture
 from curate.images.header import MAX_DECODED_BYTES
-from curate.images.jpeg import (
-    _turbo_whole,
-)
-from curate.images.phash import Matrix, _bits, _spectrum
-from curate.images.picture import HASH_SIDE, NOT_DECODABLE, PIXELS_SIDE, Picture, Pixels, Want
+from curate.images.jpeg import decode_intact_jpeg
+from curate.images.phash import Matrix, hash_bits, spectrum
+from curate.images.picture import HASH_SIDE, NOT_DECODABLE, PIXELS_SIDE, DecodeRequest, Picture, Pixels
 from curate.stages.pixels import pixel_column, square_and_grey
 
 
@@ -30,7 +28,7 @@ from curate.stages.pixels import pixel_column, square_and_grey
 class DecodeStage(Stage):
     """Provides decoding and phash from one decode of `image`; view "rgb" also gives the transient column `pixels`.
 
-    `pixels`: fixed_sizepixel_column(256 * 256 * 3), RGB, the whole picture as stored (EXIF orientation is not applied, as
+    `pixels`: fixed_size_binary(256 * 256 * 3), RGB, the whole picture as stored (EXIF orientation is not applied, as
     the models' own loaders do not) squashed to a square; null where it does not decode. The two views decode at
     different scales, so their hashes can differ by a few bits: one recipe uses one view.
     """
@@ -72,21 +70,21 @@ class DecodeStage(Stage):
                     seen[at] = True
                     spectra[at] = self._views(picture.pixels, None if pixels is None else pixels[at])
         batch = batch.append_column("decoding", pa.array(verdicts, pa.string()))
-        batch = batch.append_column("phash", pa.array(_bits(spectra), pa.uint64(), mask=~seen))
+        batch = batch.append_column("phash", pa.array(hash_bits(spectra), pa.uint64(), mask=~seen))
         return batch if pixels is None else batch.append_column("pixels", pixel_column(pixels, seen))
 
     def _decode(self, image: pa.BinaryScalar, form: str) -> Picture:
         rgb = self.view == "rgb"
         side = PIXELS_SIDE if rgb else HASH_SIDE
         if form == "jpeg":
-            whole = _turbo_whole(Want(image.as_buffer(), form, rgb, side, self.max_bytes))
+            whole = decode_intact_jpeg(DecodeRequest(image.as_buffer(), form, rgb, side, self.max_bytes))
             if whole is not None:
                 return Picture(whole, "ok")
-        return decode_picture(Want(image.as_py(), form, rgb, side, self.max_bytes))
+        return decode_picture(DecodeRequest(image.as_py(), form, rgb, side, self.max_bytes))
 
     def _views(self, picture: Pixels, square: Pixels | None) -> Matrix:
         """Fill `square` where it is wanted, and return the spectrum of the picture's grey."""
         if square is None:
-            return _spectrum(picture)
+            return spectrum(picture)
         square[:], grey = square_and_grey(picture)
-        return _spectrum(grey)
+        return spectrum(grey)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from curate.core.contracts import Batch, Stage
 from curate.core.facts import Fact
 from curate.images.header import (
-    _HEAD,
+    HEAD_BYTES,
     MAX_DECODED_BYTES,
     read_header,
 )
@@ -56,7 +56,7 @@ class HeaderStage(Stage):
         if not image.is_valid:
             return None, None, "missing", None, None, None, None
         data = image.as_buffer()
-        head = data.slice(0, min(data.size, _HEAD)).to_pybytes()
+        head = data.slice(0, min(data.size, HEAD_BYTES)).to_pybytes()
         header = read_header(head, self.max_decoded_bytes) if head.startswith(b"\xff\xd8\xff") else None
         if header is None or header.reason not in ("ok", "too_many_pixels"):
             header = read_header(image.as_py(), self.max_decoded_bytes)
