@@ -20,6 +20,11 @@ class Folder:
 
     url: str
 
+    @classmethod
+    def of_file(cls, url: str) -> Folder:
+        """Return the folder of a file."""
+        return cls(url.rpartition("/")[0] or "/")
+
     def load(self, name: str) -> tuple[bytes | None, str | None]:
         """Return the content of the file `name`, and an error code of curate.sources.ERRORS when there is none."""
         if name.lower().startswith(("http://", "https://")):

@@ -11,7 +11,8 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import BinaryIO, NamedTuple
@@ -20,7 +21,10 @@ import pyarrow as pa
 import xxhash
 
 from curate.core.contracts import Batch, Shard, ShardBreak
+from curate.core.errors import InputError
 from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
+from curate.sources.source import OpenShard, Source, shard_of
+from curate.storage.paths import Entry, staged
 
 BLOCK = 512
 BUFFER = 1 << 20
@@ -344,3 +348,22 @@ def _repeated(key: bytes, seen: set[int]) -> list[str]:
     if len(seen) < KEYS_REMEMBERED:
         seen.add(digest)
     return []
+
+
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+
+def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
+    if entry.url.lower().endswith(PACKED):
+        raise InputError(f"{entry.url}: compressed tars cannot be read at random; unpack it first (gunzip, zstd -d)")
+    return [shard_of(entry, SOURCE.kind)]
+
+
+@contextmanager
+def _open(shard: Shard) -> Iterator[OpenShard]:
+    with staged(shard.url) as path:
+        yield TarShard(shard, path)
+
+
+SOURCE = Source("tar", (".tar", *PACKED), _open, _list)
+"""WebDataset tars."""

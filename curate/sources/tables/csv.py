@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.core.contracts import ROW_GROUP
-from curate.sources.tables.reader import Chunk
+from curate.core.contracts import ROW_GROUP, Shard
+from curate.sources.source import OpenShard, Source, shard_of
+from curate.sources.tables.reader import TableRows
+from curate.storage.paths import Entry, staged
 
 CSV_BLOCK = 16 << 20  # also the longest row
 
@@ -37,7 +40,7 @@ class Csv:
         """Return how many rows have another number of columns than the header."""
         return self.skipped
 
-    def chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
+    def pieces(self, columns: list[str], first: int) -> Iterator[TableRows]:
         """Yield blocks of the file, always from its start."""
         at = 0
         raw = self._raw_names()
@@ -74,3 +77,27 @@ def _from_latin(column: pa.Array) -> pa.Array:
         return column
     data = [None if value is None else value.encode("latin-1") for value in column.to_pylist()]
     return pa.array(data, pa.binary()).view(pa.string())
+
+
+def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
+    from curate.sources.tables.inspect import inspect, without_images
+
+    with staged(entry.url) as path:
+        used, _ = inspect(entry.url, lambda: Csv(path, tabs=_has_tabs(entry.url)), columns)
+    return [shard_of(entry, SOURCE.kind, None, used, on_the_web=without_images(used))]
+
+
+@contextmanager
+def _open(shard: Shard) -> Iterator[OpenShard]:
+    from curate.sources.tables.table import open_table
+
+    with staged(shard.url) as path:
+        yield open_table(shard, lambda: Csv(path, tabs=_has_tabs(shard.url)))
+
+
+def _has_tabs(url: str) -> bool:
+    return url.lower().endswith(".tsv")
+
+
+SOURCE = Source("csv", (".csv", ".tsv"), _open, _list)
+"""Comma- or tab-separated tables of image paths or URLs."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from curate.core.contracts import IMAGE_ROWS, ROW_GROUP
+from curate.core.contracts import IMAGE_ROWS, ROW_GROUP, Shard
 from curate.sources.records import BATCH_BYTES
-from curate.sources.tables.reader import Chunk
+from curate.sources.source import OpenShard, Source, shard_of
+from curate.sources.tables.reader import TableRows
+from curate.storage.paths import Entry, is_local, staged
 
 SHARD_ROWS = 250_000
-
-
 SHARD_BYTES = 2 << 30
-
 
 Parts = list[tuple[int, int] | None]
 """Pieces of a file by row group; [None] = it stays whole."""
@@ -42,8 +42,8 @@ class Parquet:
         """Return 0: parquet has no bad rows."""
         return 0
 
-    def chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
-        """Yield batches of row groups, sized by the metadata so that they are about BATCH_BYTES; from the group of `first`."""
+    def pieces(self, columns: list[str], first: int) -> Iterator[TableRows]:
+        """Yield rows of about BATCH_BYTES, estimated from the metadata, from the row group of row `first` on."""
         start = 0
         for group in range(*(self.part or (0, self.file.metadata.num_row_groups))):
             rows = self.file.metadata.row_group(group).num_rows
@@ -56,22 +56,43 @@ class Parquet:
             start += rows
 
     def _batch_rows(self, group: int) -> int:
-        # only the row group's own size is asked for: pyarrow 26 aborts the process on damaged metadata of a column
+        # only the row group's own size is used: pyarrow 26 aborts the process on damaged metadata of a column
         about = self.file.metadata.row_group(group)
         fits = BATCH_BYTES // max(about.total_byte_size // max(about.num_rows, 1), 1)
         # a dictionary hides how large its repeated values are once decoded
         return int(min(ROW_GROUP, max(fits, 1 if fits < IMAGE_ROWS else IMAGE_ROWS)))
 
+    def parts(self) -> Parts:
+        """Split the file into runs of row groups of about SHARD_ROWS rows or SHARD_BYTES."""
+        about = self.file.metadata
+        parts: Parts = []
+        first, rows, size = 0, 0, 0
+        for group in range(about.num_row_groups):
+            rows += about.row_group(group).num_rows
+            size += about.row_group(group).total_byte_size
+            if rows >= SHARD_ROWS or size >= SHARD_BYTES or group == about.num_row_groups - 1:
+                parts.append((first, group + 1))
+                first, rows, size = group + 1, 0, 0
+        return parts if len(parts) > 1 else [None]
 
-def _parts(reader: Parquet) -> Parts:
-    """Cut a parquet file into runs of row groups of about SHARD_ROWS rows or SHARD_BYTES."""
-    about = reader.file.metadata
-    parts: Parts = []
-    first, rows, size = 0, 0, 0
-    for group in range(about.num_row_groups):
-        rows += about.row_group(group).num_rows
-        size += about.row_group(group).total_byte_size
-        if rows >= SHARD_ROWS or size >= SHARD_BYTES or group == about.num_row_groups - 1:
-            parts.append((first, group + 1))
-            first, rows, size = group + 1, 0, 0
-    return parts if len(parts) > 1 else [None]
+
+def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
+    from curate.sources.tables.inspect import inspect, without_images
+
+    with staged(entry.url) as path:
+        used, reader = inspect(entry.url, lambda: Parquet(path), columns)
+        # a remote file stays whole: the scan would download all of it for each part
+        parts = reader.parts() if reader is not None and is_local(entry.url) else [None]
+    return [shard_of(entry, SOURCE.kind, part, used, on_the_web=without_images(used)) for part in parts]
+
+
+@contextmanager
+def _open(shard: Shard) -> Iterator[OpenShard]:
+    from curate.sources.tables.table import open_table
+
+    with staged(shard.url) as path:
+        yield open_table(shard, lambda: Parquet(path, shard.part))
+
+
+SOURCE = Source("parquet", (".parquet", ".pq", ".parq"), _open, _list, yields_to=(".tar",))
+"""Parquet with image bytes, paths or URLs; img2dataset writes one with metadata beside each tar."""

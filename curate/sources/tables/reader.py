@@ -1,4 +1,4 @@
-"""What a table's format gives: chunks of rows, and what counts as damage."""
+"""What a table's format provides: its rows in pieces, and which exceptions mean damage."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; the last for names and messages with bytes of the file in them."""
 
 
-Chunk = tuple[int, pa.RecordBatch]
-"""The number of its first row, and rows as the file has them."""
+TableRows = tuple[int, pa.RecordBatch]
+"""The number of the first row, and consecutive rows with the file's own columns."""
 
 
 class Reader(Protocol):
@@ -23,17 +23,17 @@ class Reader(Protocol):
     def names(self) -> list[str]:
         """Return the names of the columns."""
 
-    seeks: ClassVar[bool]  # whether it can begin elsewhere than at the start
+    seeks: ClassVar[bool]  # whether it can start in the middle of the file
 
-    def chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
-        """Yield rows with `columns` to the end; chunks before the one that holds row `first` may be left out."""
+    def pieces(self, columns: list[str], first: int) -> Iterator[TableRows]:
+        """Yield all rows with `columns`; pieces before the one with row `first` may be left out."""
 
     def bad(self) -> int:
-        """Return how many rows had to be skipped; known after `chunks` has ended."""
+        """Return how many rows had to be skipped; known after `pieces` has ended."""
 
 
 def broken(url: str, error: Exception) -> Exception:
-    """Return the ShardBreak of a damaged table; an error of the operating system as it is."""
+    """Return the ShardBreak of a damaged table; an error of the operating system is returned as it is."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
     return ShardBreak(f"{url}: {' '.join(str(error).split())[:300]}")
