@@ -8,10 +8,8 @@ import stat
 from dataclasses import dataclass
 
 from curate.sources.records import MAX_IMAGE
-from curate.storage.paths import (
-    filesystem,
-    is_local,
-)
+from curate.storage.paths import filesystem, is_local
+from curate.storage.retry import tried
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,11 @@ class Folder:
         if not path.startswith(root):
             return None, "unsafe_path"
         try:
-            info = fs.info(path)
+            info = tried(lambda: fs.info(path))
             if info["type"] != "file":
                 return None, "image_not_found"
             if (info["size"] or 0) > MAX_IMAGE:
                 return None, "image_too_large"
-            return bytes(fs.cat_file(path)), None
+            return bytes(tried(lambda: fs.cat_file(path))), None
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None, "image_not_found"

@@ -10,7 +10,7 @@ import pyarrow as pa
 from curate.core.errors import InputError
 from curate.sources.tables.columns import clean_text, is_binary, is_string, on_the_web, resolve, without_images
 from curate.sources.tables.lines import SAMPLE_LINES
-from curate.sources.tables.reader import DAMAGE, Reader
+from curate.sources.tables.reader import DAMAGE, Reader, is_damage
 
 R = TypeVar("R", bound=Reader)
 
@@ -24,13 +24,13 @@ def inspect(url: str, opening: Callable[[], R], wanted: Mapping[str, str]) -> tu
         reader = opening()
         columns = resolve(url, reader.names(), wanted)
         name = columns.get("image")
-        sample = None if name is None else next(reader.pieces([name], 0), None)
+        sample = None if name is None else reader.sample(name)
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(f"{url}: {error.strerror}") from None
+        if not is_damage(error):
+            raise InputError(f"{url}: {getattr(error, 'strerror', None) or error}") from None
         return dict(wanted), None
     if name is not None and sample is not None:
-        columns = on_the_web(columns, {name: _sample(url, name, sample[1].column(0))})
+        columns = on_the_web(columns, {name: _sample(url, name, sample)})
     return columns, reader
 
 

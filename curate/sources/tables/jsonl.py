@@ -18,7 +18,8 @@ from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tables.cells import load
 from curate.sources.tables.columns import on_the_web, resolve, without_images
 from curate.sources.tables.lines import SAMPLE_LINES, lines_of, parse_line
-from curate.storage.paths import Entry, staged
+from curate.storage.input_file import InputFile
+from curate.storage.paths import Entry
 
 _UNSAFE = re.compile(UNSAFE_KEY)
 
@@ -28,7 +29,7 @@ class JsonLines:
     """A file of one JSON object a line; any other line becomes a record with the error bad_json."""
 
     shard: Shard
-    path: str
+    file: InputFile
     folder: Folder
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class JsonLines:
             yield None if line is None else self._image(parse_line(line))[0]
 
     def _lines(self) -> Iterator[tuple[int, bytes | None]]:
-        with open(self.path, "rb") as file:
+        with open(self.file.path(), "rb") as file:
             yield from enumerate(lines_of(file))
 
     def _image(self, fields: dict[str, object] | None) -> tuple[bytes | None, str | None]:
@@ -74,10 +75,10 @@ class JsonLines:
         return Record(default if key is None else key, url, text, join(codes), image, None, given)
 
 
-def _inspect(url: str, path: str, wanted: Mapping[str, str]) -> dict[str, str]:
+def _inspect(url: str, file: InputFile, wanted: Mapping[str, str]) -> dict[str, str]:
     """Return the columns by role, judged by the first lines. Raises InputError when they cannot be used."""
-    with open(path, "rb") as file:
-        samples = [fields for line in islice(lines_of(file), SAMPLE_LINES) if (fields := parse_line(line)) is not None]
+    with file.stream() as opened:
+        samples = [fields for line in islice(lines_of(opened), SAMPLE_LINES) if (fields := parse_line(line)) is not None]
     names = list(dict.fromkeys(name for fields in samples for name in fields))
     if not names:  # nothing to judge by: empty, or not one valid line
         return dict(wanted)
@@ -87,15 +88,15 @@ def _inspect(url: str, path: str, wanted: Mapping[str, str]) -> dict[str, str]:
 
 
 def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
-    with staged(entry.url) as path:
-        used = _inspect(entry.url, path, columns)
+    with InputFile(entry.url, entry.size) as file:
+        used = _inspect(entry.url, file, columns)
     return [shard_of(entry, SOURCE.kind, None, used, on_the_web=without_images(used))]
 
 
 @contextmanager
 def _open(shard: Shard) -> Iterator[OpenShard]:
-    with staged(shard.url) as path:
-        yield JsonLines(shard, path, Folder.of_file(shard.url))
+    with InputFile(shard.url) as file:
+        yield JsonLines(shard, file, Folder.of_file(shard.url))
 
 
 SOURCE = Source("jsonl", (".jsonl", ".ndjson"), _open, _list)

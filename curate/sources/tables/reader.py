@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
 from curate.core.contracts import ShardBreak
+from curate.core.errors import StorageError
 
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; the last for names and messages with bytes of the file in them."""
@@ -23,7 +24,11 @@ class Reader(Protocol):
     def names(self) -> list[str]:
         """Return the names of the columns."""
 
-    seeks: ClassVar[bool]  # whether it can start in the middle of the file
+    def sample(self, name: str) -> pa.Array | None:
+        """Return the first values of a column (one will do where they are no strings); None where there are none."""
+
+    def skips(self, at: int, row: int) -> bool:
+        """Return whether `pieces` from `row` on reads less than going on at row `at`, which is smaller."""
 
     def pieces(self, columns: list[str], first: int) -> Iterator[TableRows]:
         """Yield all rows with `columns`; pieces before the one with row `first` may be left out."""
@@ -32,8 +37,12 @@ class Reader(Protocol):
         """Return how many rows had to be skipped; known after `pieces` has ended."""
 
 
+def is_damage(error: Exception) -> bool:
+    """Return whether one of DAMAGE means a damaged file; else the system or a store failed to read it."""
+    system = isinstance(error, StorageError | FileNotFoundError | PermissionError)
+    return not (system or (isinstance(error, OSError) and error.errno is not None))
+
+
 def broken(url: str, error: Exception) -> Exception:
-    """Return the ShardBreak of a damaged table; an error of the operating system is returned as it is."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error
-    return ShardBreak(f"{url}: {' '.join(str(error).split())[:300]}")
+    """Return the ShardBreak of a damaged table; an error of the system or of a store is returned as it is."""
+    return ShardBreak(f"{url}: {' '.join(str(error).split())[:300]}") if is_damage(error) else error

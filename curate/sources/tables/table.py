@@ -25,48 +25,62 @@ from curate.sources.tables.reader import DAMAGE, Reader, TableRows, broken
 
 @dataclass
 class TableShard:
-    """A table: what its `reader` yields, as records. Image paths are relative to `folder`."""
+    """A table as records. `opening` gives a reader of the whole table, `partly` one that is cheaper where only images are read.
+
+    Image paths are relative to the table's folder.
+    """
 
     shard: Shard
-    reader: Reader
-    folder: Folder
+    opening: Callable[[], Reader]
+    partly: Callable[[], Reader] | None = None
 
     def __post_init__(self) -> None:
         self._ahead: Iterator[TableRows] | None = None
         self._held: tuple[int, pa.RecordBatch | None] = (0, None)
+        self._images: Reader | None = None
+        self.folder = Folder.of_file(self.shard.url)
         self.columns = dict(self.shard.columns)
-        if "text" not in self.columns or not {"image", "url"} & self.columns.keys():
-            try:
-                self.columns = resolve(self.shard.url, self.reader.names(), self.columns)
-            except InputError as error:  # the listing could not read the table, so it did not report this
-                raise ShardBreak(str(error)) from None
+
+    def _opened(self, opening: Callable[[], Reader]) -> Reader:
+        """Return an open reader, with the columns known. Raises ShardBreak when nothing of the table can be read."""
+        try:
+            reader = opening()
+            if "text" not in self.columns or not {"image", "url"} & self.columns.keys():
+                self.columns = resolve(self.shard.url, reader.names(), self.columns)
+        except InputError as error:  # the listing could not read the table, so it did not report this
+            raise ShardBreak(str(error)) from None
+        except DAMAGE as error:
+            raise broken(self.shard.url, error) from None
+        return reader
 
     def read(self) -> Iterator[Batch]:
         """Yield batches of RECORD_SCHEMA. Raises ShardBreak after the last good row when the table is damaged."""
-        limit = self.shard.limit
+        reader, limit = self._opened(self.opening), self.shard.limit
         end = 0
-        for start, rows in self._pieces(sorted(set(self.columns.values())), 0):
+        for start, rows in self._pieces(reader, sorted(set(self.columns.values())), 0):
             if limit is not None and start >= limit:
                 return
             rows = rows if limit is None else rows.slice(0, limit - start)
             yield from self._records(start, rows)
             end = start + rows.num_rows
-        bad = self.reader.bad() if limit is None else min(self.reader.bad(), limit - end)
+        bad = reader.bad() if limit is None else min(reader.bad(), limit - end)
         yield from batches((Record(f"{self._stem()}/bad/{i}", None, None, "bad_row", None) for i in range(bad)), end)
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the images of `rows` (column row, ascending), reading only the image column, and only where needed."""
+        if self._images is None:
+            self._images = self._opened(self.partly or self.opening)
         name = self.columns.get("image")
         for row in rows.column("row").to_pylist():
-            start, held = (0, None) if name is None else self._piece_of(name, row)
+            start, held = (0, None) if name is None else self._piece_of(self._images, name, row)
             yield None if name is None or held is None else _load_cell(held.column(0), row - start, name, self.folder)[0]
 
-    def _piece_of(self, name: str, row: int) -> tuple[int, pa.RecordBatch | None]:
+    def _piece_of(self, reader: Reader, name: str, row: int) -> tuple[int, pa.RecordBatch | None]:
         """Return the piece of the image column that holds `row`, and its first row. For ascending rows it is read once."""
         start, held = self._held
         end = start + (held.num_rows if held is not None else 0)
-        if self._ahead is None or row < start or (self.reader.seeks and row >= end + ROW_GROUP):
-            self._ahead, end = self._pieces([name], row), 0
+        if self._ahead is None or row < start or (row >= end and reader.skips(end, row)):
+            self._ahead, end = self._pieces(reader, [name], row), 0
         while row >= end or held is None:
             found = next(self._ahead, None)
             if found is None:
@@ -76,9 +90,9 @@ class TableShard:
             end = start + held.num_rows
         return self._held
 
-    def _pieces(self, columns: list[str], first: int) -> Iterator[TableRows]:
+    def _pieces(self, reader: Reader, columns: list[str], first: int) -> Iterator[TableRows]:
         try:
-            yield from self.reader.pieces(columns, first)
+            yield from reader.pieces(columns, first)
         except DAMAGE as error:
             raise broken(self.shard.url, error) from None
 
@@ -138,14 +152,6 @@ class TableShard:
         for i in range(len(column)):
             image, code = _load_cell(column, i, self.columns["image"], self.folder)
             yield Record(key[i], url[i], text[i], join([c for c in (code, errors[i]) if c]), image)
-
-
-def open_table(shard: Shard, opening: Callable[[], Reader]) -> TableShard:
-    """Return a table that is open for reading. Raises ShardBreak when nothing of it can be read."""
-    try:
-        return TableShard(shard, opening(), Folder.of_file(shard.url))
-    except DAMAGE as error:
-        raise broken(shard.url, error) from None
 
 
 @cache
