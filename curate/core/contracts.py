@@ -1,6 +1,6 @@
 """The seams: what a filter, a stage and a runner promise (for corpus counts: curate.core.counting), without how it is kept.
 
-Sources: curate.sources (OpenShard).
+What a source promises is in curate.sources.source.
 
 Inside a pass columns are added and rows are never removed by anyone but the engine: it hands a stage only the rows
 that are still alive and puts the answers back where they belong.
@@ -58,12 +58,7 @@ class Shard:
     part: tuple[int, int] | None = None
     columns: tuple[tuple[str, str], ...] = ()  # of a table: role and name
     limit: int | None = None
-
-    @property
-    def on_the_web(self) -> bool:
-        """Return whether its records name their images by url and hold none: they are fetched."""
-        roles = dict(self.columns)
-        return self.kind == "archive" or ("url" in roles and "image" not in roles)
+    on_the_web: bool = False  # its records hold URLs, not image bytes: the images have to be fetched
 
 
 RECORD_SCHEMA = pa.schema(
