@@ -7,6 +7,7 @@ loaded when a file or a shard is of no known kind, so nobody else pays for looki
 from __future__ import annotations
 
 import posixpath
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points
@@ -120,8 +121,9 @@ def _plug_ins() -> int:
     return len(points)
 
 
-def _origin(one: Source) -> tuple[str, str, str]:
-    return one.kind, one.open.__module__, one.open.__qualname__
+def _origin(one: Source) -> tuple[str, str | None, str]:
+    file = getattr(sys.modules.get(one.open.__module__), "__file__", None)  # a plug-in's module is named by its text too
+    return one.kind, file, one.open.__qualname__
 
 
 __all__ = ["GROUP", "OpenShard", "Source", "register", "shard_of", "source", "source_of", "suffixes", "unregister"]
