@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from curate.core.contracts import Counting, Needs, Runner, Stage, TaskDied
+from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome, Progress, Quiet
 from curate.driver.resolve import resolve
-from curate.driver.run import Job
+from curate.driver.run import Run
 from curate.passes.fetch import Download
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
@@ -129,7 +130,7 @@ class Setup:
 def run_job(
     setup: Setup, out: Path, runner: Runner | None = None, progress: Progress | None = None, at: str | None = None
 ) -> Outcome:
-    """Run a job in this process (or with `runner`) into `out`, or at a URL."""
+    """Run a recipe in this process (or with `runner`) into `out`, or at a URL."""
     file = out.parent / "recipe.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(setup.recipe)
@@ -140,11 +141,16 @@ def run_job(
     planned = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
     plan, _ = resolve(planned, Path(os.environ["CURATE_CACHE"]))
     plan = plan.with_stages(setup.stages(plan))
-    job = Job(plan, shards, Store(storage(at or out), beat=setup.beat), runner or InProcess(), progress or Quiet())
-    job.row_seconds, job.max_failed_shards = setup.row_seconds, setup.max_failed_shards
-    job.download, job.retry_failed = setup.download, setup.retry_failed
-    job.counted_only = len(shards) - len(list_shards([str(path) for path in setup.inputs], {})) if setup.counts_of else 0
-    return job.run()
+    counted_only = len(shards) - len(list_shards([str(path) for path in setup.inputs], {})) if setup.counts_of else 0
+    options = RunOptions(
+        row_seconds=setup.row_seconds,
+        max_failed_shards=setup.max_failed_shards,
+        download=setup.download,
+        retry_failed=setup.retry_failed,
+        counted_only=counted_only,
+    )
+    store = Store(storage(at or out), beat=setup.beat)
+    return Run(plan, shards, store, runner or InProcess(), options, progress or Quiet()).run()
 
 
 def command(*arguments: object) -> list[str]:

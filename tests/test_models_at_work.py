@@ -21,9 +21,10 @@ from click.testing import CliRunner, Result
 from curate.cli import main
 from curate.core.contracts import Batch, ModelKind, Needs, Runner, Stage, TaskDied
 from curate.core.errors import ModelError, OutOfDeviceMemory
+from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome, Quiet
 from curate.driver.resolve import resolve
-from curate.driver.run import Job
+from curate.driver.run import Run
 from curate.models import checks
 from curate.models.checks import ModelFacts, check
 from curate.planning import loader as recipes
@@ -72,9 +73,8 @@ def run_on(gpus: int, setup: Setup, out: Path, runner: Runner | None = None, pro
     plan, _ = resolve(planning.plan(recipes.load(str(file), setup.overrides)), Path(os.environ["CURATE_CACHE"]))
     plan = plan.with_stages(setup.stages(plan))
     shards = list_shards([str(path) for path in setup.inputs], {})
-    job = Job(plan, shards, Store(storage(out)), runner or InProcess(), progress or Quiet())
-    job.gpus, job.threads = gpus, 2
-    return job.run()
+    options = RunOptions(gpus=gpus, threads=2)
+    return Run(plan, shards, Store(storage(out)), runner or InProcess(), options, progress or Quiet()).run()
 
 
 @pytest.fixture(scope="module")

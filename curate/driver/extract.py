@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import xxhash
 
 import curate
-from curate.core.contracts import Needs, Report, Runner, Shard, ShardBreak, TaskDied, shard_name
-from curate.core.errors import DiskFull, InputError, OutputError
+from curate.core.contracts import Report, Runner, Shard, ShardBreak, shard_name
+from curate.core.errors import InputError, OutputError
 from curate.core.hashing import file_sha256
 from curate.core.shards import Shards
 from curate.core.timing import Activities
+from curate.driver.attempts import Attempts
 from curate.driver.progress import Progress, Quiet
 from curate.sources.webarchive.image_index import ImageIndex
 from curate.sources.webarchive.images import ArchiveImageWriter
@@ -31,9 +32,6 @@ from curate.sources.webarchive.pairs import PAIR_SCHEMA, Options, Reading, pair_
 from curate.storage.parquet import ParquetWriter
 from curate.storage.paths import staged
 from curate.storage.store import Store
-
-ATTEMPTS = 3
-"""How often an archive is tried before it is reported as failed."""
 
 _KIND = "extract"
 _TOTALS = ("pages", "images", "with_alt", "pairs", "different", "images_written")
@@ -85,8 +83,8 @@ class Extract:
             with self.store.writing(f"shards/{name}.tar") as path:
                 shutil.copyfile(first.with_name("images.tar"), path)
                 sums[f"shards/{name}.tar"] = file_sha256(path)
-        told = {"pages": tally.pages, "images": tally.images, "with_alt": tally.with_alt, "pairs": tally.pairs}
-        return {**told, "different": different, "images_written": written, "files": sums}
+        counted = {"pages": tally.pages, "images": tally.images, "with_alt": tally.with_alt, "pairs": tally.pairs}
+        return {**counted, "different": different, "images_written": written, "files": sums}
 
 
 def _counted(table: pa.Table, repeats: dict[int, int]) -> pa.Table:
@@ -97,9 +95,9 @@ def _counted(table: pa.Table, repeats: dict[int, int]) -> pa.Table:
     return table.set_column(PAIR_SCHEMA.get_field_index("count"), PAIR_SCHEMA.field("count"), counts)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Extracted:
-    """What an extraction did. `archives` has what the mark of each says, in order; `failed` those that were given up."""
+    """What an extraction did: one entry per archive in `archives`, in order; those given up (archive, reason) in `failed`."""
 
     out: str
     state: str = "done"  # done, or nothing to do
@@ -123,7 +121,7 @@ class Extracted:
         return [{"archive": one["archive"], "reason": one["error"]} for one in self.archives if one["error"]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Extraction:
     """One run over archives into OUT."""
 
@@ -135,27 +133,28 @@ class Extraction:
     progress: Progress = field(default_factory=Quiet)
 
     def run(self) -> Extracted:
-        """Do what is missing. Raises InputError for an input that is no archive, OutputError when another run holds OUT."""
+        """Do what is missing. Raises InputError for an input that is no web archive, OutputError when another run holds OUT."""
         if other := next((shard for shard in self.shards if shard.kind != "archive"), None):
             raise InputError(f"{other.url}: not a web archive; extract reads .warc, .wat and .arc, also packed")
-        outcome, key = Extracted(self.store.storage.root), self.key()
-        with self.store.locked() as self.store:
-            if self.store.storage.size("manifest.json") is not None:
-                raise OutputError(f"{self.store.storage.root} is an output of curate run; choose another --out")
-            before = self.store.read_json("extract.json")
-            if before is not None and before.get("run") == key and not before["failed"]:
-                outcome.state, outcome.archives = "nothing to do", before["archives"]
-                return outcome
-            self._clear(key)
-            done = self._standing(key)
-            missing = [shard for shard in self.shards if shard.index not in done]
-            self.progress.start("extract", len(missing))
-            self._try(Extract(self.store, key, self.options, self.with_images), missing, outcome)
-            self._conclude(key, outcome)
-        return outcome
+        with self.store.locked() as store:
+            if store.storage.size("manifest.json") is not None:
+                raise OutputError(f"{store.storage.root} is an output of curate run; choose another --out")
+            return replace(self, store=store)._complete()
+
+    def _complete(self) -> Extracted:
+        key, before = self.key(), self.store.read_json("extract.json")
+        if before is not None and before.get("run") == key and not before["failed"]:
+            return Extracted(self.store.storage.root, "nothing to do", before["archives"])
+        self._clear(key)
+        done = self._done(key)
+        missing = [shard for shard in self.shards if shard.index not in done]
+        self.progress.start("extract", len(missing))
+        attempts = Attempts(self.store, self.runner, self.progress)
+        attempts.run(Extract(self.store, key, self.options, self.with_images), missing)
+        return self._conclude(key, attempts)
 
     def key(self) -> str:
-        """Return what decides the output: input, options and code."""
+        """Return the name of this output: a hash of input, options and code version."""
         described = json.dumps([curate.__version__, self.options.surrounding, self.with_images, self.shards.digest])
         return xxhash.xxh3_64_hexdigest(described.encode())
 
@@ -170,41 +169,22 @@ class Extraction:
         storage.remove(["extract.json"])
         storage.remove([f"pairs/{found.name}" for found in storage.listing("pairs") if found.name.startswith(".")])
 
-    def _standing(self, key: str) -> set[int]:
-        """Return the indexes of the archives whose mark and pairs are there."""
+    def _done(self, key: str) -> set[int]:
+        """Return the indexes of the archives whose mark and pairs exist."""
         there = {found.name.removesuffix(".parquet") for found in self.store.storage.listing("pairs")}
         return {int(name) for name in self.store.marked(key, _KIND) if name in there}
 
-    def _try(self, task: Extract, missing: list[Shard], outcome: Extracted) -> None:
-        """Run the task over archives, again for those whose worker died or raised."""
-        attempts: dict[int, int] = {}
-        waiting: Iterable[Shard] = missing
-        while waiting:
-            again: list[Shard] = []
-            for answer in self.runner.map(task, waiting, Needs()):
-                if not isinstance(answer, TaskDied):
-                    self.progress.advance(answer.rows)
-                    continue
-                if answer.error == DiskFull.__name__:
-                    raise OutputError(f"{answer.reason.partition(': ')[2]}; make room and run the same command again")
-                shard: Shard = answer.item
-                attempts[shard.index] = attempts.get(shard.index, 0) + 1
-                if attempts[shard.index] < ATTEMPTS:
-                    again.append(shard)
-                else:
-                    outcome.failed.append({"archive": shard_name(shard), "reason": answer.reason})
-            waiting = again
-
-    def _conclude(self, key: str, outcome: Extracted) -> None:
+    def _conclude(self, key: str, attempts: Attempts) -> Extracted:
         """Write extract.json, whose presence means done, from the marks in order."""
-        outcome.archives = list(self._marks(key))
-        outcome.failed.sort(key=lambda one: one["archive"])
-        told = {"run": key, "version": curate.__version__, "surrounding": self.options.surrounding, **outcome.totals()}
-        told |= {"damaged": outcome.damaged(), "archives": outcome.archives, "failed": outcome.failed}
-        self.store.write_json("extract.json", told)
+        failed = sorted((failure.described("archive") for failure in attempts.failures), key=lambda one: one["archive"])
+        outcome = Extracted(self.store.storage.root, "done", list(self._marks(key)), failed)
+        described = {"run": key, "version": curate.__version__, "surrounding": self.options.surrounding, **outcome.totals()}
+        described |= {"damaged": outcome.damaged(), "archives": outcome.archives, "failed": outcome.failed}
+        self.store.write_json("extract.json", described)
+        return outcome
 
     def _marks(self, key: str) -> Iterator[dict[str, Any]]:
-        names = [f"{_KIND}/{index:06d}" for index in sorted(self._standing(key))]
+        names = [f"{_KIND}/{index:06d}" for index in sorted(self._done(key))]
         for _, mark in self.store.marks(key, names):
             if mark is not None:
                 yield mark

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,6 +13,7 @@ import curate
 from curate.core.shards import Shards
 from curate.counts.lookup import Lookup
 from curate.planning.plan import Plan, provider_key
+from curate.storage.backend import Storage
 
 
 def checked(plan: Plan) -> list[dict[str, str | None]]:
@@ -88,3 +89,12 @@ def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:
         left -= dropped
     counted = {name: tally[name] for name in ("records", "texts", "kept")}
     return {**counted, "kept_texts": left, "attrition": rows}
+
+
+def remove_leftovers(out: Storage, summary: RunSummary) -> None:
+    """Remove files that belong to no block: of shards that have failed since, or of blocks with other boundaries."""
+    wanted: dict[str, Container[str]] = {
+        "shards": summary.tars, "index": summary.index, "decisions": summary.decisions, "thumbs": summary.decisions,
+    }  # fmt: skip
+    for folder, names in wanted.items():
+        out.remove([f"{folder}/{found.name}" for found in out.listing(folder) if found.name not in names])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from curate.driver.run import Job
+from curate.driver.run import Run
 from curate.sources.listing import list_shards
 from curate.storage.backend import Disk, Found
 from curate.storage.store import Store
@@ -93,7 +93,7 @@ class Costs:
 
 
 def measured(folder: Path) -> Costs:
-    """Run two jobs in this process and take the costs of the larger, and its requests beyond those of the smaller."""
+    """Make two runs in this process and take the costs of the larger, and its requests beyond those of the smaller."""
     few, _, _ = _run(folder / "few", FEW)
     asked, seconds, out = _run(folder / "many", MANY)
     records = MANY * RECORDS
@@ -105,7 +105,7 @@ def measured(folder: Path) -> Costs:
 
 
 def _run(folder: Path, shards: int) -> tuple[Counter[str], dict[str, float], Path]:
-    """Return the requests, the core-seconds by activity, and the output of a job."""
+    """Return the requests, the core-seconds by activity, and the output of a run."""
     given, rng = photos(), np.random.default_rng(5)
     (folder / "eval").mkdir(parents=True)
     (folder / "eval" / "0.jpg").write_bytes(given[0])
@@ -116,7 +116,7 @@ def _run(folder: Path, shards: int) -> tuple[Counter[str], dict[str, float], Pat
         tars.append(write_tar(folder / "in" / f"{shard}.tar", rows))
     plan = plan_of(RECIPE, folder, [f"eval_overlap.sets={folder / 'eval'}"])
     place = Watched(str(folder / "out"))
-    outcome = Job(plan, list_shards(list(map(str, tars)), {}), Store(place), InProcess()).run()
+    outcome = Run(plan, list_shards(list(map(str, tars)), {}), Store(place), InProcess()).run()
     assert (outcome.records, outcome.failed) == (shards * RECORDS, [])
     return place.asked, outcome.seconds, folder / "out"
 
