@@ -212,8 +212,8 @@ def leftovers(out: Path) -> list[str]:
     """Return what a finished run must not leave: hidden files but the lock, work/, facts that no mark names."""
     found = [path for path in out.rglob(".*") if path.name != ".lock"]
     found += out.glob("work")
-    named = {json.loads(mark.read_text()).get("file") for mark in out.glob("facts/*/*.json")}
-    found += [path for path in out.glob("facts/*/*.parquet") if path.name not in named]
+    named = {name for mark in out.glob("facts/*/*.json") for name in json.loads(mark.read_text()).get("files", {})}
+    found += [path for path in out.glob("facts/*/*.parquet") if str(path.relative_to(out)) not in named]
     return sorted(str(path.relative_to(out)) for path in found)
 
 

@@ -322,7 +322,7 @@ def test_a_run_that_was_killed_between_the_passes_prepares_nothing_again(setup: 
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run_on(2, setup, out, progress=Watching("judge with models"))
-    before = stamps(out, "marks/*/prepare-*/*.json")
+    before = stamps(out, "marks/*/models-*/*.json")
     assert len(before) == 2
     watching = Watching()
     run_on(2, replace(setup, stages=prepared), out, progress=watching)

@@ -29,11 +29,14 @@ from curate.driver.progress import Progress, Quiet
 from curate.sources.webarchive.image_index import ImageIndex
 from curate.sources.webarchive.images import ArchiveImageWriter
 from curate.sources.webarchive.pairs import PAIR_SCHEMA, Options, Reading, pair_key, pairs
+from curate.storage.marks import File, Mark
 from curate.storage.parquet import ParquetWriter
 from curate.storage.paths import staged
 from curate.storage.store import Store
 
 _KIND = "extract"
+_DAMAGED = "damaged:"  # begins the count of a reason
+_FORMAT = 2  # of marks; an extraction with another one starts again
 _TOTALS = ("pages", "images", "with_alt", "pairs", "different", "images_written")
 
 
@@ -59,14 +62,14 @@ class Extract:
             except ShardBreak as broken:
                 error = f"{shard.url}: {broken}"
             writer.close()
-            mark = self._write(shard, reading, first) | {"damaged": dict(sorted(reading.tally.damaged.items())), "error": error}
-        self.store.commit(self.run, f"{_KIND}/{shard.index:06d}", {"archive": shard_name(shard), **mark})
-        return Report(shard.index, mark["pairs"], activities.seconds, {name: mark[name] for name in _TOTALS}, error)
+            mark = replace(self._write(shard, reading, first), error=error)
+        self.store.commit(self.run, f"{_KIND}/{shard.index:06d}", mark)
+        return Report(shard.index, mark.counts["pairs"], activities.seconds, {name: mark.counts[name] for name in _TOTALS}, error)
 
-    def _write(self, shard: Shard, reading: Reading, first: Path) -> dict[str, Any]:
-        """Write the pairs with their counts, and the images; return what the mark says of them."""
+    def _write(self, shard: Shard, reading: Reading, first: Path) -> Mark:
+        """Write the pairs with their counts, and the images; return the mark to commit."""
         name, tally = f"{shard.index:06d}", reading.tally
-        different, sums = 0, {}
+        different, files = 0, {}
         images = ArchiveImageWriter(reading, first.with_name("images.tar"), shard.index) if reading.images is not None else None
         with self.store.writing(f"pairs/{name}.parquet") as path:
             writer = ParquetWriter(path, PAIR_SCHEMA)
@@ -77,14 +80,15 @@ class Extract:
                 writer.write(counted)
                 different += batch.num_rows
             writer.close()
-            sums[f"pairs/{name}.parquet"] = file_sha256(path)
+            files[f"pairs/{name}.parquet"] = File(path.stat().st_size, file_sha256(path))
         written = 0 if images is None else images.close()
         if written:
             with self.store.writing(f"shards/{name}.tar") as path:
                 shutil.copyfile(first.with_name("images.tar"), path)
-                sums[f"shards/{name}.tar"] = file_sha256(path)
-        counted = {"pages": tally.pages, "images": tally.images, "with_alt": tally.with_alt, "pairs": tally.pairs}
-        return {**counted, "different": different, "images_written": written, "files": sums}
+                files[f"shards/{name}.tar"] = File(path.stat().st_size, file_sha256(path), written)
+        counts = {"pages": tally.pages, "images": tally.images, "with_alt": tally.with_alt, "pairs": tally.pairs}
+        counts |= {"different": different, "images_written": written}
+        return Mark(files, counts | {f"{_DAMAGED}{reason}": count for reason, count in tally.damaged.items()})
 
 
 def _counted(table: pa.Table, repeats: dict[int, int]) -> pa.Table:
@@ -155,7 +159,7 @@ class Extraction:
 
     def key(self) -> str:
         """Return the name of this output: a hash of input, options and code version."""
-        described = json.dumps([curate.__version__, self.options.surrounding, self.with_images, self.shards.digest])
+        described = json.dumps([curate.__version__, _FORMAT, self.options.surrounding, self.with_images, self.shards.digest])
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def _clear(self, key: str) -> None:
@@ -177,14 +181,23 @@ class Extraction:
     def _conclude(self, key: str, attempts: Attempts) -> Extracted:
         """Write extract.json, whose presence means done, from the marks in order."""
         failed = sorted((failure.described("archive") for failure in attempts.failures), key=lambda one: one["archive"])
-        outcome = Extracted(self.store.storage.root, "done", list(self._marks(key)), failed)
+        outcome = Extracted(self.store.storage.root, "done", list(self._archives(key)), failed)
         described = {"run": key, "version": curate.__version__, "surrounding": self.options.surrounding, **outcome.totals()}
         described |= {"damaged": outcome.damaged(), "archives": outcome.archives, "failed": outcome.failed}
         self.store.write_json("extract.json", described)
         return outcome
 
-    def _marks(self, key: str) -> Iterator[dict[str, Any]]:
-        names = [f"{_KIND}/{index:06d}" for index in sorted(self._done(key))]
-        for _, mark in self.store.marks(key, names):
+    def _archives(self, key: str) -> Iterator[dict[str, Any]]:
+        done = sorted(self._done(key))
+        marks = self.store.marks(key, (f"{_KIND}/{index:06d}" for index in done))
+        for index, (_, mark) in zip(done, marks, strict=True):
             if mark is not None:
-                yield mark
+                yield _archive(self.shards[index], mark)
+
+
+def _archive(shard: Shard, mark: Mark) -> dict[str, Any]:
+    """Return an archive's entry in extract.json."""
+    files = {name: file.sha256 for name, file in mark.files.items()}
+    damaged = {name.removeprefix(_DAMAGED): count for name, count in mark.counts.items() if name.startswith(_DAMAGED)}
+    counts = {name: mark.counts[name] for name in _TOTALS}
+    return {"archive": shard_name(shard), **counts, "files": files, "damaged": damaged, "error": mark.error}

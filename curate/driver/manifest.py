@@ -14,6 +14,7 @@ from curate.core.shards import Shards
 from curate.counts.lookup import Lookup
 from curate.planning.plan import Plan, provider_key
 from curate.storage.backend import Storage
+from curate.storage.marks import Mark
 
 
 def checked(plan: Plan) -> list[dict[str, str | None]]:
@@ -66,18 +67,22 @@ class RunSummary:
     tally: Counter[str] = field(default_factory=Counter)
     broken: dict[int, str] = field(default_factory=dict)  # index of a shard with records lost: why
     tars: dict[str, dict[str, Any]] = field(default_factory=dict)
-    index: dict[str, str] = field(default_factory=dict)
-    decisions: dict[str, str] = field(default_factory=dict)
+    index: dict[str, str | None] = field(default_factory=dict)
+    decisions: dict[str, str | None] = field(default_factory=dict)
 
-    def add(self, mark: Mapping[str, Any]) -> None:
+    def add(self, mark: Mark) -> None:
         """Add the mark of a block."""
-        for name, verdict in sorted(mark["shards"].items(), key=lambda item: int(item[0])):
-            self.tally.update(verdict["tally"])
-            self.decisions[f"{name}.parquet"] = verdict["decisions"]
-            if verdict["error"]:
-                self.broken[int(name)] = verdict["error"]
-        self.tars.update(mark["tars"])
-        self.index.update(mark["index"])
+        for index, verdict in sorted((int(name), part) for name, part in mark.parts.items()):
+            self.tally.update(verdict.counts)
+            self.decisions.update({name.partition("/")[2]: file.sha256 for name, file in verdict.files.items()})
+            if verdict.error:
+                self.broken[index] = verdict.error
+        for name, file in mark.files.items():
+            folder, _, name = name.partition("/")
+            if folder == "index":
+                self.index[name] = file.sha256
+            else:
+                self.tars[name] = file.to_json()
 
 
 def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,11 @@ import numpy.typing as npt
 from curate.core.shards import Shards
 from curate.fetch.image_log import lost
 from curate.passes.fetch import Fetch
-from curate.passes.judge import ASKS, Judge, Prepare
+from curate.passes.judge import Judge, Prepare
 from curate.passes.pack import Pack, mark_of, packed
 from curate.passes.scan import Scan
 from curate.storage.backend import Found
+from curate.storage.marks import Mark
 from curate.storage.store import Store
 
 Index: TypeAlias = npt.NDArray[np.int64]
@@ -48,7 +49,7 @@ class Resume:
 
     def _with_failures(self, task: Fetch, web: Index) -> list[int]:
         found = self.store.marks(task.judge.run, (f"{task.marks}/{index:06d}" for index in web))
-        return [index for index, (_, mark) in zip(web.tolist(), found, strict=True) if mark is not None and mark["failed"]]
+        return [index for index, (_, mark) in zip(web.tolist(), found, strict=True) if mark is not None and mark.counts["failed"]]
 
     def _undo_fetch(self, task: Fetch, shards: Sequence[int]) -> None:
         """Remove the fetch marks of some shards, and first what was decided from them."""
@@ -58,10 +59,10 @@ class Resume:
 
     def _undo_verdicts(self, judge: Judge, shards: Sequence[int]) -> None:
         """Remove the marks of some shards' verdicts, and first those of the blocks that they are in."""
-        prepared = Prepare(judge).marks
+        prepare = Prepare(judge)
         self.store.unmark(judge.run, dict.fromkeys(mark_of(index // self.block_shards) for index in shards))
-        for folder, end in ((judge.marks, ""), (prepared, ""), (prepared, ASKS)):
-            self.store.unmark(judge.run, [f"{folder}/{index:06d}{end}" for index in shards])
+        for folder in (judge.marks, prepare.marks, prepare.marks_for_models):
+            self.store.unmark(judge.run, [f"{folder}/{index:06d}" for index in shards])
 
     def judged(self, task: Judge) -> Index:
         """Return the shards whose verdicts are valid; removes marks whose decisions are gone or that used other counts."""
@@ -79,14 +80,14 @@ class Resume:
 
     def prepared(self, task: Prepare) -> Index:
         """Return the shards whose facts before the models are committed."""
-        return index_of(name.removesuffix(ASKS) for name in self.store.marked(task.judge.run, task.marks))
+        without = index_of(self.store.marked(task.judge.run, task.marks))
+        return np.union1d(without, self.for_models(task))
 
     def for_models(self, task: Prepare) -> Index:
         """Return the prepared shards that have rows for which model facts are missing."""
-        names = self.store.marked(task.judge.run, task.marks)
-        return index_of(name.removesuffix(ASKS) for name in names if name.endswith(ASKS))
+        return index_of(self.store.marked(task.judge.run, task.marks_for_models))
 
-    def packed(self, task: Pack, blocks: Mapping[int, Index]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def packed(self, task: Pack, blocks: Mapping[int, Index]) -> Iterator[tuple[int, Mark]]:
         """Yield the blocks (index -> shards) that are packed from exactly these shards, with their marks, in order."""
         made_with, listed = task.made_with(), list(blocks)
         found = self.store.marks(task.run, map(mark_of, listed))

@@ -37,7 +37,11 @@ from curate.passes.pack import Block, Pack
 from curate.passes.sampler import per_shard
 from curate.passes.scan import Scan, base_key
 from curate.planning.plan import Plan
+from curate.storage.marks import Mark
 from curate.storage.store import Store
+
+FORMAT = 2
+"""The format of marks and manifest. An OUT with another one is judged again."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Packed:
 
     run: Run
     lookups: dict[str, Lookup]
-    marks: Iterator[dict[str, Any]]
+    marks: Iterator[Mark]
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Run:
         """Return the name of this run's verdicts: a hash of recipe, facts, input and code, but not of how they are packed."""
         only = self.options.counted_only
         input_ = [self.shards.digest, *([only] if only else [])]
-        text = json.dumps([curate.__version__, self.plan.decisive(), *input_], sort_keys=True)
+        text = json.dumps([curate.__version__, FORMAT, self.plan.decisive(), *input_], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(text.encode())
 
     def _packed_as(self) -> str:
@@ -201,7 +205,7 @@ class Run:
         attempts.run(task, self.shards.at(unprepared))
         return np.intersect1d(np.intersect1d(missing, self._resume.for_models(task)), self._judged_shards(attempts))
 
-    def _pack(self, judge: Judge, attempts: Attempts) -> Iterator[dict[str, Any]]:
+    def _pack(self, judge: Judge, attempts: Attempts) -> Iterator[Mark]:
         """Pack what is missing; return the marks of all blocks in order."""
         task, blocks = Pack(self.store, self.plan, judge.base, judge.run, judge.marks), self._blocks(attempts)
         done = {block for block, _ in self._resume.packed(task, blocks)}

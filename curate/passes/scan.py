@@ -19,6 +19,7 @@ from curate.planning.plan import Plan, provider_key
 from curate.sources.opening import open_shard
 from curate.stages.header import HeaderStage
 from curate.stages.text import TextStage, hash_strings, normalised, text_facts, tokens
+from curate.storage.marks import Note
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store
 
@@ -38,7 +39,7 @@ BASE_SCHEMA = pa.schema(
 
 def base_key(plan: Plan) -> str:
     """Return the name under which a shard's base facts are stored: it changes with the stages that make them."""
-    return "base-2" + provider_key(plan.header).rsplit("-", 1)[1] + provider_key(plan.text).rsplit("-", 1)[1]
+    return "base-3" + provider_key(plan.header).rsplit("-", 1)[1] + provider_key(plan.text).rsplit("-", 1)[1]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Scan:
         activities = Activities()
         rows, problem = 0, None
         name = self.store.facts(self.base, shard.fingerprint)
-        note: dict[str, object] = {}
+        note = Note()
         with ExitStack() as commits, watchdog.watching():
             partials = []
             stored = None if name is None else commits.enter_context(self.store.storage.reading(name))
@@ -93,7 +94,7 @@ class Scan:
                     partial.close()
                 if writer is not None:
                     writer.close()
-            note.update(rows=rows, error=problem)
+            note.counts["rows"], note.error = rows, problem
         return Report(shard.index, rows, activities.seconds, activities.rows, problem)
 
     def _fresh(self, shard: Shard, activities: Activities) -> Iterator[tuple[Batch, pa.Array]]:

@@ -25,6 +25,7 @@ from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.sources.listing import list_shards
 from curate.storage.backend import Found, Storage
+from curate.storage.marks import File, Mark
 from curate.storage.store import Store
 from tests.bench.measure import ROOT, Figure, at_most
 
@@ -61,12 +62,15 @@ class Finished(Storage):
 
     def _block(self, block: int) -> bytes:
         tally = {"records": 10_000, "texts": 10_000, "kept": 4000, "kept_texts": 4000}
-        verdict = {"decisions": "0" * 64, "tally": tally, "error": None}
         first = block * self.block_shards
-        shards = {f"{index:06d}": verdict for index in range(first, first + self.block_shards)}
-        tars = {f"{block:05d}-{n:05d}.tar": {"samples": 10_000, "bytes": 10**9, "sha256": "0" * 64} for n in range(4)}
+        verdicts = {
+            f"{index:06d}": Mark({f"decisions/{index:06d}.parquet": File(10**6, "0" * 64, 4000)}, tally)
+            for index in range(first, first + self.block_shards)
+        }
+        files = {f"shards/{block:05d}-{n:05d}.tar": File(10**9, "0" * 64, 10_000) for n in range(4)}
+        files[f"index/{block:05d}.parquet"] = File(10**6, "0" * 64, 40_000)
         made_with = self.written["made_with"].decode()
-        return json.dumps({"made_with": made_with, "shards": shards, "tars": tars, "index": {f"{block:05d}": "0" * 64}}).encode()
+        return json.dumps(Mark(files, made_with=made_with, parts=verdicts).to_json()).encode()
 
     def listing(self, folder: str) -> Iterator[Found]:
         kind = folder.partition("/")[0]
