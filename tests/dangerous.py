@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,7 @@ import pyarrow as pa
 from curate.core.errors import OutOfDeviceMemory
 from curate.images.picture import Picture
 from curate.stages.decode import DecodeStage
+from curate.stages.language import LanguageStage
 
 SEGFAULT, LEAVE, KILLED, HANG, RAISE = b"please-segfault", b"please-leave", b"please-be-killed", b"please-hang", b"please-raise"
 
@@ -133,3 +135,31 @@ def full(item: int) -> int:
 def worker_of(item: int) -> tuple[int, int]:
     """Return the item and the process that got it."""
     return item, os.getpid()
+
+
+@dataclass(frozen=True)
+class DeadlyLanguage(LanguageStage):
+    """LanguageStage whose worker always dies of a text; every try leaves a file in `folder`."""
+
+    text: str = ""
+    folder: str = ""
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self.text in batch["text"].to_pylist():
+            (Path(self.folder) / uuid.uuid4().hex).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(batch)
+
+
+@dataclass(frozen=True)
+class FaultyLanguage(LanguageStage):
+    """LanguageStage that always raises at a text; every try leaves a file in `folder`."""
+
+    text: str = ""
+    folder: str = ""
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self.text in batch["text"].to_pylist():
+            (Path(self.folder) / uuid.uuid4().hex).touch()
+            raise ZeroDivisionError("a bug of ours")
+        return super().__call__(batch)

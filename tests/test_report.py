@@ -19,12 +19,16 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from curate.core.errors import OutputError
-from curate.core.facts import SHOWN
 from curate.report import attrition, attrition_table, charts, write_report
 from curate.report.page import shorten, visible
 from curate.report.statistics import as_json, render, statistics, write_html
+from curate.stages.decode import DecodeStage
+from curate.stages.header import HeaderStage
+from curate.stages.language import LanguageStage
+from curate.stages.text import TextStage
 from curate.storage.backend import storage
 
+SHOWN = [fact for stage in (HeaderStage, TextStage, LanguageStage, DecodeStage) for fact in stage.facts if fact.shown]
 FILTERS = ["image_reuse", "caption_words", "min_side", "aspect_ratio", "unreadable", "eval_overlap", "nsfw", "sql"]
 EVIDENCE = {
     "image_reuse": pa.int64(),
@@ -36,7 +40,7 @@ EVIDENCE = {
     "nsfw": pa.float32(),
     "sql": pa.bool_(),
 }
-MARKS = {
+THRESHOLDS = {
     "image_reuse": [1000],
     "caption_words": [3, 20],
     "min_side": [200],
@@ -199,7 +203,7 @@ def make_out(out: Path, rows: list[dict[str, object]], schema: pa.Schema = DECIS
         "versions": {"curate": "0.1.0", "python": "3.11.9"},
         "input": {"shards": 4, "records": len(rows), "bytes": 73_400_320},
         "filters": FILTERS,
-        "thresholds": MARKS,
+        "thresholds": THRESHOLDS,
         "kept": kept,
         "records": len(rows),
         "failed_shards": [{"shard": "part-3.tar", "reason": "cannot be opened: permission denied"}],

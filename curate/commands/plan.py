@@ -7,7 +7,7 @@ import dataclasses
 import click
 
 from curate.commands import common
-from curate.commands.common import _table
+from curate.commands.common import print_table
 from curate.commands.options import Plan
 from curate.core.contracts import CorpusCount, Stage
 from curate.core.shards import Shards
@@ -34,9 +34,9 @@ def plan_command(given: Plan) -> None:
         described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": plan.warnings()}
         common.print_json({**described, "recipe_hash": plan.recipe.digest()})
         return
-    _table(("pass", "rows", "what", "core time a record"), rows)
+    print_table(("pass", "rows", "what", "core time a record"), rows)
     if models:
-        _table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
+        print_table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
     if shards:
         click.echo(f"input: {len(shards):,} shards, {shards.bytes() / 1e9:,.2f} GB")
     if saved is not None:
@@ -50,7 +50,7 @@ def _passes(plan: planning.Plan) -> list[tuple[str, str, str, str]]:
     rows = [
         ("scan", "every record", "record, header, sha256, text", _cost(plan.header, plan.text)),
         *(("scan", "every record", f"partial count: {count.fact}", _cost(count)) for count in plan.counts),
-        *(("merge", "whole corpus", f"{count.fact}, exact from {_floor(count)}", "") for count in plan.counts),
+        *(("merge", "whole corpus", f"{count.fact}, exact from {count.exact_from()}", "") for count in plan.counts),
     ]
     for step in plan.steps:
         rows += [("judge", f"alive before {step.name}", stage.name, _cost(stage)) for stage in step.stages]
@@ -69,10 +69,6 @@ _MODEL = ("stage", "spec", "revision", "sha256")
 def _short(text: str | None) -> str:
     """Return a cell: of a long hash its beginning."""
     return "" if text is None else text[:12] if len(text) in (40, 64) and "/" not in text else text
-
-
-def _floor(count: CorpusCount) -> str:
-    return f"the vocabulary's {count.vocabulary:,} upward" if count.vocabulary else f"{count.record_from} upward"
 
 
 def _cost(*providers: Stage | CorpusCount) -> str:

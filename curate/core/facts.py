@@ -6,6 +6,7 @@ filter read facts by name, decisions carry those that are `shown`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -39,13 +40,17 @@ def declare(facts: Iterable[Fact], provider: type | None = None) -> pa.Schema:
     declared = list(facts)
     for fact in declared:
         other = PROVIDERS.get(fact.name)
-        same_place = other is not None and provider is not None and _place(other) == _place(provider)
+        same_place = other is not None and provider is not None and _file(other) == _file(provider)
         if fact.name in FACTS and FACTS[fact.name] != fact and not same_place:
             raise ValueError(f"fact {fact.name!r} is declared twice: by {_place(other)} and by {_place(provider)}")
         FACTS[fact.name] = fact
         if provider is not None:
             PROVIDERS[fact.name] = provider
     return schema(tuple(fact.name for fact in declared))
+
+
+def _file(provider: type) -> str | None:
+    return getattr(sys.modules.get(provider.__module__), "__file__", None)
 
 
 def _place(provider: type | None) -> str:

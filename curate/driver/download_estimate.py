@@ -84,7 +84,7 @@ def _first(shards: Shards) -> Iterator[Shard]:
 def _too_eager(plan: Plan) -> tuple[str, ...]:
     """Return the filters that drop what is rare: nothing is frequent in a sample."""
     counts = {name: rule.provider() for name, rule in plan.recipe.filters.items()}
-    return tuple(name for name, count in counts.items() if isinstance(count, CorpusCount) and count.kind == "ngrams")
+    return tuple(name for name, count in counts.items() if isinstance(count, CorpusCount) and count.drops_rare)
 
 
 def _asked(judge: Judge, shard: Shard) -> int:

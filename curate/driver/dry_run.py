@@ -76,7 +76,7 @@ def earlier_counts(out: Storage, manifest: dict[str, Any], plan: Plan) -> tuple[
             continue
         recorded = manifest["counts"].get(count.fact)
         lookup = None if recorded is None else load(out, recorded["folder"])
-        if lookup is None or not step.rule.answerable(lookup.floor) or count.kind.startswith("first_"):
+        if lookup is None or not step.rule.answerable(lookup.floor) or not count.portable:
             unserved.append(step.name)
         else:
             lookups[count.fact] = lookup

@@ -17,7 +17,7 @@ from curate.core import watchdog
 from curate.core.contracts import IMAGE_ROWS, Batch, Shard, Stage
 from curate.core.facts import FACTS
 from curate.core.timing import Activities
-from curate.counts.lookup import Lookup, lookup_fact
+from curate.counts.lookup import Lookup
 from curate.fetch.image_log import ImageReader, known, open_images
 from curate.passes.image_views import ImageSource
 from curate.passes.isolate import crashing_rows
@@ -164,9 +164,9 @@ class ShardEvaluation:
     def _count_facts(self, batch: Batch) -> dict[str, pa.Array]:
         if not self.plan.counts:
             return {}
-        ngrams = any(count.kind == "ngrams" for count in self.plan.counts)
-        words = tokens(normalised(batch["text"])) if ngrams else tokens(pa.nulls(batch.num_rows, pa.string()))
-        return {c.fact: lookup_fact(c, self._lookups[c.fact], batch, words, self.shard.index) for c in self.plan.counts}
+        needed = any(count.needs_words for count in self.plan.counts)
+        words = tokens(normalised(batch["text"])) if needed else tokens(pa.nulls(batch.num_rows, pa.string()))
+        return {c.fact: c.look_up(self._lookups[c.fact], batch, words, self.shard.index) for c in self.plan.counts}
 
     def _settled(self, facts: Batch) -> Verdict:
         """Return the verdicts that cost nothing; filters from `fetch` on judge only images that were requested."""

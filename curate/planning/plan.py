@@ -149,7 +149,7 @@ class Plan:
         def key(stage: Stage) -> str:
             if stage.name not in found:
                 read = dict.fromkeys(providers[name] for name in (*stage.reads, *stage.optional) if name in providers)
-                described = [stage.name, stage.version, code_of(type(stage)), identity(stage), sorted(map(key, read))]
+                described = [stage.name, stage.version, code_of(stage.declared_by()), identity(stage), sorted(map(key, read))]
                 digest = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
                 found[stage.name] = f"{stage.name}-{digest}"
             return found[stage.name]
@@ -159,7 +159,7 @@ class Plan:
     @property
     def base_key(self) -> str:
         """Return the name under which a shard's base facts are stored: it changes with the stages that make them."""
-        return "base-2" + self.keys[self.header.name].rsplit("-", 1)[1] + self.keys[self.text.name].rsplit("-", 1)[1]
+        return "base-3" + self.keys[self.header.name].rsplit("-", 1)[1] + self.keys[self.text.name].rsplit("-", 1)[1]
 
     def models(self) -> Iterator[tuple[str, ModelKind, str]]:
         """Yield (stage, kind, spec) of every model that the stages load."""
@@ -301,7 +301,7 @@ def fetching(recipe: Recipe) -> Recipe:
 
     for name, rule in recipe.filters.items():
         count = rule.provider()
-        if isinstance(count, CorpusCount) and count.identity == "content":
+        if isinstance(count, CorpusCount) and count.needs_image_content:
             raise RecipeError(f"{name}: identity=content needs the images, and this input has their urls; use identity=url")
     known = {fact.name for fact in (*RECORD_FACTS, *TextStage.facts) if fact.name != "fetched"}
     known |= {count.fact for rule in recipe.filters.values() if isinstance(count := rule.provider(), CorpusCount)}

@@ -23,7 +23,10 @@ from typing import Any
 from curate import filters
 from curate.core.contracts import Filter, Stage
 from curate.core.errors import RecipeError
+from curate.core.facts import declare
 from curate.core.hashing import ORIGIN
+from curate.sources import registry as sources
+from curate.sources.source import Source
 
 _PREFIX = "curate_plugin_"
 _MAX_BYTES = 1 << 20
@@ -54,6 +57,7 @@ class Plugin:
     def load(self) -> ModuleType:
         """Run the file, once a process, and enter what it defines. Raises RecipeError with file and line."""
         if self.module in sys.modules:
+            self._enter(sys.modules[self.module])  # another text of the same file may have come between
             return sys.modules[self.module]
         made = ModuleType(self.module, f"Plug-in {self.path}.")
         made.__file__ = self.path
@@ -79,17 +83,25 @@ class Plugin:
         return next((line for line in reversed(lines) if line), 1)
 
     def _enter(self, made: ModuleType) -> None:
-        own = (value for value in vars(made).values() if getattr(value, "__module__", None) == self.module)
-        for value in own:
-            if isinstance(value, type) and issubclass(value, Filter):
-                try:
-                    filters.register(filters.name_of(value), value)
-                except ValueError as error:
-                    raise RecipeError(f"{self.path}:{self._line_of(value)}: {error}") from None
+        for name, value in list(vars(made).items()):
+            try:
+                if isinstance(value, type) and value.__module__ == self.module:
+                    _enter_class(value)
+                elif isinstance(value, Source) and value.open.__module__ == self.module:
+                    sources.register(value)
+            except ValueError as error:
+                raise RecipeError(f"{self.path}:{self._line_of(name)}: {error}") from None
 
-    def _line_of(self, kind: type) -> int:
-        found = re.search(rf"^class {kind.__name__}\b", self.source, re.MULTILINE)
+    def _line_of(self, name: str) -> int:
+        found = re.search(rf"^(class )?{name}\b", self.source, re.MULTILINE)
         return self.source.count("\n", 0, found.start()) + 1 if found else 1
+
+
+def _enter_class(value: type) -> None:
+    if issubclass(value, Filter):
+        filters.register(filters.name_of(value), value)
+    elif issubclass(value, Stage) and "facts" in value.__dict__:
+        declare(value.facts, value)
 
 
 def is_loaded(sha256: str) -> bool:
