@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from curate import __version__
 from curate.commands import options
 from curate.core.errors import CurateError
+from curate.core.version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
 

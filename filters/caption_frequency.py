@@ -1,12 +1,13 @@
-"""Rule on texts that stand under very many images."""
+"""Rule on texts with very many different images."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.core.contracts import Batch, CorpusCount, Filter, setting, threshold
+from curate.core.contracts import Batch, Filter, setting, threshold
+from curate.counts.images_per_text import ImagesPerText
+from curate.counts.keys import Identity
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,16 @@ class CaptionFrequency(Filter):
     evidence = pa.int64()
 
     max_images: int = threshold(10, "most different images of a kept text")
-    identity: Literal["url", "content"] = setting("url", "what makes images one: url (else content hash), or content")
+    identity: Identity = setting("url", "what makes images one: url (else content hash), or content")
     record_from: int | None = setting(None, "counts are recorded from here upward; default: max_images")
 
     def reads(self) -> tuple[str, ...]:
         """Name the fact: images_per_text."""
         return ("images_per_text",)
 
-    def provider(self) -> CorpusCount:
-        """Return the corpus count that is needed."""
-        return CorpusCount("images_per_text", "images_per_text", self.identity, self.record_from or max(2, self.max_images))
+    def provider(self) -> ImagesPerText:
+        """Return the corpus count."""
+        return ImagesPerText(self.identity, self.record_from or max(2, self.max_images))
 
     def measure(self, batch: Batch) -> pa.Array:
         """Return the number of different images of the text."""

@@ -39,7 +39,7 @@ class CaptionMatch(Filter):
         """Return the stage that matches."""
         from curate.stages.match import MatchStage
 
-        return MatchStage(self.matcher, None, self.batch, self.precision, self.weights)
+        return MatchStage(self.matcher, self.batch, self.precision, self.weights)
 
     def measure(self, batch: Batch) -> pa.Array:
         """Return P(match), 0 to 1."""

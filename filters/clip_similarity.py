@@ -36,7 +36,7 @@ class ClipSimilarity(Filter):
         """Return the stage that embeds images and texts."""
         from curate.stages.clip import ClipStage
 
-        return ClipStage(self.embedder, None, self.weights)
+        return ClipStage(self.embedder, self.weights)
 
     def measure(self, batch: Batch) -> pa.Array:
         """Return the cosine, -1 to 1."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.core.contracts import Batch, CorpusCount, Filter, setting, threshold
+from curate.core.contracts import Batch, Filter, setting, threshold
+from curate.counts.ngrams import RarestNgram
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class CommonNgrams(Filter):
         """Name the fact: rarest_ngram."""
         return ("rarest_ngram",)
 
-    def provider(self) -> CorpusCount:
-        """Return the corpus count that is needed."""
+    def provider(self) -> RarestNgram:
+        """Return the corpus count."""
         if self.min_count is None:
-            return CorpusCount("rarest_ngram", "ngrams", record_from=2, vocabulary=self.vocabulary)
-        return CorpusCount("rarest_ngram", "ngrams", record_from=max(2, self.record_from or self.min_count))
+            return RarestNgram(vocabulary=self.vocabulary)
+        return RarestNgram(max(2, self.record_from or self.min_count))
 
     def measure(self, batch: Batch) -> pa.Array:
         """Return the corpus count of the text's rarest unigram or bigram."""

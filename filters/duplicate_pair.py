@@ -1,4 +1,4 @@
-"""Rule on records that stand in the corpus more than once."""
+"""Rule on records that are in the corpus more than once."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,9 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.core.contracts import Batch, CorpusCount, Filter, setting
+from curate.core.contracts import Batch, Filter, setting
+from curate.counts.first_seen import FirstImage, FirstPair, FirstSeen
+from curate.counts.keys import Identity
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,15 @@ class DuplicatePair(Filter):
     evidence = pa.string()
 
     same: Literal["pair", "image"] = setting("pair", "what must be the same: image and text (pair), or the image")
-    identity: Literal["url", "content"] = setting("content", "what makes images one: content hash, or url (else content)")
+    identity: Identity = setting("content", "what makes images one: content hash, or url (else content)")
 
     def reads(self) -> tuple[str, ...]:
         """Name the fact: first_pair or first_image."""
         return (f"first_{self.same}",)
 
-    def provider(self) -> CorpusCount:
-        """Return the corpus count that is needed."""
-        fact = "first_pair" if self.same == "pair" else "first_image"
-        return CorpusCount(fact, "first_pair" if self.same == "pair" else "first_image", self.identity)
+    def provider(self) -> FirstSeen:
+        """Return the corpus count."""
+        return FirstPair(self.identity) if self.same == "pair" else FirstImage(self.identity)
 
     def measure(self, batch: Batch) -> pa.Array:
         """Return shard/row of the first record, null on it."""

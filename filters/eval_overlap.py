@@ -64,6 +64,11 @@ class EvalOverlap(Filter):
         """Return the threshold of the method for the histogram."""
         return (self.similarity,) if self.method == "embedding" else (self.radius,)
 
+    def warnings(self) -> tuple[str, ...]:
+        """Say loudly that nothing is checked where there are no sets."""
+        wanted = "NO EVALUATION SETS WERE GIVEN: nothing was checked against leaks. Give --set eval_overlap.sets=FOLDER[,TAR...]"
+        return () if self.sets else (wanted,)
+
     def check(self) -> None:
         """Refuse thresholds at which everything is a duplicate."""
         if not 0 < self.similarity <= 1:

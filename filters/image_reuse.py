@@ -1,17 +1,18 @@
-"""Rule on images that stand under very many texts."""
+"""Rule on images with very many different texts."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.core.contracts import Batch, CorpusCount, Filter, setting, threshold
+from curate.core.contracts import Batch, Filter, setting, threshold
+from curate.counts.keys import Identity
+from curate.counts.texts_per_image import TextsPerImage
 
 
 @dataclass(frozen=True)
 class ImageReuse(Filter):
-    """Drop images that stand under more than `max_texts` different alt-texts in the raw corpus.
+    """Drop images with more than `max_texts` different alt-texts in the raw corpus.
 
     ALIGN (Jia et al. 2021, section 3): "images with more than 1000 associated alt-texts are removed". Texts are
     different when their normalised forms are (NFKC, casefold, whitespace). A null is a count below `record_from`.
@@ -25,16 +26,16 @@ class ImageReuse(Filter):
     evidence = pa.int64()
 
     max_texts: int = threshold(1000, "most different alt-texts of a kept image")
-    identity: Literal["url", "content"] = setting("url", "what makes images one: url (else content hash), or content")
+    identity: Identity = setting("url", "what makes images one: url (else content hash), or content")
     record_from: int | None = setting(None, "counts are recorded from here upward; default: max_texts")
 
     def reads(self) -> tuple[str, ...]:
         """Name the fact: texts_per_image."""
         return ("texts_per_image",)
 
-    def provider(self) -> CorpusCount:
-        """Return the corpus count that is needed."""
-        return CorpusCount("texts_per_image", "texts_per_image", self.identity, self.record_from or max(2, self.max_texts))
+    def provider(self) -> TextsPerImage:
+        """Return the corpus count."""
+        return TextsPerImage(self.identity, self.record_from or max(2, self.max_texts))
 
     def measure(self, batch: Batch) -> pa.Array:
         """Return the number of different alt-texts of the image."""

@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from curate.core.contracts import Counting, Needs, Runner, Stage, TaskDied
+from curate.core.contracts import Needs, Runner, Stage, TaskDied
+from curate.core.counting import Counting
 from curate.driver.progress import Outcome, Progress, Quiet
 from curate.driver.resolve import resolve
 from curate.driver.run import Job

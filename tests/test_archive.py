@@ -231,7 +231,7 @@ def test_an_archive_is_a_source_of_records(tmp_path: Path) -> None:
     assert table["text"].to_pylist() == of_pages(0, 1, 2)
     assert table["key"].to_pylist()[-1] == "crawl-7/2/1"
     assert table["error"].null_count == table["image"].null_count == table.num_rows
-    few = Shard(0, shards[1].url, "archive", 0, "0", limit=2)
+    few = Shard(0, shards[1].url, "archive", 0, "0", limit=2, on_the_web=True)
     assert sum(batch.num_rows for batch in read(few)) == 2
     with open_shard(shards[1]) as opened:
         assert list(opened.images(table.slice(0, 2))) == [None, None]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from curate.core.contracts import TaskDied
 from curate.runners.spark.child import Child
-from curate.runners.spark.chunks import MOST, SECONDS, Chunks, Did, serve
+from curate.runners.spark.chunks import MOST, SECONDS, Chunks, Done, serve
 from tests.dangerous import full
 
 
@@ -23,7 +23,7 @@ def test_every_item_is_done_once_whatever_is_handed_back(items: int, room: int, 
     while chunk := chunks.cut(room):
         begun = data.draw(st.integers(1, len(chunk)))
         done.update(chunk[:begun])
-        chunks.ended(chunk, Did(chunk[:begun], data.draw(st.floats(0, 2 * SECONDS))))
+        chunks.ended(chunk, Done(chunk[:begun], data.draw(st.floats(0, 2 * SECONDS))))
     assert done == Counter(range(items))
 
 
@@ -32,7 +32,7 @@ def sizes(chunks: Chunks, seconds: float, tasks: int) -> list[int]:
     found = []
     for _ in range(tasks):
         chunk = chunks.cut(1)
-        chunks.ended(chunk, Did(chunk, seconds * len(chunk)))
+        chunks.ended(chunk, Done(chunk, seconds * len(chunk)))
         found.append(len(chunk))
     return found
 

@@ -18,15 +18,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curate.core.contracts import CorpusCount, Needs, Runner, Stage, TaskDied
+from curate.core.contracts import Needs, Runner, Stage, TaskDied
+from curate.counts.first_seen import FirstImage, FirstPair
+from curate.counts.images_per_text import ImagesPerText
 from curate.counts.merge import Engine, merge
+from curate.counts.ngrams import RarestNgram
+from curate.counts.texts_per_image import TextsPerImage
 from curate.driver.extract import Extraction
 from curate.planning.plan import Plan
 from curate.runners.local.runner import LocalRunner
 from curate.sources.listing import list_shards
 from curate.storage.backend import storage
 from curate.storage.store import Store
-from tests import running, test_capfilt, test_fetch_run
+from tests import outside_counts, running, test_capfilt, test_fetch_run
 from tests.archives import site
 from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, has_java, ray_cluster, spark_cluster, spark_home
 from tests.dangerous import KILLED, RAISE, DangerousDecode, KilledOnce, full, worker_of
@@ -177,14 +181,29 @@ def test_passes_with_models_write_the_bytes_of_one_machine(runner: Runner, setup
     assert written(tmp_path / "two" / "out") == written(tmp_path / "one" / "out")
 
 
+class OfOtherTexts(TextsPerImage):
+    fact = "other_texts"
+
+
+class OfOtherImages(ImagesPerText):
+    fact = "other_images"
+
+
+class InVocabulary(RarestNgram):
+    fact = "in_vocabulary"
+
+
 COUNTS = [
-    *(CorpusCount(f"texts-{floor}", "texts_per_image", "url", floor) for floor in (2, 3)),
-    *(CorpusCount(f"images-{identity}", "images_per_text", identity) for identity in ("url", "content")),  # type: ignore[arg-type]
-    CorpusCount("first", "first_pair"),
-    CorpusCount("image", "first_image", "content"),
-    CorpusCount("grams", "ngrams", record_from=3),
-    CorpusCount("words", "ngrams", vocabulary=8),
+    TextsPerImage(),
+    OfOtherTexts(record_from=3),
+    ImagesPerText(),
+    OfOtherImages("content"),
+    FirstPair(),
+    FirstImage("content"),
+    RarestNgram(3),
+    InVocabulary(vocabulary=8),
 ]
+"""Two of a kind, which share what an engine has computed; merged counts are told apart by their facts."""
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +272,15 @@ def test_counts_are_those_of_duckdb_to_the_byte(sizes: tuple[int, ...], runner: 
     found = merge(store, COUNTS, first_shards(len(sizes)), Engine(runner, 200_000_000))
     assert {fact: contents(tmp_path / "counts" / lookup.name) for fact, lookup in found.items()} == expected
     assert any(files["keys.u64"] for files in expected.values()) == (len(sizes) > 1)
+
+
+def test_a_count_from_outside_the_package_runs(runner: Runner, tmp_path: Path) -> None:
+    inputs = outside_counts.tables(tmp_path / "in")
+    for name, over in (("out", runner), ("here", InProcess())):
+        outside_counts.run_with_counts(inputs, tmp_path / name, over)
+    rows = [(row["host_images"], row["host_words"], row["dropped_by"]) for row in running.decisions(tmp_path / "out")]
+    assert rows == list(outside_counts.expected())
+    assert written(tmp_path / "out") == written(tmp_path / "here")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -14,15 +14,21 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.core.contracts import Batch, CorpusCount
-from curate.counts.lookup import Lookup, lookup_fact
+from curate.core.contracts import Batch
+from curate.core.counting import CorpusCount
+from curate.counts.first_seen import FirstImage, FirstPair
+from curate.counts.images_per_text import ImagesPerText
+from curate.counts.lookup import Lookup
 from curate.counts.merge import Engine, Scanned, merge
+from curate.counts.ngrams import RarestNgram
 from curate.counts.partial import Partial, partial_name
+from curate.counts.texts_per_image import TextsPerImage
 from curate.passes.scan import BASE_SCHEMA, base_facts
 from curate.stages.text import normalise, normalised, tokens
 from curate.storage.backend import storage
 from curate.storage.store import Store
-from tests.running import InProcess
+from tests.outside_counts import expected, run_with_counts, tables
+from tests.running import InProcess, decisions
 
 Record = tuple[int | None, str | None, str | None]  # image, url, text
 
@@ -69,7 +75,7 @@ def looked_up(
 ) -> Iterator[tuple[int, int, Record, Any]]:
     for shard, rows in enumerate(corpus):
         batch, normal = facts(rows)
-        values = lookup_fact(count, lookups[count.fact], batch, tokens(normal), shard).to_pylist()
+        values = count.look_up(lookups[count.fact], batch, tokens(normal), shard).to_pylist()
         for place, (record, value) in enumerate(zip(rows, values, strict=True)):
             yield shard, place, record, value
 
@@ -94,8 +100,8 @@ relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[Health
 @relaxed
 @given(corpus=CORPORA, identity=st.sampled_from(["url", "content"]), floor=st.integers(2, 3))
 def test_pairs_are_counted_once_each(tmp_path_factory: Any, corpus: list[list[Record]], identity: Any, floor: int) -> None:
-    texts = CorpusCount("texts_per_image", "texts_per_image", identity, floor)
-    images = CorpusCount("images_per_text", "images_per_text", identity, floor)
+    texts = TextsPerImage(identity, floor)
+    images = ImagesPerText(identity, floor)
     lookups = merged(within(tmp_path_factory), corpus, [texts, images])
     records = [record for rows in corpus for record in rows]
     pairs = {(image_of(r, identity), normalise(r[2])) for r in records if image_of(r, identity) and r[2] is not None}
@@ -112,7 +118,7 @@ def test_pairs_are_counted_once_each(tmp_path_factory: Any, corpus: list[list[Re
 @relaxed
 @given(corpus=CORPORA, floor=st.integers(2, 5))
 def test_the_rarest_ngram_is_the_rarest(tmp_path_factory: Any, corpus: list[list[Record]], floor: int) -> None:
-    count = CorpusCount("rarest_ngram", "ngrams", record_from=floor)
+    count = RarestNgram(floor)
     numbers: dict[Any, int] = defaultdict(int)
     for gram in (gram for rows in corpus for record in rows for gram in grams(record[2])):
         numbers[gram] += 1
@@ -125,7 +131,7 @@ def test_the_rarest_ngram_is_the_rarest(tmp_path_factory: Any, corpus: list[list
 @relaxed
 @given(corpus=CORPORA, size=st.integers(1, 25))
 def test_a_vocabulary_is_never_cut_through_ties(tmp_path_factory: Any, corpus: list[list[Record]], size: int) -> None:
-    count = CorpusCount("rarest_ngram", "ngrams", record_from=2, vocabulary=size)
+    count = RarestNgram(vocabulary=size)
     numbers: dict[Any, int] = defaultdict(int)
     for gram in (gram for rows in corpus for record in rows for gram in grams(record[2])):
         numbers[gram] += 1
@@ -138,8 +144,7 @@ def test_a_vocabulary_is_never_cut_through_ties(tmp_path_factory: Any, corpus: l
 @relaxed
 @given(corpus=CORPORA, identity=st.sampled_from(["url", "content"]))
 def test_the_first_of_its_like_is_named_to_the_others(tmp_path_factory: Any, corpus: list[list[Record]], identity: Any) -> None:
-    pair = CorpusCount("first_pair", "first_pair", identity)
-    image = CorpusCount("first_image", "first_image", identity)
+    pair, image = FirstPair(identity), FirstImage(identity)
     lookups = merged(within(tmp_path_factory), corpus, [pair, image])
     for count in (pair, image):
         first: dict[Any, str] = {}
@@ -154,7 +159,7 @@ def test_the_first_of_its_like_is_named_to_the_others(tmp_path_factory: Any, cor
 
 
 def test_a_merge_is_made_once_and_again_when_a_shard_comes(tmp_path: Path) -> None:
-    store, count = Store(storage(tmp_path)), CorpusCount("rarest_ngram", "ngrams")
+    store, count = Store(storage(tmp_path)), RarestNgram()
     corpus: list[list[Record]] = [[(1, None, "a b")], [(2, None, "a b")]]
     first = merged(store, corpus, [count])["rarest_ngram"]
     stamp = (tmp_path / "counts" / first.name / "keys.u64").stat().st_mtime_ns
@@ -166,7 +171,7 @@ def test_a_merge_is_made_once_and_again_when_a_shard_comes(tmp_path: Path) -> No
 
 
 def test_a_merge_spills_within_its_memory(tmp_path: Path) -> None:
-    store, count = Store(storage(tmp_path)), CorpusCount("texts_per_image", "texts_per_image", "url", 2)
+    store, count = Store(storage(tmp_path)), TextsPerImage()
     size = 300_000
     keys = np.arange(size, dtype=np.uint64) % np.uint64(1000)
     batch = pa.record_batch({"url_key": keys, "content_key": keys, "text_key": np.arange(size, dtype=np.uint64)})
@@ -177,3 +182,33 @@ def test_a_merge_spills_within_its_memory(tmp_path: Path) -> None:
     lookup = merge(store, [count], first_shards(1), Engine(InProcess(), 100_000_000))["texts_per_image"]
     assert lookup.values(np.array([0, 999, 1000], np.uint64)).tolist() == [300, 300, 0]
     assert not (tmp_path / "work" / "merge").exists()
+
+
+def test_a_count_from_outside_the_package_runs(tmp_path: Path, curate_cache: Path) -> None:
+    run_with_counts(tables(tmp_path / "in"), tmp_path / "out", InProcess())
+    rows = [(row["host_images"], row["host_words"], row["dropped_by"]) for row in decisions(tmp_path / "out")]
+    assert rows == list(expected())
+    partials = {path.name for path in (tmp_path / "out" / "facts").glob("partial_*")}
+    assert partials == {"partial_hosts-v1.1", "partial_host_words-v1.1"}
+
+
+def test_counts_of_pairs_share_their_partials_and_no_others_do() -> None:
+    of_url = {partial_name(count) for count in (TextsPerImage(), TextsPerImage(record_from=9), ImagesPerText())}
+    others = [TextsPerImage("content"), FirstPair(), FirstPair("content"), FirstImage(), RarestNgram()]
+    assert len(of_url) == 1
+    assert len({*of_url, *map(partial_name, others)}) == 1 + len(others)
+
+
+def test_the_names_on_disk_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    """Counts that an earlier version merged are found again."""
+    counts = [TextsPerImage("url", 30), ImagesPerText("content", 10), RarestNgram(5), RarestNgram(vocabulary=50), FirstImage()]
+    names = [merged(Store(storage(tmp_path)), [[]], [count])[count.fact].name for count in counts]
+    pairs = ["partial_pairs-url-v2.1", "partial_pairs-content-v2.1"]
+    assert list(map(partial_name, counts)) == [*pairs, *2 * ["partial_ngrams-any-v2.1"], "partial_first_image-url-v2.1"]
+    assert names == [
+        "texts_per_image-c701f24087af1a28",
+        "images_per_text-915726d8ebad0c2b",
+        "rarest_ngram-2aecdc31fe8b1e7d",
+        "rarest_ngram-bd782d0652145082",
+        "first_image-03dc10f3302249b9",
+    ]

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from curate.images.decode import decode_picture
+from curate.images.decode import DECODERS, decode_picture
 from curate.images.header import FORMATS, REASONS
 from curate.images.jpeg import grey_scale_decode
 from curate.images.phash import perceptual_hash
-from curate.images.picture import DAMAGES, PIXELS_SIDE, Want
+from curate.images.picture import DAMAGES, PIXELS_SIDE, DecodeRequest
 from curate.images.thumbnails import reencode, thumbnail
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
@@ -79,6 +79,10 @@ def reference(image: Image.Image) -> int:
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_whole_file_is_ok(form: str) -> None:
     assert verdict(encoded(form)) == "ok"
+
+
+def test_every_format_has_a_decoder() -> None:
+    assert set(DECODERS) == set(FORMATS)
 
 
 @pytest.mark.parametrize("data", [None, b"", b"<html>", b"BM", b"<svg/>"])
@@ -207,7 +211,7 @@ def test_a_png_with_a_wrong_checksum_is_damaged() -> None:
 
 def test_a_decoder_that_meets_more_pixels_than_the_header_claimed_stops() -> None:
     for form in ("png", "gif", "webp", "bmp", "tiff", "avif"):
-        assert decode_picture(Want(encoded(form), form, max_bytes=1000)).decoding == "too_many_pixels"
+        assert decode_picture(DecodeRequest(encoded(form), form, max_bytes=1000)).decoding == "too_many_pixels"
 
 
 def test_pillows_switches_are_put_back() -> None:

@@ -14,7 +14,7 @@ from curate.storage.parquet import ParquetWriter
 from curate.storage.store import FETCHED, FETCHED_TARS, Store
 from curate.storage.tar import member_header
 
-SHARD = Shard(3, "urls.parquet", "parquet", 1, "0123456789abcdef", None, (("url", "u"), ("text", "t")))
+SHARD = Shard(3, "urls.parquet", "parquet", 1, "0123456789abcdef", None, (("url", "u"), ("text", "t")), on_the_web=True)
 
 
 def fill(tar: Path, facts: Path, answers: dict[int, bytes | str]) -> None:

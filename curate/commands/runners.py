@@ -102,7 +102,7 @@ class _Cluster(Runner, Protocol):
 
 
 def _on_cluster(runner: _Cluster, given: Run, plan: Plan, shards: int) -> Crew:
-    asks = plan.asks_for_pictures and given.gpus != 0
+    asks = plan.on_gpu and given.gpus != 0
     gpus = min(given.gpus or runner.size("GPU"), shards) if asks else 0
     return Crew(runner, gpus, runner.cores_beside_a_gpu() if gpus else 1)
 
@@ -113,7 +113,7 @@ def _gpus(wanted: int | None, plan: Plan) -> int:
 
     if wanted == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read by CUDA when it starts, in this process and in the workers
-    if wanted == 0 or not plan.asks_for_pictures:
+    if wanted == 0 or not plan.on_gpu:
         return 0
     found = gpus()
     if wanted is not None and wanted > found:

@@ -1,6 +1,6 @@
-"""The seams: what a filter, a stage, a corpus count and a runner promise. Nothing here knows how they are met.
+"""The seams: what a filter, a stage and a runner promise (for corpus counts: curate.core.counting), without how it is kept.
 
-A source's promise stands in curate.sources (OpenShard).
+What a source promises is in curate.sources.source.
 
 Inside a pass columns are added and rows are never removed by anyone but the engine: it hands a stage only the rows
 that are still alive and puts the answers back where they belong.
@@ -12,10 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from curate.core.counting import CorpusCount as CorpusCount
+from curate.core.counting import Counting
+from curate.core.facts import Fact, declare
 
 Batch: TypeAlias = pa.RecordBatch
 
@@ -28,12 +31,14 @@ ROW_GROUP = 8192
 
 @dataclass(frozen=True)
 class Needs:
-    """Resources of one task: cores, GPUs (may be a fraction) and memory in bytes; and whether it loads models."""
+    """What one task needs: cores, GPUs (may be a fraction), and whether it loads models.
+
+    Memory is not part of it: no engine but Ray could reserve it, and how much a shard takes is only known afterwards.
+    """
 
     cpus: float = 1
     gpus: float = 0
-    memory: int = 1 << 30
-    models: bool = False  # worth a worker that stays: weights are loaded once in each
+    models: bool = False  # keep its worker for the next item, so that weights are loaded once per worker
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,7 @@ class Shard:
     part: tuple[int, int] | None = None
     columns: tuple[tuple[str, str], ...] = ()  # of a table: role and name
     limit: int | None = None
-
-    @property
-    def on_the_web(self) -> bool:
-        """Return whether its records name their images by url and hold none: they are fetched."""
-        roles = dict(self.columns)
-        return self.kind == "archive" or ("url" in roles and "image" not in roles)
+    on_the_web: bool = False  # its records hold URLs, not image bytes: the images have to be fetched
 
 
 RECORD_SCHEMA = pa.schema(
@@ -86,50 +86,76 @@ class ShardBreak(Exception):
     """A shard that cannot be read past some point; the records before it stand. The message says what and where."""
 
 
-@runtime_checkable
-class Stage(Protocol):
+IMAGE_VIEWS = ("pixels", "pictures")
+"""Columns of decoded images, which exist while rows are in memory and are never stored. `pixels` is 256 x 256, `pictures` has
+the side that the stage's model reads (its method `side`); both are fixed_size_binary(side * side * 3), RGB, the whole image
+squashed to a square, null where it does not decode."""
+
+
+class Stage(ABC):
     """Provides facts. A frozen, picklable dataclass; its fields and `version` are its identity in the fact store.
 
-    Models are loaded on the first call in a process and kept (see curate.models). Called with the rows alive, returns
-    the same rows with the columns of `provides` (and any of `transient`) added. A row it cannot compute is a null.
+    Models are loaded on the first call in a process and kept (see curate.models). Called with living rows, returns the
+    same rows with the columns of `facts` appended. A row that it cannot compute is a null.
+
+    A subclass declares `name`, `facts` and `reads`, and whichever of the rest differs from the default:
+
+    version   counted up when the same parameters give other facts
+    cost      core-seconds a record, for `plan`: an order of magnitude
+    needs     what a worker must have; a GPU is used where there is one
+    optional  columns that it reads where something in the plan provides them
+    anywhere  any recipe may read its facts; otherwise a filter must provide the stage
     """
 
     name: ClassVar[str]
-    version: ClassVar[int]
+    facts: ClassVar[tuple[Fact, ...]]
+    provides: ClassVar[pa.Schema]  # of `facts`
+    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 1e-3
+    needs: ClassVar[Needs] = Needs()
+    optional: ClassVar[tuple[str, ...]] = ()
+    anywhere: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False  # it is the decoder: what reads IMAGE_VIEWS runs after it
+
+    def __init_subclass__(cls) -> None:
+        """Enter the facts of a stage into curate.core.facts. Raises ValueError for a fact that is declared differently."""
+        super().__init_subclass__()
+        if "facts" in cls.__dict__:
+            cls.provides = declare(cls.facts, cls)
+
+    @classmethod
+    def declared_by(cls) -> type[Stage]:
+        """Return the class that declares the facts: its code is part of their key. A subclass that computes them otherwise
+        declares them again, or has another version."""
+        return next(kind for kind in cls.__mro__ if "facts" in kind.__dict__)
 
     @property
+    @abstractmethod
     def reads(self) -> tuple[str, ...]:
-        """Columns that it needs: facts, or the transient columns image (bytes) and pixels (see curate.stages.decode)."""
+        """Columns that it needs: facts, `row`, `image` (bytes), or IMAGE_VIEWS."""
 
-    @property
-    def provides(self) -> pa.Schema:
-        """Facts that it adds."""
-
-    @property
-    def needs(self) -> Needs:
-        """What a worker must have."""
-
+    @abstractmethod
     def __call__(self, batch: Batch) -> Batch:
-        """Return `batch` with the columns of `provides` appended."""
+        """Return `batch` with the columns of `facts` appended."""
 
+    @property
+    def transient(self) -> tuple[str, ...]:
+        """Columns of IMAGE_VIEWS that the decoder appends beside its facts."""
+        return ()
 
-@runtime_checkable
-class UsesModels(Protocol):
-    """What a stage that loads models has beside the rest: they are checked before any work."""
+    def answer(self, batch: Batch, rows: Iterable[int], *columns: Iterable[Any]) -> Batch:
+        """Return `batch` with a column appended for each of `facts`: `columns` have the values at `rows`, null elsewhere."""
+        places = list(rows)
+        for field_, values in zip(self.provides, columns, strict=True):
+            column: list[Any] = [None] * batch.num_rows
+            for place, value in zip(places, values, strict=True):
+                column[place] = value
+            batch = batch.append_column(field_, pa.array(column, field_.type))
+        return batch
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
-        """Name the models, each by kind and spec."""
-
-
-@dataclass(frozen=True)
-class CorpusCount:
-    """A fact that needs the whole corpus: its kind (see curate.counts.merge), what it is keyed by, and from where it is exact."""
-
-    fact: str
-    kind: Literal["texts_per_image", "images_per_text", "ngrams", "first_pair", "first_image"]
-    identity: Literal["url", "content"] = "url"
-    record_from: int = 2
-    vocabulary: int | None = None
+        """Name the models that it loads, each by kind and spec: they are checked before any work."""
+        return ()
 
 
 def setting(default: Any, doc: str) -> Any:
@@ -179,6 +205,10 @@ class Filter(ABC):
         """Return whether counts that are recorded from `floor` upward are enough for this filter's verdicts."""
         return True
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a person should know before a run with these parameters."""
+        return ()
+
     def check(self) -> None:  # noqa: B027 - most filters have nothing to refuse
         """Raise ValueError when parameters contradict each other; the message is shown with file and line."""
 
@@ -195,86 +225,34 @@ class Report:
     failed: bool = False
 
 
-PLACE_BITS = 40
-"""A place in the corpus is one int64: the shard's index above, the row in these bits."""
-
-
-@dataclass(frozen=True, eq=False)
-class PartialCounts:
-    """The committed partial counts of one kind, a parquet file a shard in one folder (a path or an fsspec URL).
-
-    `names` (string), `shards` (int64: their indexes) and `sizes` (int64: bytes) have a value a file.
-    """
-
-    folder: str
-    names: pa.Array
-    shards: pa.Array
-    sizes: pa.Array
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def urls(self) -> Iterator[str]:
-        """Yield the path or URL of each file."""
-        for name in self.names:
-            yield f"{self.folder}/{name.as_py()}"
-
-    def bytes(self) -> int:
-        """Return the size of all files."""
-        return int(pc.sum(self.sizes).as_py() or 0)
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """One group-by over the whole corpus, of the partial counts that every shard has committed (see curate.counts.merge).
-
-    sum: the sum of column n for each `key`. histogram: the same, then for each sum (as key) how many keys have it.
-    distinct: how many different values of `other` stand with each `key`. first: the smallest place of each `key` that
-    stands in two rows or more, as (shard index << PLACE_BITS) + row + 1.
-    """
-
-    kind: Literal["sum", "histogram", "distinct", "first"]
-    files: PartialCounts
-    key: str = "key"  # uint64
-    other: str = "n"  # the second column: n, row (int64), text, image (uint64)
-    floor: int = 1  # keys of a smaller value are left out; for histogram, keys of a smaller sum
-
-
-class Counting(Protocol):
-    """A session of group-bys, all over the same shards: what two of them share (sums, distinct pairs) is computed once."""
-
-    def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
-        """Yield key (uint64) and value (int64), sorted by key, each key once."""
-
-
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Runner(Protocol):
-    """Moves tasks over shards. Knows nothing of what a task does."""
+    """Runs tasks over items. Knows nothing about what a task does."""
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
-        """Yield an answer, or how it died, for every item, in any order; a dead worker never stops the others.
+        """Yield the task's answer for every item, or how it died, in any order; a dead worker never stops the others.
 
-        Items are taken as workers get free. Where `needs` names a GPU, a task sees that one alone (CUDA_VISIBLE_DEVICES).
+        Items are taken as workers become free. A task that needs a GPU sees no other one (CUDA_VISIBLE_DEVICES).
         """
 
     def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
-        """Open a session on the engine's own shuffle; where that runs in this process, within `memory` bytes.
+        """Open a session on the engine's own shuffle; it uses at most `memory` bytes of this process.
 
-        `scratch` is a folder (path or fsspec URL) that every worker reaches; its owner removes it.
+        `scratch` is a folder (path or fsspec URL) that every worker can write to; the caller removes it.
         """
 
 
 @dataclass(frozen=True)
 class TaskDied:
-    """An item whose worker died (signal, out of memory) or raised: the item and what happened, in words."""
+    """An item whose task raised, or whose worker died (signal, out of memory), and the reason for a person to read."""
 
     item: Any
     reason: str
     exitcode: int | None = None
-    error: str | None = None  # the class of the exception that it raised
+    error: str | None = None  # the name of the exception's class, where the task raised
 
 
 def shard_name(shard: Shard) -> str:

@@ -1,11 +1,13 @@
-"""Every fact, declared once: its name, Arrow type, what provides it, and whether it is about the image or the text.
+"""Facts: columns that are true of a record whatever the thresholds. Each is declared once, by what provides it.
 
-A fact is true of a record whatever the thresholds. Filters and the `sql` filter read facts by these names; decisions
-carry the ones marked `shown`.
+Stages and corpus counts declare their facts as class attributes; declaring enters them into FACTS. Filters and the `sql`
+filter read facts by name, decisions carry those that are `shown`.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,57 +16,59 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Fact:
-    """One column: `provider` is the name of the stage or the kind of corpus count that computes it."""
+    """One column: its Arrow type, whether it is about the image or the text, and what it means."""
 
     name: str
     type: pa.DataType
-    provider: str
     about: Literal["image", "text"]
     doc: str
-    shown: bool = False
+    shown: bool = False  # decisions carry it beside the evidence
 
 
-_DECLARED = [
-    Fact("key", pa.string(), "record", "image", "the record's own key, as found"),
-    Fact("url", pa.string(), "record", "image", "where the image came from"),
-    Fact("text", pa.string(), "record", "text", "the web text as found"),
-    Fact("error", pa.string(), "record", "image", "what is wrong with the record itself"),
-    Fact("bytes", pa.int64(), "header", "image", "size of the image file", shown=True),
-    Fact("sha256", pa.string(), "header", "image", "sha256 of the image file, hex", shown=True),
-    Fact("header", pa.string(), "header", "image", "'ok', or why the image's header says that it cannot be used"),
-    Fact("format", pa.string(), "header", "image", "jpeg, png, webp, gif, bmp, tiff, avif, heif", shown=True),
-    Fact("width", pa.int32(), "header", "image", "pixels, as stored (before EXIF orientation)", shown=True),
-    Fact("height", pa.int32(), "header", "image", "pixels, as stored (before EXIF orientation)", shown=True),
-    Fact("animated", pa.bool_(), "header", "image", "more than one frame; the first is judged", shown=True),
-    Fact("fetched", pa.string(), "fetch", "image", "'ok', 'here' where it came with its record, or why it could not be fetched"),
-    Fact("words", pa.int32(), "text", "text", "unigrams: whitespace-separated tokens of the normalised text", shown=True),
-    Fact("characters", pa.int32(), "text", "text", "code points of the normalised text", shown=True),
-    Fact("language", pa.string(), "language", "text", "ISO 639 code by fastText lid.176", shown=True),
-    Fact("language_score", pa.float32(), "language", "text", "fastText's probability of it", shown=True),
-    Fact("decoding", pa.string(), "decode", "image", "'ok', 'damaged: ...' with what is wrong, or why it does not decode"),
-    Fact("phash", pa.uint64(), "decode", "image", "64-bit perceptual hash (DCT), as imagehash.phash", shown=True),
-    Fact("texts_per_image", pa.int64(), "texts_per_image", "image", "different texts under this image; null below the floor"),
-    Fact("images_per_text", pa.int64(), "images_per_text", "text", "different images under this text; null below the floor"),
-    Fact("rarest_ngram", pa.int64(), "ngrams", "text", "corpus count of the text's rarest unigram or bigram; 0 below the floor"),
-    Fact("first_pair", pa.string(), "first_pair", "image", "shard/row of the first record with this image and text, if another"),
-    Fact("first_image", pa.string(), "first_image", "image", "shard/row of the first record with this image, if another"),
-    Fact("eval_similarity", pa.float32(), "eval_similarity", "image", "largest cosine to an image of the evaluation sets"),
-    Fact("eval_distance", pa.int16(), "eval_distance", "image", "smallest Hamming distance of perceptual hashes to the sets"),
-    Fact("eval_match", pa.string(), "eval_*", "image", "the evaluation image that is nearest: set/file"),
-    Fact("blocklist_distance", pa.int16(), "blocklist", "image", "0 = listed content hash, else Hamming distance to the list"),
-    Fact("nsfw_score", pa.float32(), "nsfw", "image", "probability of not safe for work, 0 to 1"),
-    Fact("captions", pa.list_(pa.string()), "caption", "image", "synthetic texts of the image, as the captioner wrote them"),
-    Fact("match_scores", pa.list_(pa.float32()), "match", "image", "P(match) of each text: the web text's, then each caption's"),
-    Fact("clip_scores", pa.list_(pa.float32()), "clip", "image", "cosine of image and each text: the web text's, each caption's"),
-]
+FACTS: dict[str, Fact] = {}
+"""All facts by name: of records, of the stages and counts of this package, and of plug-ins that are loaded."""
 
-FACTS: dict[str, Fact] = {fact.name: fact for fact in _DECLARED}
-"""All facts by name."""
+PROVIDERS: dict[str, type] = {}
+"""The class that provides each fact; facts of the record itself have none."""
 
-SHOWN: tuple[Fact, ...] = tuple(fact for fact in _DECLARED if fact.shown)
-"""Facts that decisions carry beside the evidence."""
+
+def declare(facts: Iterable[Fact], provider: type | None = None) -> pa.Schema:
+    """Enter facts into FACTS and return their Arrow schema.
+
+    Raises ValueError for a name that another provider has declared differently.
+    """
+    declared = list(facts)
+    for fact in declared:
+        other = PROVIDERS.get(fact.name)
+        same_place = other is not None and provider is not None and _file(other) == _file(provider)
+        if fact.name in FACTS and FACTS[fact.name] != fact and not same_place:
+            raise ValueError(f"fact {fact.name!r} is declared twice: by {_place(other)} and by {_place(provider)}")
+        FACTS[fact.name] = fact
+        if provider is not None:
+            PROVIDERS[fact.name] = provider
+    return schema(tuple(fact.name for fact in declared))
+
+
+def _file(provider: type) -> str | None:
+    return getattr(sys.modules.get(provider.__module__), "__file__", None)
+
+
+def _place(provider: type | None) -> str:
+    return "the record" if provider is None else f"{provider.__module__}.{provider.__qualname__}"
 
 
 def schema(names: tuple[str, ...]) -> pa.Schema:
     """Return the Arrow schema of the named facts. Raises KeyError for a name that is not a fact."""
     return pa.schema([pa.field(name, FACTS[name].type) for name in names])
+
+
+RECORD_FACTS = (
+    Fact("key", pa.string(), "image", "the record's own key, as found"),
+    Fact("url", pa.string(), "image", "where the image came from"),
+    Fact("text", pa.string(), "text", "the web text as found"),
+    Fact("error", pa.string(), "image", "what is wrong with the record itself"),
+    Fact("fetched", pa.string(), "image", "'ok', 'here' where it came with its record, or why it could not be fetched"),
+)
+"""What is known of a record before any stage."""
+
+declare(RECORD_FACTS)

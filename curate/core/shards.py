@@ -11,7 +11,6 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from curate.core.contracts import Shard
@@ -28,6 +27,7 @@ _SCHEMA = pa.schema(
         ("end", pa.int64()),
         ("columns", pa.int32()),  # place of the roles of its columns in a list beside
         ("limit", pa.int64()),
+        ("on_the_web", pa.bool_()),
     ]
 )
 
@@ -82,7 +82,8 @@ class Shards(Sequence[Shard]):
         part = None if row["begin"] is None else (row["begin"], row["end"])
         columns = self._columns[row["columns"]]
         url = row["url"].decode("utf-8", "surrogatepass")
-        return Shard(index, url, row["kind"], row["size"], f"{row['fingerprint']:016x}", part, columns, row["limit"])
+        fingerprint = f"{row['fingerprint']:016x}"
+        return Shard(index, url, row["kind"], row["size"], fingerprint, part, columns, row["limit"], row["on_the_web"])
 
     @cached_property
     def fingerprints(self) -> npt.NDArray[np.uint64]:
@@ -91,12 +92,8 @@ class Shards(Sequence[Shard]):
 
     @cached_property
     def on_the_web(self) -> npt.NDArray[np.bool_]:
-        """Return which of them name their images by url."""
-        roles = np.array([Shard(0, "", "", 0, "", None, columns).on_the_web for columns in self._columns], np.bool_)
-        found = []
-        for chunk in self._chunks:
-            kinds = pc.equal(chunk["kind"].dictionary_decode(), "archive").to_numpy(zero_copy_only=False)
-            found.append(kinds | roles[chunk["columns"].to_numpy()])
+        """Return which of them hold URLs, not image bytes."""
+        found = (chunk["on_the_web"].to_numpy(zero_copy_only=False) for chunk in self._chunks)
         return np.concatenate([np.empty(0, np.bool_), *found])
 
     @cached_property
@@ -115,5 +112,6 @@ def _packed(shards: list[Shard], columns: list[int]) -> pa.RecordBatch:
     fingerprints = [int(shard.fingerprint, 16) for shard in shards]
     urls = [shard.url.encode("utf-8", "surrogatepass") for shard in shards]
     found = [urls, [shard.kind for shard in shards], [shard.size for shard in shards], fingerprints]
-    arrays = [pa.array(values, field.type) for values, field in zip([*found, begins, ends, columns], _SCHEMA, strict=False)]
-    return pa.RecordBatch.from_arrays([*arrays, pa.array([shard.limit for shard in shards], pa.int64())], schema=_SCHEMA)
+    found += [begins, ends, columns, [shard.limit for shard in shards], [shard.on_the_web for shard in shards]]
+    arrays = [pa.array(values, field.type) for values, field in zip(found, _SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)

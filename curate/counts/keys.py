@@ -1,27 +1,36 @@
-"""The 64-bit keys of images and of pairs."""
+"""The 64-bit keys of images, and of pairs of image and text."""
 
 from __future__ import annotations
 
-import pyarrow as pa
+from typing import Any, Literal
 
-from curate.core.contracts import Batch, CorpusCount
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.core.contracts import Batch
+from curate.core.counting import Keys
 from curate.stages.text import mix
 
+Identity = Literal["url", "content"]
+"""What makes two images the same one: their URL (the content hash where there is none), or the content hash alone."""
 
-def image_key(batch: Batch | pa.Table, identity: str) -> pa.Array:
-    """Return the 64-bit key of each image: url else content hash, or content hash alone; null where there is neither."""
-    import pyarrow.compute as pc
 
+def image_key(batch: Batch, identity: Identity) -> pa.Array:
+    """Return the key of each image (uint64), null where there is none."""
     if identity == "content":
         return batch["content_key"]
     return pc.coalesce(batch["url_key"], batch["content_key"])
 
 
-def pair_key(batch: Batch | pa.Table, count: CorpusCount) -> pa.Array:
-    """Return the key under which a record is a duplicate: of image and text, or of the image alone."""
-    image = image_key(batch, count.identity)
-    if count.kind == "first_image":
-        return image
-    valid = image.is_valid().to_numpy(zero_copy_only=False) & batch["text_key"].is_valid().to_numpy(zero_copy_only=False)
-    mixed = mix(image.fill_null(0).to_numpy(), batch["text_key"].fill_null(0).to_numpy())
+def pair_key(image: pa.Array, text: pa.Array) -> pa.Array:
+    """Return one key (uint64) for each image and text, null where either is."""
+    valid = image.is_valid().to_numpy(zero_copy_only=False) & text.is_valid().to_numpy(zero_copy_only=False)
+    mixed = mix(image.fill_null(0).to_numpy(), text.fill_null(0).to_numpy())
     return pa.array(mixed, pa.uint64(), mask=~valid)
+
+
+def both_known(keys: pa.Array, other: pa.Array) -> tuple[Keys, npt.NDArray[Any]]:
+    """Return the rows in which neither value is null, as two arrays."""
+    both = keys.is_valid().to_numpy(zero_copy_only=False) & other.is_valid().to_numpy(zero_copy_only=False)
+    return keys.fill_null(0).to_numpy()[both], other.fill_null(0).to_numpy()[both]

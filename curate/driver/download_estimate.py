@@ -14,8 +14,9 @@ from curate.core.shards import Shards
 from curate.core.timing import Activities
 from curate.counts.merge import Engine, Scanned, merge
 from curate.passes.evaluation import evaluating
+from curate.passes.fetch import wanted
 from curate.passes.judge import Judge
-from curate.passes.scan import Scan, base_key
+from curate.passes.scan import Scan
 from curate.planning.plan import Plan
 from curate.storage.backend import storage
 from curate.storage.store import Store
@@ -57,7 +58,7 @@ def savings(plan: Plan, shards: Shards, runner: Runner) -> Savings:
     """Try the filters before `fetch` on the first records whose images are on the web. Raises ShardBreak, OSError."""
     with TemporaryDirectory(prefix="curate-plan-") as folder:
         store = Store(storage(folder))
-        scan = Scan(store, base_key(plan), plan.header, plan.text, plan.counts)
+        scan = Scan(store, plan.base_key, plan.header, plan.text, plan.counts)
         tried: list[Shard] = []
         rows = 0
         for shard in _first(shards):
@@ -72,7 +73,7 @@ def savings(plan: Plan, shards: Shards, runner: Runner) -> Savings:
         sample = Shards(tried)
         scanned = Scanned(sample.fingerprints, np.arange(len(tried)))
         lookups = merge(store, plan.counts, scanned, Engine(runner, 500_000_000)) if plan.counts else {}
-        judge = Judge(store, plan, base_key(plan), "plan", lookups)
+        judge = Judge(store, plan, plan.base_key, "plan", lookups)
         return Savings(rows, sum(_asked(judge, shard) for shard in sample), whole, left_out)
 
 
@@ -83,11 +84,10 @@ def _first(shards: Shards) -> Iterator[Shard]:
 def _too_eager(plan: Plan) -> tuple[str, ...]:
     """Return the filters that drop what is rare: nothing is frequent in a sample."""
     counts = {name: rule.provider() for name, rule in plan.recipe.filters.items()}
-    return tuple(name for name, count in counts.items() if isinstance(count, CorpusCount) and count.kind == "ngrams")
+    return tuple(name for name, count in counts.items() if isinstance(count, CorpusCount) and count.drops_rare)
 
 
 def _asked(judge: Judge, shard: Shard) -> int:
     """Return how many records of a shard would be asked for; those without a url are not."""
-    with evaluating(judge, shard, Activities()) as walk:
-        wanted = [walk.to_fetch(facts, retry=False) for facts in walk.batches()]
-    return sum(int(pc.sum(pc.is_valid(batch["url"])).as_py() or 0) for batch in wanted)
+    with evaluating(judge, shard, Activities()) as evaluation:
+        return sum(int(pc.sum(pc.is_valid(batch["url"])).as_py() or 0) for batch in wanted(evaluation))

@@ -19,7 +19,7 @@ from curate.driver.progress import idle
 from curate.passes.evaluation import WAIT
 from curate.passes.fetch import Fetch
 from curate.passes.judge import Judge
-from curate.passes.scan import Scan, base_key
+from curate.passes.scan import Scan
 from curate.planning.plan import Plan
 from curate.report.attrition import Attrition, attrition
 from curate.storage.backend import Storage, storage
@@ -76,7 +76,7 @@ def earlier_counts(out: Storage, manifest: dict[str, Any], plan: Plan) -> tuple[
             continue
         recorded = manifest["counts"].get(count.fact)
         lookup = None if recorded is None else load(out, recorded["folder"])
-        if lookup is None or not step.rule.answerable(lookup.floor) or count.kind.startswith("first_"):
+        if lookup is None or not step.rule.answerable(lookup.floor) or not count.portable:
             unserved.append(step.name)
         else:
             lookups[count.fact] = lookup
@@ -114,7 +114,7 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
 
 
 def _once(plan: Plan, shard: Shard, lookups: dict[str, Lookup], out: Path) -> list[Report]:
-    store, base = Store(storage(out)), base_key(plan)
+    store, base = Store(storage(out)), plan.base_key
     judge = Judge(store, plan, base, "dry-run", lookups, samples=24)
     scanned = Scan(store, base, plan.header, plan.text, ())(shard)
     fetched = [Fetch(judge, plan.recipe.policy)(shard)] if shard.on_the_web else []

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-import curate
 from curate.core.contracts import Needs, Report, Runner, Shard, ShardBreak, TaskDied, shard_name
 from curate.core.errors import DiskFull, InputError, OutputError
 from curate.core.hashing import file_sha256
 from curate.core.shards import Shards
 from curate.core.timing import Activities
+from curate.core.version import __version__
 from curate.driver.progress import Progress, Quiet
 from curate.sources.webarchive.image_index import ImageIndex
 from curate.sources.webarchive.images import ArchiveImageWriter
@@ -156,7 +156,7 @@ class Extraction:
 
     def key(self) -> str:
         """Return what decides the output: input, options and code."""
-        described = json.dumps([curate.__version__, self.options.surrounding, self.with_images, self.shards.digest])
+        described = json.dumps([__version__, self.options.surrounding, self.with_images, self.shards.digest])
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def _clear(self, key: str) -> None:
@@ -199,7 +199,7 @@ class Extraction:
         """Write extract.json, whose presence means done, from the marks in order."""
         outcome.archives = list(self._marks(key))
         outcome.failed.sort(key=lambda one: one["archive"])
-        told = {"run": key, "version": curate.__version__, "surrounding": self.options.surrounding, **outcome.totals()}
+        told = {"run": key, "version": __version__, "surrounding": self.options.surrounding, **outcome.totals()}
         told |= {"damaged": outcome.damaged(), "archives": outcome.archives, "failed": outcome.failed}
         self.store.write_json("extract.json", told)
 

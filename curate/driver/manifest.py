@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import curate
 from curate.core.shards import Shards
+from curate.core.version import __version__
 from curate.counts.lookup import Lookup
-from curate.planning.plan import Plan, provider_key
+from curate.planning.plan import Plan
 
 
 def checked(plan: Plan) -> list[dict[str, str | None]]:
@@ -32,7 +32,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
         "recipe": {**plan.recipe.resolved(), "about": plan.recipe.about, "source": plan.recipe.source},
         "recipe_hash": plan.recipe.digest(),
         "versions": versions(),
-        "stages": {stage.name: provider_key(stage) for stage in plan.stages()},
+        "stages": plan.keys,
         "input": {
             "shards": len(shards),
             "bytes": shards.bytes(),
@@ -49,7 +49,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
 
 def versions() -> dict[str, str]:
     """Return the versions that decide bytes."""
-    found = {"curate": curate.__version__, "python": platform.python_version()}
+    found = {"curate": __version__, "python": platform.python_version()}
     for name in ("duckdb", "fasttext-numpy2", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
         try:
             found[name] = version(name)

@@ -57,10 +57,6 @@ def _weighed(plan: Plan) -> dict[str, Stage]:
             if stage.weights not in (None, digest):
                 raise ModelError(f"{spec}: the recipe wants weights {stage.weights}, these are {digest or 'of unknown sha256'}")
             found[stage.name] = replace(stage, weights=digest)
-    captions = found.get("caption")
-    for name, stage in found.items():
-        if isinstance(stage, MatchStage | ClipStage) and isinstance(captions, CaptionStage):
-            found[name] = replace(stage, captions=captions)
     return found
 
 

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-import curate
 from curate.core import watchdog
-from curate.core.contracts import Needs, Report, Runner, Shard, TaskDied, UsesModels, shard_name
+from curate.core.contracts import Needs, Report, Runner, Shard, TaskDied, shard_name
 from curate.core.errors import DiskFull, OutOfDeviceMemory, OutputError
 from curate.core.shards import Shards
+from curate.core.version import __version__
 from curate.counts.lookup import Lookup
 from curate.counts.merge import Engine, Scanned, merge
 from curate.driver.attempts import _ONE_CORE, ATTEMPTS, T, _is_full, _lost, _without
@@ -37,9 +37,9 @@ from curate.passes.isolate import FindCrashes
 from curate.passes.judge import ASKS, Judge, Prepare
 from curate.passes.pack import Block, Pack, mark_of, packed
 from curate.passes.sampler import per_shard
-from curate.passes.scan import Scan, base_key
-from curate.planning.plan import Plan, provider_key
-from curate.stages.decode import DecodeStage
+from curate.passes.scan import Scan
+from curate.planning.plan import Plan
+from curate.planning.plugins import carried
 from curate.storage.backend import Found
 from curate.storage.store import Store
 
@@ -111,7 +111,7 @@ class Job:
     def key(self) -> str:
         """Return what names the verdicts of this run: recipe, facts, input and code; how they are packed has no part in it."""
         input_ = [self.shards.digest, *([self.counted_only] if self.counted_only else [])]
-        described = json.dumps([curate.__version__, self.plan.decisive(), *input_], sort_keys=True)
+        described = json.dumps([__version__, self.plan.decisive(), *input_], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def _packed_as(self, key: str) -> str:
@@ -130,7 +130,7 @@ class Job:
             write_report(self.store.storage)
 
     def _scan(self, outcome: Outcome) -> dict[str, Lookup]:
-        task = Scan(self.store, base_key(self.plan), self.plan.header, self.plan.text, self.plan.counts)
+        task = Scan(self.store, self.plan.base_key, self.plan.header, self.plan.text, self.plan.counts)
         done = np.ones(len(self.shards), np.bool_)
         for key in task.provides():
             done &= self.store.committed(key).holds(self.shards.fingerprints)
@@ -191,7 +191,7 @@ class Job:
 
     def _task(self) -> Judge:
         samples = per_shard(len(self.shards))
-        return Judge(self.store, self.plan, base_key(self.plan), self.key(), self._lookups, samples, self.row_seconds)
+        return Judge(self.store, self.plan, self.plan.base_key, self.key(), self._lookups, samples, self.row_seconds)
 
     def _judge(self, outcome: Outcome) -> Judge:
         """Judge what is missing; where a GPU is too small for the batch, all of it again with half of that."""
@@ -213,12 +213,12 @@ class Job:
             self.progress.warn(_told(self._halved))
 
     def _batched(self) -> dict[str, str]:
-        return {stage.name: provider_key(stage) for stage in self.plan.stages() if stage.name in self.plan.batches()}
+        return {stage.name: self.plan.keys[stage.name] for stage in self.plan.stages() if stage.name in self.plan.batches()}
 
     def _judged(self, outcome: Outcome) -> Judge:
         task = self._task()
         missing = np.setdiff1d(self._but(outcome.gone), self._standing(task))
-        asking = self._prepare(task, missing, outcome) if self.gpus and self.plan.asks_for_pictures else np.empty(0, np.int64)
+        asking = self._prepare(task, missing, outcome) if self.gpus and self.plan.on_gpu else np.empty(0, np.int64)
         rest = np.setdiff1d(np.setdiff1d(missing, asking), _index_of(map(str, outcome.gone)))
         self.progress.start("judge", len(rest))
         self._over(task, rest, outcome, Needs(models=any(self.plan.models())))
@@ -290,7 +290,8 @@ class Job:
         waiting: Iterable[T] | None = items
         while waiting:
             deaths: list[TaskDied] = []
-            for answer in self.runner.map(task, takewhile(lambda _: not self._full, waiting), needs):
+            brought = carried(task, self.plan.recipe.plugins)
+            for answer in self.runner.map(brought, takewhile(lambda _: not self._full, waiting), needs):
                 if isinstance(answer, TaskDied):
                     self._full = self._full or (_is_full(answer) and self._may_halve())
                     if not (self._full and _is_full(answer)):
@@ -322,10 +323,10 @@ class Job:
         if not shards:
             return set()
         stages = self.plan.stages()
-        decode = next(stage for stage in stages if isinstance(stage, DecodeStage))
-        asked = [one for stage in stages if "pictures" in stage.reads and isinstance(stage, UsesModels) for one in stage.models()]
+        decode = self.plan.decode
+        asked = [one for stage in stages if "pictures" in stage.reads for one in stage.models()]
         sides = {side for kind, spec in asked if (side := check(kind, spec).side)}
-        task = FindCrashes(self.store, base_key(self.plan), decode, tuple(sorted(sides)), self.row_seconds)
+        task = FindCrashes(self.store, self.plan.base_key, decode, tuple(sorted(sides)), self.row_seconds)
         answers = self.runner.map(task, shards, _ONE_CORE)
         return {answer.shard for answer in answers if not isinstance(answer, TaskDied) and answer.counts["crashing_rows"]}
 

@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from curate import __version__
+from curate.core.version import __version__
 from curate.fetch.addresses import ForbiddenAddress, networks_of, opener
 from curate.fetch.body import Body, _receive
 from curate.fetch.denylists import Refused

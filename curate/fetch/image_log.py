@@ -23,18 +23,20 @@ import pyarrow.parquet as pq
 import xxhash
 
 from curate.core import facts
-from curate.core.contracts import PLACE_BITS, ROW_GROUP, Batch, Shard
+from curate.core.contracts import ROW_GROUP, Batch, Shard
+from curate.core.counting import PLACE_BITS
 from curate.sources.opening import open_shard
+from curate.stages.header import HeaderStage
 from curate.storage.store import FETCHED, FETCHED_TARS, Store, data_name
 
-HEADER = ("bytes", "sha256", "header", "format", "width", "height", "animated")
+HEADER = tuple(HeaderStage.provides.names)
 
 SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64()),
         *facts.schema(("fetched",)),
         pa.field("offset", pa.int64()),  # of the image in the tar of the piece
-        *facts.schema(HEADER),
+        *HeaderStage.provides,
         pa.field("content_key", pa.uint64()),
     ]
 )

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
+from curate import counts, stages
 from curate.core.contracts import Filter
+
+for _package in (stages, counts):  # whatever declares facts: rules read them by name
+    for _module in pkgutil.iter_modules(_package.__path__, f"{_package.__name__}."):
+        importlib.import_module(_module.name)
 
 
 def _installed() -> bool:
@@ -22,13 +28,40 @@ if not _installed():
     __path__.append(str(Path(__file__).parents[2] / "filters"))
 
 
+_registered: dict[str, type[Filter]] = {}
+"""Filters from elsewhere: plug-in files and installed packages."""
+
+
+def register(name: str, rule: type[Filter]) -> None:
+    """Enter a filter from elsewhere under its YAML key. Raises ValueError for the name of another one, or one without facts."""
+    known = _registered.get(name)
+    if name in _own() or (known is not None and known.__module__.rpartition("_")[0] != rule.__module__.rpartition("_")[0]):
+        raise ValueError(f"there is a filter {name!r} already")
+    _registered[name] = rule
+
+
+def name_of(rule: type[Filter]) -> str:
+    """Return the YAML key of a filter class: its name in snake case.
+
+    >>> name_of(type("MinSharpness", (), {}))
+    'min_sharpness'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", rule.__name__).lower()
+
+
+def _own() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+
 def names() -> list[str]:
     """Return the names of all filters, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted({*_own(), *_registered})
 
 
 def load(name: str) -> type[Filter]:
-    """Return the filter class of filters/NAME.py. Raises KeyError when there is none."""
+    """Return the filter class of filters/NAME.py, or the one that was registered. Raises KeyError when there is none."""
+    if name in _registered:
+        return _registered[name]
     if name not in names():
         raise KeyError(name)
     module = importlib.import_module(f"curate.filters.{name}")

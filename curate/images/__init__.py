@@ -1,1 +1,1 @@
-"""Image bytes: headers, decoding by format, perceptual hashes, resizing, thumbnails. Knows no record and no shard."""
+"""Image bytes: headers, decoding by format, perceptual hashes, resizing, thumbnails. Knows nothing of records and shards."""

@@ -1,4 +1,4 @@
-"""Image headers: format, size, frames, from the first bytes, without decoding."""
+"""Image headers: format, size and animation, read from the first bytes without decoding."""
 
 from __future__ import annotations
 
@@ -6,63 +6,35 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-MAX_DECODED_BYTES = 400_000_000
-"""Default bound of what an image may claim to need once decoded."""
+from curate.images.gif import colour_table_bytes, count_frames, skip_sub_blocks
 
+MAX_DECODED_BYTES = 400_000_000
+"""Default limit on the decoded size that a header may claim."""
 
 REASONS: dict[str, str] = {
-    "ok": "a format that is decoded here, with a header that can be read",
+    "ok": "a supported format with a readable header",
     "missing": "the record has no image",
     "empty": "the image has no bytes",
-    "not_an_image": "the bytes are no image format that is known here: HTML, text, an archive, noise",
-    "unsupported_format": "an image, but of a format that is not decoded here: SVG, HEIF, JPEG 2000, ICO, PSD, ...",
-    "bad_header": "begins like an image, but its header is cut off or makes no sense",
-    "too_many_pixels": "claims more decoded bytes than the bound",
+    "not_an_image": "no known image format: HTML, text, an archive, noise",
+    "unsupported_format": "an image in a format that is not decoded: SVG, HEIF, JPEG 2000, ICO, PSD, ...",
+    "bad_header": "starts like an image, but the header is cut off or invalid",
+    "too_many_pixels": "claims more decoded bytes than the limit",
 }
-"""Every value of the fact `header`, and what it means."""
-
+"""The values of the fact `header` and their meanings."""
 
 FORMATS: tuple[str, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
-"""The formats that are decoded."""
+"""The formats that can be decoded."""
 
+HEAD_BYTES = 4096
+"""The frame header of most JPEGs is within this many bytes."""
 
-_UNSUPPORTED: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x00\x00\x01\x00", "ico"),
-    (0, b"\x00\x00\x02\x00", "ico"),
-    (0, b"\x00\x00\x00\x0cjP  \r\n\x87\n", "jp2"),
-    (0, b"\xff\x4f\xff\x51", "jp2"),
-    (0, b"\xff\x0a", "jxl"),
-    (0, b"\x00\x00\x00\x0cJXL \r\n\x87\n", "jxl"),
-    (0, b"8BPS", "psd"),
-    (0, b"DDS ", "dds"),
-    (0, b"%!PS", "eps"),
-    (0, b"\xc5\xd0\xd3\xc6", "eps"),
-    (0, b"gimp xcf", "xcf"),
-    (0, b"\x01\xda", "sgi"),
-    (0, b"BLP1", "blp"),
-    (0, b"BLP2", "blp"),
-    (0, b"qoif", "qoi"),
-    (0, b"v/1\x01", "exr"),
-    (0, b"\xd7\xcd\xc6\x9a", "wmf"),
-    (40, b" EMF", "emf"),
-    (4, b"\x11\xaf", "fli"),
-    (4, b"\x12\xaf", "fli"),
-)
-
-
-_PNM = tuple(b"P%d%c" % (kind, space) for kind in range(1, 8) for space in b" \n\r\t#")
-
-
-_HEAD = 4096  # bytes in which the frame header of most JPEGs stands
-
-
-# What readers hold beside the picture: libwebp and libavif a canvas twice over before Pillow copies it, Pillow's GIF
-# reader the screen beside the frame, its run-length BMP reader two copies
+# Memory that readers hold besides the picture, in bytes a pixel: libwebp and libavif keep the canvas twice until Pillow has
+# copied it, Pillow's GIF reader keeps the screen beside the frame, its run-length BMP reader keeps two copies
 _COPIES, _SCREENS, _RUNS = 8, 2, 3
 
 
 class Header(NamedTuple):
-    """A header: `reason` is a key of REASONS; sizes in pixels as stored; `depth` in bytes a pixel once decoded."""
+    """What a header claims: `reason` is a key of REASONS; sizes in pixels as stored; `depth` in bytes per decoded pixel."""
 
     reason: str
     format: str | None = None
@@ -73,7 +45,7 @@ class Header(NamedTuple):
 
 
 def _jpeg(data: bytes) -> Header:
-    """ShardEvaluation the markers up to the frame header, as libjpeg does: junk before a marker is skipped."""
+    """Walk the markers up to the frame header, as libjpeg does: junk before a marker is skipped."""
     at = 2
     while True:
         at = data.find(b"\xff", at)
@@ -84,7 +56,7 @@ def _jpeg(data: bytes) -> Header:
             at += 1
         elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # no payload
             at += 2
-        elif marker in (0xD9, 0xDA):  # the picture begins, or ends, before its size was told
+        elif marker in (0xD9, 0xDA):  # image data, or the end, before any frame header
             return Header("bad_header", "jpeg")
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
@@ -97,7 +69,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def _png(data: bytes) -> Header:
-    """Read IHDR, and look for an animation control chunk before the image data."""
+    """Read IHDR and look for an animation control chunk before the image data."""
     name, width, height, bits, kind = struct.unpack_from(">4sIIBB", data, 12)
     if name != b"IHDR" or kind not in _PNG_CHANNELS:
         return Header("bad_header", "png")
@@ -112,45 +84,16 @@ def _png(data: bytes) -> Header:
     return Header("ok", "png", width, height, animated, _PNG_CHANNELS[kind] * (2 if bits == 16 else 1))
 
 
-def _gif_skip(data: bytes, at: int) -> int:
-    """Return the position behind the chain of sub-blocks at `at`. Raises IndexError where the data end first."""
-    while data[at]:
-        at += 1 + data[at]
-    return at + 1
-
-
-def _gif_table(flags: int) -> int:
-    """Return the bytes of the colour table that a flags byte announces."""
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
-
-
-def gif_frames(data: bytes, most: int) -> tuple[int, bool]:
-    """Count the frames of a GIF whose data are whole, up to `most`; and say whether its trailer was met."""
-    at, frames = 13 + _gif_table(data[10]), 0
-    try:
-        while frames < most:
-            if data[at] == 0x2C:
-                at = _gif_skip(data, at + 11 + _gif_table(data[at + 9]))
-                frames += 1
-            elif data[at] == 0x21:
-                at = _gif_skip(data, at + 2)
-            else:
-                return frames, data[at] == 0x3B
-    except IndexError:
-        return frames, False
-    return frames, False
-
-
 def _gif(data: bytes) -> Header:
-    """Read the logical screen, grown to hold the first frame, as decoders grow it."""
+    """Read the logical screen, extended to hold the first frame, as decoders do."""
     width, height = struct.unpack_from("<HH", data, 6)
-    at = 13 + _gif_table(data[10])
+    at = 13 + colour_table_bytes(data[10])
     while at < len(data) and data[at] == 0x21:
-        at = _gif_skip(data, at + 2)
+        at = skip_sub_blocks(data, at + 2)
     if data[at] == 0x2C:
         left, top, wide, high = struct.unpack_from("<HHHH", data, at + 1)
         width, height = max(width, left + wide), max(height, top + high)
-    return Header("ok", "gif", width, height, gif_frames(data, 2)[0] > 1, _SCREENS)
+    return Header("ok", "gif", width, height, count_frames(data, 2)[0] > 1, _SCREENS)
 
 
 def _webp(data: bytes) -> Header:
@@ -186,7 +129,7 @@ _TIFF_SIZES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
 def _tiff(data: bytes) -> Header:
-    """Read the first directory of a TIFF or BigTIFF: sizes, samples, and the tile that a reader would allocate."""
+    """Read the first directory of a TIFF or BigTIFF: size, samples, and the tile size that a reader would allocate."""
     order = "<" if data[:2] == b"II" else ">"
     big = struct.unpack_from(order + "H", data, 2)[0] == 43
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
@@ -244,17 +187,43 @@ _PARSERS: tuple[tuple[int, bytes, str, Callable[[bytes], Header]], ...] = (
     (0, b"II+\x00", "tiff", _tiff),
     (0, b"MM\x00+", "tiff", _tiff),
     (0, b"BM", "bmp", _bmp),
-    (0, b"\xff\xd8", "jpeg", _jpeg),  # junk before the first marker: known, and repaired, by the decoder
+    (0, b"\xff\xd8", "jpeg", _jpeg),  # junk before the first marker: the decoder repairs it
 )
 
 
 def _int32(value: int | None) -> int | None:
-    """Return `value`, or None where it does not fit the fact's type: no image is that large."""
+    """Return `value`, or None if it does not fit the fact's type (no image is that large)."""
     return value if value is not None and 0 <= value < 1 << 31 else None
 
 
+_UNSUPPORTED: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x00\x00\x01\x00", "ico"),
+    (0, b"\x00\x00\x02\x00", "ico"),
+    (0, b"\x00\x00\x00\x0cjP  \r\n\x87\n", "jp2"),
+    (0, b"\xff\x4f\xff\x51", "jp2"),
+    (0, b"\xff\x0a", "jxl"),
+    (0, b"\x00\x00\x00\x0cJXL \r\n\x87\n", "jxl"),
+    (0, b"8BPS", "psd"),
+    (0, b"DDS ", "dds"),
+    (0, b"%!PS", "eps"),
+    (0, b"\xc5\xd0\xd3\xc6", "eps"),
+    (0, b"gimp xcf", "xcf"),
+    (0, b"\x01\xda", "sgi"),
+    (0, b"BLP1", "blp"),
+    (0, b"BLP2", "blp"),
+    (0, b"qoif", "qoi"),
+    (0, b"v/1\x01", "exr"),
+    (0, b"\xd7\xcd\xc6\x9a", "wmf"),
+    (40, b" EMF", "emf"),
+    (4, b"\x11\xaf", "fli"),
+    (4, b"\x12\xaf", "fli"),
+)
+
+_PNM = tuple(b"P%d%c" % (kind, space) for kind in range(1, 8) for space in b" \n\r\t#")
+
+
 def _other(data: bytes) -> Header:
-    """Name a file that none of the parsers knows."""
+    """Classify a file that no parser recognises."""
     for at, magic, name in _UNSUPPORTED:
         if data.startswith(magic, at):
             return Header("unsupported_format", name)
@@ -277,7 +246,7 @@ def _parse(data: bytes) -> Header:
 
 
 def read_header(data: bytes | None, max_decoded_bytes: int = MAX_DECODED_BYTES) -> Header:
-    """Return what the header of `data` claims; never raises, never allocates by what it claims.
+    """Return what the header of `data` claims. Never raises, and allocates nothing of the claimed size.
 
     >>> read_header(b"<html>").reason
     'not_an_image'

@@ -1,17 +1,18 @@
-"""Decoding JPEG with libjpeg-turbo: scaled, strict, and what is wrong with a damaged file."""
+"""JPEG decoding with libjpeg-turbo: scaled, strict, with a diagnosis of damaged files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from curate.images.header import read_header
-from curate.images.picture import NOT_DECODABLE, Picture, Pixels, Want, _damaged, _named
-from curate.images.pillow import _decode_pillow
+from curate.images.picture import NOT_DECODABLE, DecodeRequest, Picture, Pixels, damage_named, decoding_of
+from curate.images.pillow import decode_pillow
 
-_JPEG_COMPLAINTS = (
+_WARNINGS = (
     ("Premature end of JPEG file", "missing_eoi"),
     ("premature end of data segment", "truncated"),
     ("extraneous bytes before marker", "header_junk"),
@@ -29,80 +30,79 @@ _JPEG_COMPLAINTS = (
     ("SOS", "bad_structure"),
 )
 
-
-_REPAIRS = 4
+_REPAIRS = 4  # at most, in one file
 
 
 def grey_scale_decode(data: bytes) -> Pixels:
-    """Return a JPEG as grey uint8 [height, width] at the scale that is hashed. Raises ValueError at any warning."""
-    return _turbo(Want(data, "jpeg"))
+    """Return a JPEG as grey uint8 [height, width] at the scale used for hashing. Raises ValueError on any warning."""
+    return _turbo(DecodeRequest(data, "jpeg"))
 
 
-def _turbo(want: Want, *, strict: bool = True) -> Pixels:
+def _turbo(request: DecodeRequest, *, strict: bool = True) -> Pixels:
     import simplejpeg
 
-    side = want.side or 0
-    colors = "RGB" if want.rgb else "GRAY"
-    pixels = simplejpeg.decode_jpeg(want.data, colors, min_height=side, min_width=side, strict=strict)
-    return np.asarray(pixels if want.rgb else pixels[:, :, 0], np.uint8)
+    side = request.side or 0
+    colors = "RGB" if request.rgb else "GRAY"
+    pixels = simplejpeg.decode_jpeg(request.data, colors, min_height=side, min_width=side, strict=strict)
+    return np.asarray(pixels if request.rgb else pixels[:, :, 0], np.uint8)
 
 
-def _turbo_whole(want: Want) -> Pixels | None:
-    """Decode a JPEG of one or three colours without copying its bytes, as nearly all are; None at any complaint."""
+def decode_intact_jpeg(request: DecodeRequest) -> Pixels | None:
+    """Decode a JPEG of one or three channels without copying its bytes; None on any warning. Nearly all files pass."""
     import simplejpeg
 
     try:
-        colors = simplejpeg.decode_jpeg_header(want.data, strict=True)[2]
-        return _turbo(want) if colors in ("Gray", "YCbCr", "RGB") else None
+        colors = simplejpeg.decode_jpeg_header(request.data, strict=True)[2]
+        return _turbo(request) if colors in ("Gray", "YCbCr", "RGB") else None
     except ValueError:
         return None
 
 
-def _turbo_cmyk(want: Want, *, strict: bool = True) -> Pixels:
-    """Decode four inks; inverted, as Adobe writes them and as Pillow takes them to be."""
+def _turbo_cmyk(request: DecodeRequest, *, strict: bool = True) -> Pixels:
+    """Decode CMYK, inverted, as Adobe writes it and Pillow reads it."""
     import simplejpeg
     from PIL import Image
 
-    side = want.side or 0
-    inks = simplejpeg.decode_jpeg(want.data, "CMYK", min_height=side, min_width=side, strict=strict)
+    side = request.side or 0
+    inks = simplejpeg.decode_jpeg(request.data, "CMYK", min_height=side, min_width=side, strict=strict)
     height, width = inks.shape[:2]
     image = Image.frombuffer("CMYK", (width, height), (255 - inks).tobytes(), "raw", "CMYK", 0, 1)
-    return np.asarray(image.convert(want.mode))
+    return np.asarray(image.convert(request.mode))
 
 
-def _decode_jpeg(want: Want) -> Picture:
-    """Decode strictly; on a complaint repair what can be repaired, name it, and decode what is left leniently."""
-    turbo = _turbo_cmyk if read_header(want.data).depth == 4 else _turbo
+def decode_jpeg(request: DecodeRequest) -> Picture:
+    """Decode strictly; on a warning name and repair the fault, and retry; at last decode leniently."""
+    turbo = _turbo_cmyk if read_header(request.data).depth == 4 else _turbo
     names: set[str] = set()
     for _ in range(_REPAIRS):
         try:
-            pixels = turbo(want)
+            pixels = turbo(request)
         except ValueError as error:
-            name, repaired = _diagnose(want.data, str(error))
-            if name == "truncated":  # also what a cut-off file says once its end marker is put back
+            name, repaired = _diagnose(request.data, str(error))
+            if name == "truncated":  # a cut-off file gives this warning once its end marker is restored
                 names.discard("missing_eoi")
             names.add(name)
             if name == "odd_sampling":
-                loose = _decode_pillow(want)
-                return loose if loose.pixels is None else Picture(loose.pixels, _damaged(names))
+                loose = decode_pillow(request)
+                return loose if loose.pixels is None else Picture(loose.pixels, decoding_of(names))
             if repaired is None:
                 break
-            want = Want(repaired, want.format, want.rgb, want.side, want.max_bytes)
+            request = replace(request, data=repaired)
         else:
-            if "missing_eoi" in names and not _scans_complete(want.data):
+            if "missing_eoi" in names and not _scans_complete(request.data):
                 names = names - {"missing_eoi"} | {"truncated"}
-            return Picture(pixels, _damaged(names))
+            return Picture(pixels, decoding_of(names))
     try:
-        return Picture(turbo(want, strict=False), _damaged(names))
+        return Picture(turbo(request, strict=False), decoding_of(names))
     except ValueError:
         return Picture(None, NOT_DECODABLE)
 
 
 def _diagnose(data: bytes, message: str) -> tuple[str, bytes | None]:
-    """Return the name of what libjpeg complains of, and the data without that fault where it can be mended."""
-    name = _named(message, _JPEG_COMPLAINTS)
+    """Return the damage behind a libjpeg warning, and the data without it; None for data that cannot be repaired."""
+    name = damage_named(message, _WARNINGS)
     if name == "missing_eoi":
-        if data.endswith(b"\xff\xd9"):  # swallowed by a segment that is cut off
+        if data.endswith(b"\xff\xd9"):  # the marker was read as part of a cut-off segment
             return "truncated", None
         return name, data + b"\xff\xd9"
     if name == "header_junk":
@@ -116,7 +116,7 @@ def _diagnose(data: bytes, message: str) -> tuple[str, bytes | None]:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, start, end) of the segments up to and with the first start of scan; ends early on broken data."""
+    """Yield (marker, start, end) of the segments up to and including the first start of scan; stops early on broken data."""
     at = 2
     while 0 <= (at := data.find(b"\xff", at)) < len(data) - 3:
         marker = data[at + 1]
@@ -134,7 +134,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _rebuilt(data: bytes, without: tuple[int, ...]) -> bytes | None:
-    """Return a JPEG with nothing between its segments and without some of them, or None where it has no scan."""
+    """Return a JPEG without bytes between its segments and without some segments; None if it has no scan."""
     parts = [data[:2]]
     for marker, start, end in _segments(data):
         if marker == 0xDA:
@@ -145,9 +145,9 @@ def _rebuilt(data: bytes, without: tuple[int, ...]) -> bytes | None:
 
 
 def _scans_complete(data: bytes) -> bool:
-    """Say whether a progressive JPEG holds every bit of every coefficient, which no decoder checks.
+    """Return whether a progressive JPEG has every bit of every coefficient, which no decoder checks.
 
-    Cut off between two scans and given an end marker, it decodes without a warning, only blurred.
+    A file that was cut off between two scans and got an end marker decodes without a warning, but blurred.
     """
     frame = next(((start, end) for marker, start, end in _segments(data) if marker in (0xC2, 0xCA)), None)
     if frame is None:

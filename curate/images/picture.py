@@ -1,4 +1,4 @@
-"""What is asked of a decoder and what it answers."""
+"""The request to a decoder, its result, and the names of damages."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 PIXELS_SIDE = 256
-"""Side of the squashed square pictures in the transient column `pixels`."""
+"""Side in pixels of the squashed square pictures in the transient column `pixels`."""
 
 
 HASH_SIDE = 128
-"""Least shorter side from which a picture is hashed: from a 1/8 scale hashes are up to 12 bits off imagehash's."""
+"""Pictures are decoded to at least this side before hashing; at 1/8 scale, hashes are up to 12 bits off imagehash's."""
 
 
 DAMAGES: dict[str, str] = {
-    "missing_eoi": "the end marker is absent and nothing else: the picture is whole",
-    "header_junk": "extraneous bytes between the markers before the image data; the picture is whole",
-    "bad_metadata": "metadata (EXIF, ICC profile, text, animation control) that cannot be read; the picture is whole",
-    "odd_sampling": "a JPEG whose chroma sampling the strict decoder does not know: decoded without its checks",
-    "truncated": "the image data end before the picture does; the rest is grey or black",
-    "extra_data": "image data left over when the picture was complete: often a flipped bit somewhere before",
-    "bad_entropy_data": "compressed data that mean nothing, or a checksum that fails; part of the picture is wrong",
-    "bad_structure": "markers, chunks or tables that are broken, doubled or out of order",
-    "other_warning": "any other complaint of the decoder",
+    "missing_eoi": "only the end marker is missing; the picture is complete",
+    "header_junk": "extraneous bytes between the markers before the image data; the picture is complete",
+    "bad_metadata": "unreadable metadata (EXIF, ICC profile, text, animation control); the picture is complete",
+    "odd_sampling": "a JPEG with chroma sampling that the strict decoder does not support: decoded without its checks",
+    "truncated": "the image data end early; the rest of the picture is grey or black",
+    "extra_data": "image data left over after the picture was complete: often caused by an earlier flipped bit",
+    "bad_entropy_data": "invalid compressed data or a failed checksum; part of the picture is wrong",
+    "bad_structure": "broken, duplicate or misplaced markers, chunks or tables",
+    "other_warning": "any other warning from the decoder",
 }
-"""Every name that can stand in `damaged: a+b`, and what it means."""
+"""The names that can occur in `damaged: a+b` and their meanings."""
 
 
 NOT_DECODABLE = "not_decodable"
-"""The value of `decoding` for a file with a good header from which no decoder gets a picture."""
+"""The value of `decoding` for a file that has a valid header but yields no pixels."""
 
 
 class Picture(NamedTuple):
@@ -47,29 +47,31 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Want:
-    """What to decode: the bytes, their format, grey or RGB, and the least side wanted (None = full size)."""
+class DecodeRequest:
+    """What to decode: the bytes, their format, grey or RGB, and the smallest side to decode to (None = full size)."""
 
     data: bytes
     format: str
     rgb: bool = False
-    side: int | None = HASH_SIDE  # either side is reduced on its own: shapes are not kept
+    side: int | None = HASH_SIDE  # each side is reduced independently, so the aspect ratio can change
     max_bytes: int = MAX_DECODED_BYTES
 
     @property
     def pixels(self) -> int:
-        """Return the most pixels that fit `max_bytes`, at the least that a pixel of the format takes."""
+        """Upper bound on the pixels that fit into `max_bytes`, at the smallest pixel size of the format."""
         return self.max_bytes // (2 if self.format == "gif" else 1)
 
     @property
     def mode(self) -> str:
-        """Return Pillow's name for the pixels wanted."""
+        """Pillow's mode for the requested pixels."""
         return "RGB" if self.rgb else "L"
 
 
-def _damaged(names: set[str]) -> str:
+def decoding_of(names: set[str]) -> str:
+    """Return the fact `decoding` for damages: "ok" for none, else "damaged: a+b"."""
     return "damaged: " + "+".join(sorted(names)) if names else "ok"
 
 
-def _named(message: str, complaints: tuple[tuple[str, str], ...]) -> str:
-    return next((name for words, name in complaints if words in message), "other_warning")
+def damage_named(message: str, patterns: tuple[tuple[str, str], ...]) -> str:
+    """Return the damage for a decoder's message: the name of the first of (substring, name) pairs that matches."""
+    return next((name for words, name in patterns if words in message), "other_warning")

@@ -1,4 +1,4 @@
-"""Decoding with Pillow: every format but JPEG, and what its decoders complain of."""
+"""Decoding with Pillow: every format but JPEG, with a diagnosis of damaged files."""
 
 from __future__ import annotations
 
@@ -8,44 +8,41 @@ import tempfile
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curate.images.header import MAX_DECODED_BYTES, gif_frames
+from curate.images.gif import count_frames
+from curate.images.header import FORMATS, MAX_DECODED_BYTES
+from curate.images.picture import NOT_DECODABLE, DecodeRequest, Picture, Pixels, damage_named, decoding_of
 
 if TYPE_CHECKING:
     from PIL import Image
-from curate.images.picture import NOT_DECODABLE, Picture, Pixels, Want, _damaged, _named
 
 PILLOW_ERRORS = (
     OSError,  # truncated data, broken streams; UnidentifiedImageError is one
     SyntaxError,  # how plugins say "not mine" and "broken chunk"
-    ValueError,  # of which UnicodeDecodeError
-    TypeError,  # directories whose entries have another type than they ought to
-    KeyError,  # modes and tags that are not in a table
+    ValueError,  # includes UnicodeDecodeError
+    TypeError,  # directory entries of an unexpected type
+    KeyError,  # unknown modes and tags
     IndexError,
     EOFError,
     AttributeError,
     OverflowError,
     ZeroDivisionError,
     RuntimeError,
-    MemoryError,  # sizes that only show while decoding
+    MemoryError,  # sizes that only appear while decoding
     struct.error,
     zlib.error,
 )
-"""What Pillow's plugins raise at broken files (found with its own adversarial files and by mutation)."""
+"""The exceptions of Pillow's plugins for broken files (found with Pillow's own adversarial files and by mutation)."""
 
+_PLUGINS = {name: (name.upper(),) for name in FORMATS} | {"jpeg": ("JPEG", "MPO")}
 
-_PILLOW_FORMATS: dict[str, tuple[str, ...]] = {name: (name.upper(),) for name in ("png", "webp", "gif", "bmp", "tiff", "avif")}
-
-
-_PILLOW_FORMATS["jpeg"] = ("JPEG", "MPO")
-
-
-_PILLOW_COMPLAINTS = (
+_MESSAGES = (
     ("truncated", "truncated"),
     ("Truncated", "truncated"),
     ("not processed", "truncated"),
@@ -66,20 +63,19 @@ _PILLOW_COMPLAINTS = (
     ("Fax", "bad_entropy_data"),
 )
 
-
-_pillow_lock = threading.Lock()
+_settings_lock = threading.Lock()
 
 
 @contextmanager
 def _pillow(pixels: int, *, lenient: bool) -> Iterator[list[warnings.WarningMessage]]:
-    """Set Pillow's two process-wide switches for one decode and put them back; yields the warnings as they come.
+    """Set Pillow's two process-wide settings for one decode and restore them; yield the list of warnings caught so far.
 
-    Its bomb check, an error above twice its setting, is the second line behind the header's: a plugin may read another
-    size than our parser did, and some allocate as soon as they have read it.
+    Pillow's bomb check, which raises above twice its setting, backs up the check of the header: a plugin may read another
+    size than our parser, and some allocate as soon as they have read it.
     """
     from PIL import Image, ImageFile
 
-    with _pillow_lock, warnings.catch_warnings(record=True) as caught:
+    with _settings_lock, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = pixels // 2, lenient
@@ -89,36 +85,36 @@ def _pillow(pixels: int, *, lenient: bool) -> Iterator[list[warnings.WarningMess
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _decode_pillow(want: Want) -> Picture:
-    """Decode strictly; on an error decode leniently and name the error."""
-    names = _unended(want)
-    with _pillow(want.pixels, lenient=False) as caught, _libtiff(want.format) as printed:
+def decode_pillow(request: DecodeRequest) -> Picture:
+    """Decode strictly; on an error name it and decode leniently."""
+    names = _CHECKS.get(request.format, _no_faults)(request.data)
+    with _pillow(request.pixels, lenient=False) as caught, _libtiff(request.format) as printed:
         try:
-            pixels = _loaded(want)
+            pixels = _loaded(request)
         except PILLOW_ERRORS as error:
             pixels, strict = None, False
             if not names or "cannot identify" not in str(error):
-                names.add(_named(str(error), _PILLOW_COMPLAINTS))
+                names.add(damage_named(str(error), _MESSAGES))
         else:
             strict = True
-    names |= {_named(str(warning.message), _PILLOW_COMPLAINTS) for warning in caught if issubclass(warning.category, UserWarning)}
-    names |= {_named(line, _PILLOW_COMPLAINTS) for line in printed}
+    names |= {damage_named(str(warning.message), _MESSAGES) for warning in caught if issubclass(warning.category, UserWarning)}
+    names |= {damage_named(line, _MESSAGES) for line in printed}
     if not strict:
-        with _pillow(want.pixels, lenient=True), _libtiff(want.format):
+        with _pillow(request.pixels, lenient=True), _libtiff(request.format):
             try:
-                pixels = _loaded(want)
+                pixels = _loaded(request)
             except PILLOW_ERRORS:
                 return Picture(None, NOT_DECODABLE)
     if pixels is None:
         return Picture(None, "too_many_pixels")
     if "truncated" in names:
         names.discard("missing_eoi")
-    return Picture(pixels, _damaged(names))
+    return Picture(pixels, decoding_of(names))
 
 
 @contextmanager
 def _libtiff(form: str) -> Iterator[list[str]]:
-    """Collect what libtiff writes to the process's standard error: it has no other way to warn. No-op for the rest."""
+    """Collect libtiff's warnings, which go to the standard error of the process. Does nothing for other formats."""
     lines: list[str] = []
     if form != "tiff":
         yield lines
@@ -135,20 +131,8 @@ def _libtiff(form: str) -> Iterator[list[str]]:
             lines += file.read(1 << 16).decode(errors="replace").splitlines()
 
 
-def _unended(want: Want) -> set[str]:
-    """Name what decoders let pass: a file without its end, or shorter than it says."""
-    data = want.data
-    if want.format == "png":
-        return _png_faults(data)
-    if want.format == "gif":
-        return set() if gif_frames(data, 1 << 30)[1] else {"missing_eoi"}
-    if want.format == "webp":
-        return {"truncated"} if struct.unpack_from("<I", data, 4)[0] + 8 > len(data) + 1 else set()
-    return set()
-
-
 def _png_faults(data: bytes) -> set[str]:
-    """Check the chunks' checksums, which Pillow skips for image data, and that the last chunk is there."""
+    """Check the checksums of chunks, which Pillow skips for image data, and that the last chunk is present."""
     faults: set[str] = set()
     at = 8
     while at + 12 <= len(data):
@@ -157,43 +141,55 @@ def _png_faults(data: bytes) -> set[str]:
         if end + 4 > len(data):
             return faults | {"truncated" if name == b"IDAT" else "missing_eoi"}
         if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            faults.add("bad_metadata" if name[:1].islower() else "bad_entropy_data")  # lower case: can be done without
+            faults.add("bad_metadata" if name[:1].islower() else "bad_entropy_data")  # lower case: an optional chunk
         if name == b"IEND":
             return faults
         at = end + 4
     return faults | {"missing_eoi"}
 
 
-def _loaded(want: Want) -> Pixels | None:
-    """Return the first frame, or None where it is larger than its header said. Raises PILLOW_ERRORS."""
-    from io import BytesIO
+def _gif_faults(data: bytes) -> set[str]:
+    return set() if count_frames(data, 1 << 30)[1] else {"missing_eoi"}
 
+
+def _webp_faults(data: bytes) -> set[str]:
+    return {"truncated"} if struct.unpack_from("<I", data, 4)[0] + 8 > len(data) + 1 else set()
+
+
+def _no_faults(data: bytes) -> set[str]:
+    return set()
+
+
+_CHECKS: dict[str, Callable[[bytes], set[str]]] = {"png": _png_faults, "gif": _gif_faults, "webp": _webp_faults}
+"""Finds damage that Pillow ignores: a missing end, or a file shorter than it claims."""
+
+
+def _loaded(request: DecodeRequest) -> Pixels | None:
+    """Return the first frame; None if it is larger than its header claims. Raises PILLOW_ERRORS."""
     from PIL import Image
 
     try:
-        with Image.open(BytesIO(want.data), formats=_PILLOW_FORMATS[want.format]) as image:
-            if image.width * image.height * len(image.getbands()) > want.max_bytes:
+        with Image.open(BytesIO(request.data), formats=_PLUGINS[request.format]) as image:
+            if image.width * image.height * len(image.getbands()) > request.max_bytes:
                 return None
-            if want.format == "jpeg" and want.side:
-                image.draft(want.mode, (want.side, want.side))
+            if request.format == "jpeg" and request.side:
+                image.draft(request.mode, (request.side, request.side))
             image.load()
-            across, down = (max(1, size // want.side) if want.side else 1 for size in image.size)
-            return _flattened(image, want.mode, (across, down))
+            across, down = (max(1, size // request.side) if request.side else 1 for size in image.size)
+            return _flattened(image, request.mode, (across, down))
     except Image.DecompressionBombError:
         return None
 
 
 def exif_orientation(data: bytes, form: str) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where there is none, it cannot be read, or decoding applies it (TIFF)."""
-    from io import BytesIO
-
+    """Return the EXIF orientation, 1 to 8; 1 if it is absent, unreadable, or applied by the decoder (TIFF)."""
     from PIL import Image
 
     if form == "tiff":
         return 1
     with _pillow(MAX_DECODED_BYTES // 2, lenient=True):
         try:
-            with Image.open(BytesIO(data), formats=_PILLOW_FORMATS[form]) as image:
+            with Image.open(BytesIO(data), formats=_PLUGINS[form]) as image:
                 found = image.getexif().get(0x0112, 1)
         except (*PILLOW_ERRORS, Image.DecompressionBombError):
             return 1
@@ -201,7 +197,7 @@ def exif_orientation(data: bytes, form: str) -> int:
 
 
 def _flattened(image: Image.Image, mode: str, factors: tuple[int, int]) -> Pixels:
-    """Return `image` in `mode` without alpha, each side reduced by its factor; in bands, so as not to hold it twice."""
+    """Return `image` in `mode` without alpha, each side reduced by its factor; in bands, to save memory."""
     low, high = _range(image)
     rows = max(factors[1], (1 << 22) // image.width // factors[1] * factors[1])
     bands = []
@@ -213,7 +209,7 @@ def _flattened(image: Image.Image, mode: str, factors: tuple[int, int]) -> Pixel
 
 
 def _range(image: Image.Image) -> tuple[float, float]:
-    """Return the values that become black and white in modes wider than a byte."""
+    """Return the sample values that map to black and white in modes wider than a byte."""
     if image.mode.startswith("I;16"):
         return 0.0, 65535.0
     if image.mode not in ("I", "F"):

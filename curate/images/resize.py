@@ -1,40 +1,35 @@
-"""Whole images squashed to the square that a captioner or matcher reads."""
+"""Images squashed to the square input of a captioner or matcher."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from curate.core import watchdog
 from curate.images.decode import decode_picture
-from curate.images.picture import Pixels, Want
+from curate.images.picture import DecodeRequest, Pixels
 
-if TYPE_CHECKING:
-    from curate.models.protocols import Pixels
-
-
-_turn = Lock()
-"""Pillow decodes one image at a time (see curate.stages.decode): the time of the others has not begun while they wait."""
+_pillow_turn = Lock()
+"""Pillow decodes one image at a time (see curate.images.pillow). Taken before the watchdog, so that waiting is not timed."""
 
 
-def recorded(row: int, want: Want) -> Pixels | None:
-    """Return `squashed(want)`, with the row on record for as long as it takes."""
-    with nullcontext() if want.format == "jpeg" else _turn, watchdog.row(row):
-        return squashed(want)
+def recorded(row: int, request: DecodeRequest) -> Pixels | None:
+    """Return `squashed(request)`, watched by curate.core.watchdog as `row`."""
+    with nullcontext() if request.format == "jpeg" else _pillow_turn, watchdog.row(row):
+        return squashed(request)
 
 
-def squashed(want: Want) -> Pixels | None:
-    """Return an image as RGB uint8 [side, side, 3], bicubic, as BLIP's loader squashes it; None where nothing decodes.
+def squashed(request: DecodeRequest) -> Pixels | None:
+    """Return an image as RGB uint8 [side, side, 3], resized bicubically as by BLIP's loader; None if it does not decode.
 
-    A JPEG is decoded at the smallest scale that is not below the side.
+    A JPEG is decoded at the smallest scale that is at least the side.
     """
     from PIL import Image
 
-    assert want.side is not None
-    pixels = decode_picture(want).pixels
+    assert request.side is not None
+    pixels = decode_picture(request).pixels
     if pixels is None:
         return None
-    return np.asarray(Image.fromarray(pixels).resize((want.side, want.side), Image.Resampling.BICUBIC, reducing_gap=2.0))
+    return np.asarray(Image.fromarray(pixels).resize((request.side, request.side), Image.Resampling.BICUBIC, reducing_gap=2.0))

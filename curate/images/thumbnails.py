@@ -1,4 +1,4 @@
-"""Small and re-encoded JPEGs: thumbnails for the report, and files for trainers that cannot read the original."""
+"""Thumbnails for the report, and re-encoded JPEGs for trainers that cannot read the original format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from io import BytesIO
 
 from curate.images.decode import decode_picture
 from curate.images.header import read_header
-from curate.images.picture import Want
+from curate.images.picture import DecodeRequest
 from curate.images.pillow import exif_orientation
 
 _UPRIGHT = {
@@ -21,12 +21,12 @@ _UPRIGHT = {
 
 
 def thumbnail(data: bytes, side: int = 160) -> bytes | None:
-    """Return a JPEG whose longest side is at most `side`, upright and without metadata; None where nothing decodes."""
+    """Return a JPEG whose longest side is at most `side`, upright and without metadata; None if it does not decode."""
     return _jpeg(data, side, 70)
 
 
 def reencode(data: bytes, longest_side: int | None, quality: int) -> bytes | None:
-    """Return `data` as an upright JPEG of at most `longest_side` (None = full size); None where nothing decodes."""
+    """Return `data` as an upright JPEG of at most `longest_side` (None = full size); None if it does not decode."""
     return _jpeg(data, longest_side, quality)
 
 
@@ -36,7 +36,7 @@ def _jpeg(data: bytes, side: int | None, quality: int) -> bytes | None:
     header = read_header(data)
     if header.reason != "ok" or not (header.format and header.width and header.height):
         return None
-    pixels = decode_picture(Want(data, header.format, rgb=True, side=side)).pixels
+    pixels = decode_picture(DecodeRequest(data, header.format, rgb=True, side=side)).pixels
     if pixels is None:
         return None
     image = Image.fromarray(pixels)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from curate.core import facts
 from curate.planning.plan import Plan
 
 RECORD_FIELDS = [
@@ -26,9 +25,7 @@ RECORD_FIELDS = [
 
 def schema(plan: Plan) -> pa.Schema:
     """Return the schema of a plan's decisions: the record, the facts that are shown, a column of evidence per filter."""
-    shown = [pa.field(fact.name, fact.type) for fact in facts.SHOWN]
-    if any("eval_match" in stage.provides.names for stage in plan.stages()):
-        shown.append(pa.field("eval_match", pa.string()))
+    shown = [pa.field(fact.name, fact.type) for fact in plan.shown]
     evidence = [pa.field(step.name, step.rule.evidence) for step in plan.steps]
     return pa.schema([*RECORD_FIELDS, *shown, *evidence])
 

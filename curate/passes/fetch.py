@@ -7,7 +7,7 @@ attempt asks only for what is missing. Rows of a shard with the same url share o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -16,14 +16,15 @@ from typing import Any, NamedTuple, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.core.contracts import IMAGE_ROWS, Report, Shard
+from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard
 from curate.core.timing import Activities
 from curate.fetch import Got, Wanted, fetch
 from curate.fetch.image_log import HEADER, SCHEMA, Log, Piece
 from curate.fetch.policy import FetchPolicy
-from curate.passes.evaluation import evaluating
+from curate.passes.evaluation import ShardEvaluation, evaluating
 from curate.passes.judge import Judge
 from curate.passes.scan import content_keys
+from curate.planning.plan import FETCH
 from curate.sources.records import BATCH_BYTES, image_array
 from curate.stages.header import HeaderStage
 from curate.storage.parquet import ParquetWriter
@@ -44,7 +45,7 @@ Download = Callable[[Sequence[Wanted], FetchPolicy], Generator[Got | None, None,
 class Fetch:
     """The task: fetches the images of a scanned shard that are asked for and not known, and commits them."""
 
-    judge: Judge  # whose walk says which are asked for
+    judge: Judge  # evaluated up to `fetch`, it says which are needed
     policy: FetchPolicy
     retry: bool = False  # ask again for what could not be fetched
     download: Download | None = None  # default: curate.fetch.fetch
@@ -57,8 +58,8 @@ class Fetch:
     def __call__(self, shard: Shard) -> Report:
         """Fetch for one scanned shard."""
         activities, log, rows = Activities(), Log(self.judge.store, shard), 0
-        with evaluating(self.judge, shard, activities) as walk:
-            batches = (walk.to_fetch(facts, retry=self.retry).to_pylist() for facts in walk.batches())
+        with evaluating(self.judge, shard, activities) as evaluation:
+            batches = (batch.to_pylist() for batch in wanted(evaluation, retry=self.retry))
             records = chain.from_iterable(batches)
             while some := list(islice(records, WINDOW)):
                 rows += len(some)
@@ -66,7 +67,7 @@ class Fetch:
                 self._fetch(some, log)
                 fetching = time.process_time() - began  # of the core: what is waited for costs none
                 activities.seconds["fetch"] = activities.seconds.get("fetch", 0.0) + fetching
-            walk.commit()
+            evaluation.commit()
         known = log.table()
         failed = pc.sum(pc.not_equal(known["fetched"], "ok")).as_py() or 0
         done = {"asked": known.num_rows, "failed": failed}
@@ -79,6 +80,17 @@ class Fetch:
             pieces = _Pieces(log, self.judge.plan.header)
             while pieces.write(arriving):
                 pass
+
+
+def wanted(evaluation: ShardEvaluation, *, retry: bool = False) -> Iterator[Batch]:
+    """Yield row, url, given_sha256 of the living records whose images are not known; with `retry` those that failed too."""
+    step = evaluation.plan.step(FETCH)
+    for batch in evaluation.batches():
+        evaluated = evaluation.evaluate(batch, step)
+        known = evaluated.facts["fetched"]
+        settled = pc.fill_null(pc.equal(known, "ok"), fill_value=False) if retry else known.is_valid()
+        living = evaluated.verdict.images_before(step) & ~settled.to_numpy(zero_copy_only=False)
+        yield evaluated.facts.select(["row", "url", "given_sha256"]).filter(pa.array(living))
 
 
 class _Wish(NamedTuple):

@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,15 +19,16 @@ import pyarrow.compute as pc
 from curate.core import watchdog
 from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard
 from curate.fetch.image_log import known, open_images
-from curate.images.picture import Want
+from curate.images.picture import DecodeRequest
 from curate.images.resize import recorded
 from curate.images.thumbnails import thumbnail
 from curate.stages.decode import DecodeStage
-from curate.storage.paths import staged
 from curate.storage.store import Store
 
 MEMORY = 4 << 30
 """Bytes of address space that a child may take on top of what it starts with."""
+
+_OUT_OF_MEMORY = 137  # exit code of a child in which memory ran out
 
 _MAX_CRASHING_ROWS = 1000  # images of one shard that may kill their decoder before the shard itself is given up
 
@@ -52,8 +49,8 @@ class FindCrashes:
         known = crashing_rows(self.store, shard)
         if base is None or len(known) >= _MAX_CRASHING_ROWS:
             return Report(shard.index, 0, counts={"crashing_rows": 0})
-        with TemporaryDirectory(prefix="curate-") as folder, self.store.storage.reading(base) as path, _at_hand(shard) as here:
-            found = self._found(_Child(path, here, self, Path(folder) / "row"), known)
+        with TemporaryDirectory(prefix="curate-") as folder, self.store.storage.reading(base) as path:
+            found = self._found(_Child(path, shard, self, Path(folder) / "row"), known)
         if found:
             self.store.write_json(_name(shard), {str(row): reason for row, reason in {**known, **found}.items()})
         return Report(shard.index, 0, counts={"crashing_rows": len(found)})
@@ -67,7 +64,7 @@ class FindCrashes:
             if row is None:  # all is well, or it died of something else
                 break
             if row == start:
-                found[row] = "timeout" if exitcode == -signal.SIGALRM else "decoder_crash"
+                found[row] = "timeout" if exitcode == watchdog.EXITCODE else "decoder_crash"
             start = row
         return found
 
@@ -80,16 +77,6 @@ def crashing_rows(store: Store, shard: Shard) -> dict[int, str]:
 
 def _name(shard: Shard) -> str:
     return f"facts/crashing_rows/{shard.fingerprint}.json"
-
-
-@contextmanager
-def _at_hand(shard: Shard) -> Iterator[Shard]:
-    """Give the shard with its file on this disk: it is opened by one child after the other."""
-    if shard.kind == "folder" or shard.on_the_web:
-        yield shard
-        return
-    with staged(shard.url) as path:
-        yield replace(shard, url=path)
 
 
 @dataclass(frozen=True)
@@ -127,20 +114,22 @@ class _Child:
                 decode(facts.append_column("image", pa.array([data], pa.binary())))
                 for side in self.hunt.sides:
                     form = facts["format"][0].as_py()
-                    recorded(row, Want(data, form, rgb=True, side=side, max_bytes=decode.max_bytes))
+                    recorded(row, DecodeRequest(data, form, rgb=True, side=side, max_bytes=decode.max_bytes))
             if data:
                 with watchdog.row(row):
                     thumbnail(data)
         except MemoryError:
             with watchdog.row(row):
-                os._exit(1)
+                os._exit(_OUT_OF_MEMORY)
 
 
 def _limit() -> None:
-    """Bound the memory of this process; where the system has no such number it stays as it is."""
+    """Bound the memory of this process, on systems that can: those with resource and /proc."""
     try:
+        import resource
+
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    except OSError:
+    except (ImportError, OSError):
         return
     limit = pages * resource.getpagesize() + MEMORY
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -1,4 +1,4 @@
-"""The verdicts of a shard: counts looked up, filters walked in the recipe's order, dear facts only for rows still alive."""
+"""The verdicts of a shard: every filter evaluated, decisions and expensive facts committed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ASKS = "-asks"
 
 @dataclass(frozen=True)
 class Judge:
-    """The task: commits a shard's decisions, its thumbnails, and the dear facts that it had to compute."""
+    """The task: commits a shard's decisions, its thumbnails, and the expensive facts that it had to compute."""
 
     store: Store
     plan: Plan
@@ -45,12 +45,12 @@ class Judge:
         name = f"{shard.index:06d}.parquet"
         with activities.doing("write"), self.store.writing(f"decisions/{name}") as path:
             writer = ParquetWriter(path, decisions.schema(self.plan))
-            with evaluating(self, shard, activities) as walk, activities.doing("judge"):
-                sampler = self._judge(walk, writer, tally)
+            with evaluating(self, shard, activities) as evaluation, activities.doing("judge"):
+                sampler = self._judge(evaluation, writer, tally)
                 with activities.doing("thumbnails"), self.store.writing(f"thumbs/{name}") as thumbs:
-                    sampler.write(thumbs, walk.locate, walk.opened)
+                    sampler.write(thumbs, evaluation.locate, evaluation.reader)
                 with activities.doing("write"):
-                    walk.commit()
+                    evaluation.commit()
             writer.close()
             digest = file_sha256(path)
         note = self.store.mark_of_facts(self.base, shard.fingerprint) or {}
@@ -58,12 +58,12 @@ class Judge:
         self.store.commit(self.run, f"{self.marks}/{shard.index:06d}", done)
         return Report(shard.index, tally["records"], activities.seconds, {**activities.rows, **tally}, note.get("error"))
 
-    def _judge(self, walk: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> Sampler:
+    def _judge(self, evaluation: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> Sampler:
         sampler = Sampler(self.plan, self.samples)
-        sampler.skipped = walk.crashing_rows
-        for facts in walk.batches():
-            table = walk.judge(facts)
-            with walk.activities.doing("write"):
+        sampler.skipped = evaluation.crashing_rows
+        for facts in evaluation.batches():
+            table = evaluation.decisions(evaluation.evaluate(facts))
+            with evaluation.activities.doing("write"):
                 writer.write(table)
             _count(tally, table)
             sampler.offer(table)
@@ -77,9 +77,9 @@ class Judge:
 
 @dataclass(frozen=True)
 class Prepare:
-    """The task before, where models have GPUs: commits the dear facts that cores compute, and whether models are needed.
+    """The task before it where models run on GPUs: commits the facts that cores compute, and whether the models are needed.
 
-    It walks as the judge does, up to the first filter that asks a model of pictures, and decides nothing.
+    It evaluates as the judge does, up to the first filter on a GPU, and decides nothing.
     """
 
     judge: Judge
@@ -88,12 +88,12 @@ class Prepare:
         """Prepare one scanned shard."""
         task, activities = self.judge, Activities()
         rows, asks = 0, False
-        with evaluating(task, shard, activities) as walk:
-            for facts in walk.batches():
-                asks |= walk.prepare(facts)
+        with evaluating(task, shard, activities) as evaluation:
+            for facts in evaluation.batches():
+                asks |= evaluation.evaluate(facts, task.plan.first_on_gpu).lacking
                 rows += facts.num_rows
             with activities.doing("write"):
-                walk.commit()
+                evaluation.commit()
         task.store.commit(task.run, f"{self.marks}/{shard.index:06d}{ASKS if asks else ''}", {})
         return Report(shard.index, rows, activities.seconds, activities.rows)
 

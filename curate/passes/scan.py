@@ -15,7 +15,6 @@ from curate.core import facts, watchdog
 from curate.core.contracts import ROW_GROUP, Batch, CorpusCount, Report, Shard, ShardBreak
 from curate.core.timing import Activities
 from curate.counts.partial import Partial, partial_name
-from curate.planning.plan import Plan, provider_key
 from curate.sources.opening import open_shard
 from curate.stages.header import HeaderStage
 from curate.stages.text import TextStage, hash_strings, normalised, text_facts, tokens
@@ -28,17 +27,13 @@ BASE_SCHEMA = pa.schema(
         *facts.schema(("key", "url", "text", "error")),
         pa.field("offset", pa.int64()),
         pa.field("given_sha256", pa.string()),
-        *facts.schema(("bytes", "sha256", "header", "format", "width", "height", "animated", "words", "characters")),
+        *HeaderStage.provides,
+        *TextStage.provides,
         pa.field("text_key", pa.uint64()),  # xxh3 of the normal form; null without text
         pa.field("url_key", pa.uint64()),  # xxh3 of the url; null without
         pa.field("content_key", pa.uint64()),  # first 64 bits of sha256; null without image
     ]
 )
-
-
-def base_key(plan: Plan) -> str:
-    """Return the name under which a shard's base facts are stored: it changes with the stages that make them."""
-    return "base-2" + provider_key(plan.header).rsplit("-", 1)[1] + provider_key(plan.text).rsplit("-", 1)[1]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.core.contracts import Batch, Shard, shard_name
-from curate.core.facts import SHOWN
 from curate.passes import decisions
 from curate.planning.plan import Plan, Step
 from curate.stages.caption import fault
@@ -105,8 +104,7 @@ class Verdict:
             "text_no": pa.array(np.zeros(self.rows, np.int16)),
             "source": pa.repeat("web", self.rows),
             **{name: columns[name] for name in ("row", "key", "url", "text", "error")},
-            **{fact.name: columns.get(fact.name, pa.nulls(self.rows, fact.type)) for fact in SHOWN},
-            **({"eval_match": columns["eval_match"]} if "eval_match" in schema.names else {}),
+            **{fact.name: columns.get(fact.name, pa.nulls(self.rows, fact.type)) for fact in self._plan.shown},
         }
         web = pa.table({**values, **_judgement(self._web)})
         written = self._written_table(web, columns["captions"]) if self._captions else web.slice(0, 0)
@@ -128,9 +126,9 @@ class Verdict:
                 judged.take(step.name, self._written, place)
             elif step.rule.about == "image":
                 judged.take(step.name, self._web, place // self._captions)
-        of_image = [fact.name for fact in SHOWN if fact.about == "image"] + ["eval_match"] * ("eval_match" in web.column_names)
+        of_image = [fact.name for fact in self._plan.shown if fact.about == "image"]
         values = {name: combined(web[name]).take(owner) for name in ("shard", "shard_index", "row", "key", "url", *of_image)}
-        values |= {fact.name: pa.nulls(len(place), fact.type) for fact in SHOWN if fact.about == "text"}
+        values |= {fact.name: pa.nulls(len(place), fact.type) for fact in self._plan.shown if fact.about == "text"}
         values["text_no"] = pa.array((place % self._captions + 1).astype(np.int16))
         values |= {"source": pa.repeat("synthetic", len(place)), "text": texts}
         values["error"] = pa.array([fault(text) for text in texts.to_pylist()], pa.string())

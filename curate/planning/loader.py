@@ -14,6 +14,9 @@ from curate import filters
 from curate.core.contracts import Filter
 from curate.core.errors import RecipeError, near
 from curate.fetch.policy import FetchPolicy
+from curate.planning import plugins
+from curate.planning.plan import judges_pictures
+from curate.planning.plugins import Plugin
 from curate.planning.recipe import Output, Recipe
 from curate.stages.caption import CaptionStage
 
@@ -49,8 +52,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
-def load(name_or_path: str, overrides: Sequence[str] = (), models: str | None = None) -> Recipe:
-    """Load a recipe by name or path; apply a set of MODELS, then FILTER.PARAM=VALUE. Raises RecipeError, in one line."""
+def load(name_or_path: str, overrides: Sequence[str] = (), models: str | None = None, given: Sequence[Plugin] = ()) -> Recipe:
+    """Load a recipe by name or path; apply a set of MODELS, then FILTER.PARAM=VALUE. Raises RecipeError, in one line.
+
+    `given` are plug-ins beside those that the recipe names.
+    """
+    plugins.load_installed()
     path = folder() / f"{name_or_path}.yaml" if name_or_path in names() else Path(name_or_path)
     if not _is_file(path):
         known = f"neither a file nor one of {', '.join(names())}{near(name_or_path, names())}"
@@ -64,14 +71,14 @@ def load(name_or_path: str, overrides: Sequence[str] = (), models: str | None = 
         raise RecipeError(f"{path}:{line}: not UTF-8: {error.reason}") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
-    return _Loader(str(path), path.stem, source).recipe(overrides, models)
+    return _Loader(str(path), path.stem, source).recipe(overrides, models, given)
 
 
 Values = dict[str, tuple[str, Any]]
 """Parameters of one owner as written: where (file and line, or the --set), and the value."""
 
 _SECTIONS = ("captions", "fetch", "output")
-_KEYS = ("about", "filters", *_SECTIONS)
+_KEYS = ("about", "plugins", "filters", *_SECTIONS)
 
 
 def _model_set(name: str | None, rules: dict[str, Values], others: dict[str, Values]) -> list[str]:
@@ -92,13 +99,16 @@ class _Loader:
     def __init__(self, path: str, name: str, source: str) -> None:
         self.path, self.name, self.source = path, name, source
 
-    def recipe(self, overrides: Sequence[str], models: str | None) -> Recipe:
+    def recipe(self, overrides: Sequence[str], models: str | None, given: Sequence[Plugin]) -> Recipe:
         top = self._mapping(self._parse(), "a recipe")
         for key, (line, _) in top.items():
             if key not in _KEYS:
                 raise self._error(line, f"unknown key {key!r}{near(key, _KEYS)}")
         if "filters" not in top:
             raise self._error(1, "a recipe needs filters")
+        loaded = tuple(dict.fromkeys([*self._plugins(top), *given]))
+        for plugin in loaded:
+            plugin.load()
         about = str(self._value(top["about"][1])) if "about" in top else ""
         rules = {}
         for key, (line, node) in self._mapping(top["filters"][1], "filters").items():
@@ -113,7 +123,17 @@ class _Loader:
             raise self._error(top["captions"][0], "captions are written but no filter judges them: add caption_match")
         output = self.build(Output, "output", others.get("output", {}))
         policy = self.build(FetchPolicy, "fetch", others.get("fetch", {}))
-        return Recipe(self.name, about, built, output, self.source, captions, policy)
+        return Recipe(self.name, about, built, output, self.source, captions, policy, loaded)
+
+    def _plugins(self, top: dict[str, tuple[int, yaml.Node]]) -> list[Plugin]:
+        """Return the plug-ins that the recipe names: files inside its folder."""
+        if "plugins" not in top:
+            return []
+        line, node = top["plugins"]
+        names = self._value(node)
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise self._error(line, "plugins must be a list of Python files beside the recipe: [my_rules.py]")
+        return plugins.beside(Path(self.path), names, f"{self.path}:{line}")
 
     def _parse(self) -> yaml.Node:
         try:
@@ -197,6 +217,8 @@ class _Loader:
 def recorded(resolved: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, Filter]:
     """Return the filters of a manifest's recipe, with overrides applied and checked as at load. Raises RecipeError."""
     loader = _Loader("manifest.json", str(resolved["name"]), "")
+    plugins.load_installed()
+    _same_plugins(resolved.get("plugins", {}))
     rules: dict[str, Values] = {}
     for name in resolved["order"]:
         rules[name] = {key: ("manifest.json", value) for key, value in resolved["filters"][name].items()}
@@ -205,6 +227,13 @@ def recorded(resolved: dict[str, Any], overrides: Sequence[str] = ()) -> dict[st
         raise RecipeError(f"{_said(changed)}: changes facts or output, not only verdicts; use curate run --set")
     loader.override(rules, {}, overrides)
     return {name: loader.build(filters.load(name), name, values) for name, values in rules.items()}
+
+
+def _same_plugins(wanted: dict[str, str]) -> None:
+    """Raise RecipeError unless the plug-ins of a manifest, by name and sha256, are loaded as they were."""
+    for name, sha256 in wanted.items():
+        if not plugins.is_loaded(sha256):
+            raise RecipeError(f"this output was made with the plug-in {name} (sha256 {sha256[:12]}): name it with --plugin")
 
 
 def split_override(text: str) -> tuple[str, str, Any]:
@@ -244,18 +273,15 @@ def _typed(kind: type[Any], name: str, value: Any, where: str) -> Any:
     return found
 
 
-_OF_PICTURES = ("eval_overlap", "blocklist", "nsfw", "caption_match", "clip_similarity")
-
-
 def always_on(rules: dict[str, Filter]) -> dict[str, Filter]:
-    """Return the filters with `unreadable` among them: before the first that reads what only a decoded image tells, else last."""
+    """Return the filters with `unreadable` among them: before the first that works on the decoded image, else last."""
     if "unreadable" in rules:
         return rules
     from curate.filters.unreadable import Unreadable
 
     ordered: dict[str, Filter] = {}
     for name, rule in rules.items():
-        if "unreadable" not in ordered and name in _OF_PICTURES:
+        if "unreadable" not in ordered and judges_pictures(rule):
             ordered["unreadable"] = Unreadable()
         ordered[name] = rule
     ordered.setdefault("unreadable", Unreadable())

@@ -1,70 +1,62 @@
-"""From a recipe to what must be computed, in which order: corpus counts, stages just before the first filter that reads them."""
+"""From a recipe to what must be computed, in which order: corpus counts, and stages just before a filter reads their facts."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import cached_property
+from typing import Any, Literal, TypeAlias, cast
 
 import xxhash
 
-from curate import filters
-from curate.core.contracts import CorpusCount, Filter, ModelKind, Stage, UsesModels
+from curate.core.contracts import IMAGE_VIEWS, CorpusCount, Filter, ModelKind, Needs, Stage
 from curate.core.errors import RecipeError
-from curate.core.facts import FACTS
+from curate.core.facts import FACTS, PROVIDERS, RECORD_FACTS, Fact
+from curate.core.hashing import code_of
 from curate.planning.recipe import Recipe
-from curate.stages.caption import CaptionStage
-from curate.stages.clip import ClipStage
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
 from curate.stages.language import LanguageStage
-from curate.stages.match import MatchStage
 from curate.stages.text import TextStage
 
 FETCH = "fetch"
-"""The filter where a pass ends for records whose images are on the web: those alive by then are fetched."""
+"""The filter that judges what came of fetching: before it, living records whose images are on the web are fetched."""
 
-_BEFORE_IMAGES = ("record", "text", "language", "texts_per_image", "images_per_text", "ngrams", "first_pair", "first_image")
-"""Providers whose facts are known before an image is fetched."""
+Until: TypeAlias = Literal["counts", "fetch", "device", "decisions", "tars"]
+"""Why a pass ends: a fact of the whole corpus is due, images are fetched, the work moves to GPUs, or its output is complete."""
 
-EAGER = ("record", "header", "fetch", "text")
-"""Providers whose facts every record gets while its shard is scanned: they cost less than knowing whether it is alive."""
-
-TRANSIENT = ("pixels", "pictures")
-"""Columns that exist while images are in memory: what reads them runs after the decode stage, which rules on the image."""
-
-COST = {
-    "text": 4e-6,
-    "header": 1.5e-4,
-    "counts": 4e-6,
-    "language": 1e-5,
-    "blocklist": 1e-6,
-    "eval_distance": 1e-6,
-    "decode": 2e-3,
-    "eval_similarity": 1.2e-2,
-    "nsfw": 2e-2,
-    "caption": 4e-2,
-    "match": 2e-2,
-    "clip": 2e-2,
-}
-"""Core-seconds a record, measured on one core of a server (caption, match, clip: `mini`): orders of magnitude for `plan`."""
+_EXPENSIVE = 1e-3  # core-seconds a record: worth a warning before filters that cost nothing
 
 
 @dataclass(frozen=True)
 class Step:
-    """One filter and the stages that run, on the rows alive by then, before it."""
+    """One filter and the stages that run before it, on the rows alive by then."""
 
     name: str
     rule: Filter
     stages: tuple[Stage, ...]
-    lazy: bool  # reads at least one fact that is only computed for rows alive
+    lazy: bool  # reads at least one fact that is only computed for living rows
 
     @property
-    def asks_for_pictures(self) -> bool:
-        """Return whether a captioner or matcher runs before it: the work of a GPU where there is one."""
-        return any("pictures" in stage.reads for stage in self.stages)
+    def on_gpu(self) -> bool:
+        """Return whether a stage of it runs on a GPU where there is one."""
+        return any(stage.needs.gpus for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One sweep over the shards, a task each: it ends where the resource changes, or where something is due that no shard knows.
+
+    `steps` are the filters that it evaluates, in order. A pass may evaluate steps that an earlier one has evaluated: their
+    facts are in the store by then.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    needs: Needs
+    until: Until
 
 
 @dataclass(frozen=True)
@@ -79,19 +71,24 @@ class Plan:
     last: tuple[Stage, ...]  # facts that the output carries and no filter reads: for kept records only
 
     @property
-    def captions(self) -> CaptionStage | None:
-        """Return what writes synthetic texts: then a dropped web text does not end its record."""
+    def captions(self) -> Any:
+        """Return the stage that writes synthetic texts, if any: then a dropped web text does not end its record."""
         return self.recipe.captions
 
     @property
-    def asks_for_pictures(self) -> bool:
-        """Return whether it has a captioner or a matcher."""
-        return any(step.asks_for_pictures for step in self.steps)
+    def fetches(self) -> bool:
+        """Return whether images are fetched for records that hold URLs."""
+        return FETCH in self.recipe.filters
 
     @property
-    def fetches(self) -> bool:
-        """Return whether images are fetched for records that name theirs by url."""
-        return FETCH in self.recipe.filters
+    def on_gpu(self) -> bool:
+        """Return whether any step runs on a GPU where there is one."""
+        return any(step.on_gpu for step in self.steps)
+
+    @property
+    def decode(self) -> DecodeStage:
+        """Return the decoder."""
+        return cast(DecodeStage, next(stage for stage in self.stages() if stage.decodes))
 
     def stages(self) -> Iterator[Stage]:
         """Yield the lazy stages in the order in which they run."""
@@ -99,29 +96,98 @@ class Plan:
             yield from step.stages
         yield from self.last
 
+    def passes(self, *, gpus: bool = False) -> tuple[Pass, ...]:
+        """Return the passes in order; with `gpus`, what runs on GPUs has a pass of its own after one that prepares on cores."""
+        found = [Pass("scan", (), Needs(), "counts")]
+        if self.fetches:
+            found.append(Pass("fetch", self.before(self.step(FETCH)), Needs(), "fetch"))
+        first = self.first_on_gpu
+        if gpus and first is not None:
+            found.append(Pass("prepare", self.before(first), needs_of(self.before(first)), "device"))
+        judge = needs_of(self.steps, self.last)
+        found.append(Pass("judge", self.steps, judge if gpus else dataclasses.replace(judge, gpus=0), "decisions"))
+        return (*found, Pass("pack", (), Needs(), "tars"))
+
+    @property
+    def first_on_gpu(self) -> Step | None:
+        """Return the first step that runs on a GPU where there is one."""
+        return next((step for step in self.steps if step.on_gpu), None)
+
+    def step(self, name: str) -> Step:
+        """Return the step of a filter. Raises KeyError."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise KeyError(name)
+
+    def before(self, step: Step | None) -> tuple[Step, ...]:
+        """Return the steps before one; all of them for None."""
+        names = [one.name for one in self.steps]
+        return self.steps if step is None else self.steps[: names.index(step.name)]
+
+    @property
+    def shown(self) -> tuple[Fact, ...]:
+        """Return the facts that decisions carry beside the evidence; one that a filter has its name from is that evidence."""
+        stages = sorted(self.stages(), key=lambda stage: not isinstance(stage, LanguageStage))
+        decode = [stage for stage in stages if stage.decodes]
+        ordered = [self.header, self.text, *stages[:1], *decode, *(s for s in stages[1:] if not s.decodes)]
+        filters = self.recipe.filters
+        return tuple(fact for stage in ordered for fact in stage.facts if fact.shown and fact.name not in filters)
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """Return NAME-HASH of each stage, by name: facts are stored under it.
+
+        It is a hash of the stage's version, its code where that is not curate's, its parameters, and the keys of the stages
+        whose facts it reads: whatever changes what a stage sees changes the key.
+        """
+        every = [self.header, self.text, *self.stages()]
+        providers = {fact.name: stage for stage in every for fact in stage.facts}
+        providers |= {view: stage for stage in every if stage.decodes for view in IMAGE_VIEWS}
+        found: dict[str, str] = {}
+
+        def key(stage: Stage) -> str:
+            if stage.name not in found:
+                read = dict.fromkeys(providers[name] for name in (*stage.reads, *stage.optional) if name in providers)
+                described = [stage.name, stage.version, code_of(stage.declared_by()), identity(stage), sorted(map(key, read))]
+                digest = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
+                found[stage.name] = f"{stage.name}-{digest}"
+            return found[stage.name]
+
+        return {stage.name: key(stage) for stage in every}
+
+    @property
+    def base_key(self) -> str:
+        """Return the name under which a shard's base facts are stored: it changes with the stages that make them."""
+        return "base-2" + self.keys[self.header.name].rsplit("-", 1)[1] + self.keys[self.text.name].rsplit("-", 1)[1]
+
     def models(self) -> Iterator[tuple[str, ModelKind, str]]:
         """Yield (stage, kind, spec) of every model that the stages load."""
         for stage in self.stages():
-            if isinstance(stage, UsesModels):
-                yield from ((stage.name, kind, spec) for kind, spec in stage.models())
+            yield from ((stage.name, kind, spec) for kind, spec in stage.models())
 
     def batches(self) -> dict[str, int]:
         """Return the images of one call into its model, for each stage that has such a setting."""
-        return {stage.name: stage.batch for stage in self.stages() if isinstance(stage, CaptionStage | MatchStage)}
+        return {stage.name: stage.batch for stage in self.stages() if hasattr(stage, "batch")}
 
     def with_batches(self, batches: dict[str, int]) -> Plan:
         """Return the plan of the same recipe with other batches, by stage: other facts, for the last bits are others."""
-        captions = _batched(self.recipe.captions, batches)
-        rules = {name: _batched(rule, batches) for name, rule in self.recipe.filters.items()}
-        steps = [
-            dataclasses.replace(step, rule=rules[step.name], stages=tuple(_batched(stage, batches) for stage in step.stages))
+
+        def batched(part: Any, stage: Stage | CorpusCount | None) -> Any:
+            size = batches.get(stage.name) if isinstance(stage, Stage) else None
+            return part if size is None else dataclasses.replace(part, batch=size)
+
+        captions = batched(self.recipe.captions, self.recipe.captions)
+        rules = {name: batched(rule, rule.provider()) for name, rule in self.recipe.filters.items()}
+        steps = (
+            dataclasses.replace(step, rule=rules[step.name], stages=tuple(batched(stage, stage) for stage in step.stages))
             for step in self.steps
-        ]
+        )
         recipe = dataclasses.replace(self.recipe, captions=captions, filters=rules)
         return dataclasses.replace(self, recipe=recipe, steps=tuple(steps))
 
     def with_stages(self, resolved: dict[str, Stage]) -> Plan:
-        """Return the plan with stages replaced by name (evaluation sets found and signed)."""
+        """Return the plan with stages replaced by name (evaluation sets read, weights known)."""
         steps = []
         for step in self.steps:
             stages = tuple(resolved.get(stage.name, stage) for stage in step.stages)
@@ -135,26 +201,95 @@ class Plan:
 
     def decisive(self) -> dict[str, Any]:
         """Return everything that decides verdicts, as JSON values."""
-        return {
-            "recipe": {**self.recipe.resolved(), "output": None, "name": None, "fetch": None},
-            "stages": [provider_key(self.header), provider_key(self.text), *map(provider_key, self.stages())],
-        }
+        recipe = {**self.recipe.resolved(), "output": None, "name": None, "fetch": None}
+        foreign = {name: code for name, rule in self.recipe.filters.items() if (code := code_of(type(rule))) is not None}
+        return {"recipe": recipe, "stages": self.keys, "foreign": foreign}
 
     def warnings(self) -> list[str]:
-        """Return what a person should know before the run: dear filters before free ones, sets that were not given."""
+        """Return what a person should know before the run: expensive filters before free ones, sets that were not given."""
         found = []
         for position, step in enumerate(self.steps):
             later = [other.name for other in self.steps[position + 1 :] if not other.lazy and other.rule.reads()]
-            dear = sum(COST.get(stage.name, 0) for stage in step.stages)
-            if dear >= 1e-3 and later:
-                cost = f"about {dear * 1e3:.0f} ms a record"
-                found.append(f"{step.name} costs {cost} and stands before {', '.join(later)}, which cost nothing")
-        overlap = self.recipe.filters.get("eval_overlap")
-        if overlap is not None and not overlap.reads():
-            found.append(
-                "NO EVALUATION SETS WERE GIVEN: nothing was checked against leaks. Give --set eval_overlap.sets=FOLDER[,TAR...]"
-            )
-        return found
+            cost = sum(stage.cost for stage in step.stages)
+            if cost >= _EXPENSIVE and later:
+                time = f"about {cost * 1e3:.0f} ms a record"
+                found.append(f"{step.name} costs {time} and runs before {', '.join(later)}, which cost nothing")
+        return [*found, *(text for step in self.steps for text in step.rule.warnings())]
+
+
+def needs_of(steps: Iterable[Step], last: Iterable[Stage] = ()) -> Needs:
+    """Return what a worker must have to run the stages of some steps."""
+    every = [*(stage.needs for step in steps for stage in step.stages), *(stage.needs for stage in last)]
+    cpus, gpus = (max((getattr(needs, name) for needs in every), default=low) for name, low in (("cpus", 1.0), ("gpus", 0.0)))
+    return Needs(cpus=cpus, gpus=gpus, models=any(needs.models for needs in every))
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Derive the plan of a recipe. Raises RecipeError when a filter reads a fact that nothing provides."""
+    providers = [rule.provider() for rule in recipe.filters.values()]
+    counts = tuple(provider for provider in providers if isinstance(provider, CorpusCount))
+    header, text = HeaderStage(max_decoded_bytes=_decoded_bytes(recipe)), TextStage()
+    available = _available(recipe)
+    counted = {fact.name for fact in (*RECORD_FACTS, *header.facts, *text.facts)} | {count.fact for count in counts}
+    done: set[str] = set()
+    steps = []
+    for name, rule in recipe.filters.items():
+        wanted = [fact for fact in rule.reads() if fact not in counted]
+        steps.append(Step(name, rule, tuple(_closure(name, wanted, _Providers(available, counted), done)), bool(wanted)))
+    last = tuple(_closure("output", ["language"], _Providers(available, counted), done))
+    return Plan(recipe, header, text, counts, tuple(steps), last)
+
+
+def _decoded_bytes(recipe: Recipe) -> int:
+    return int(getattr(recipe.filters["unreadable"], "max_decoded_bytes"))  # noqa: B009 - a field of that filter
+
+
+def _available(recipe: Recipe) -> list[Stage]:
+    """Return the stages that the recipe can have: the decoder, language, its captioner, and those of its filters."""
+    stages = [stage for rule in recipe.filters.values() if isinstance(stage := rule.provider(), Stage)]
+    if recipe.captions is not None:
+        stages.insert(0, recipe.captions)
+    colour = any("pixels" in stage.reads for stage in (*stages, *_anywhere(recipe, stages)))
+    decode = DecodeStage(view="rgb" if colour else "grey", max_bytes=_decoded_bytes(recipe))
+    return [decode, LanguageStage(), *stages, *_anywhere(recipe, stages)]
+
+
+def _anywhere(recipe: Recipe, stages: list[Stage]) -> list[Stage]:
+    """Return the stages whose facts filters read although no filter of the recipe provides them."""
+    provided = {name for stage in stages for name in stage.provides.names}
+    wanted = (PROVIDERS.get(fact) for rule in recipe.filters.values() for fact in rule.reads() if fact not in provided)
+    kinds = dict.fromkeys(kind for kind in wanted if kind is not None and issubclass(kind, Stage) and kind.anywhere)
+    return [kind() for kind in kinds if kind is not LanguageStage]
+
+
+@dataclass(frozen=True)
+class _Providers:
+    """Where facts come from: the stages of a recipe, and the names that are known without any."""
+
+    stages: list[Stage]
+    known: set[str]
+
+    def of(self, column: str) -> Stage | None:
+        """Return the stage that provides a fact or an image view, or None."""
+        views = column in IMAGE_VIEWS
+        return next((stage for stage in self.stages if (stage.decodes if views else column in stage.provides.names)), None)
+
+
+def _closure(name: str, wanted: Iterable[str], providers: _Providers, done: set[str]) -> list[Stage]:
+    """Return the stages that provide `wanted`, and what they read, in order of need, without those already `done`."""
+    found: list[Stage] = []
+    for column in wanted:
+        stage = providers.of(column)
+        if stage is None:
+            raise RecipeError(f"{name} reads {column}, which no filter of this recipe provides")
+        if stage.name in done:
+            continue
+        needed = [item for item in stage.reads if item in IMAGE_VIEWS or (item in FACTS and item not in providers.known)]
+        needed += [item for item in stage.optional if providers.of(item) is not None]
+        found += _closure(name, needed, providers, done)
+        done.add(stage.name)
+        found.append(stage)
+    return found
 
 
 def fetching(recipe: Recipe) -> Recipe:
@@ -162,71 +297,28 @@ def fetching(recipe: Recipe) -> Recipe:
 
     Raises RecipeError when something is counted by the content of images that nobody has yet.
     """
+    from curate import filters
+
     for name, rule in recipe.filters.items():
         count = rule.provider()
-        if isinstance(count, CorpusCount) and count.identity == "content":
+        if isinstance(count, CorpusCount) and count.needs_image_content:
             raise RecipeError(f"{name}: identity=content needs the images, and this input has their urls; use identity=url")
-    free = {name: rule for name, rule in recipe.filters.items() if rule.reads() and all(map(_known, rule.reads()))}
+    known = {fact.name for fact in (*RECORD_FACTS, *TextStage.facts) if fact.name != "fetched"}
+    known |= {count.fact for rule in recipe.filters.values() if isinstance(count := rule.provider(), CorpusCount)}
+    for stage in _available(recipe):
+        if all(column in known for column in stage.reads):
+            known |= set(stage.provides.names)
+    free = {name: rule for name, rule in recipe.filters.items() if rule.reads() and set(rule.reads()) <= known}
     rest = {name: rule for name, rule in recipe.filters.items() if name not in free and name != FETCH}
     fetch = recipe.filters.get(FETCH) or filters.load(FETCH)()
     return dataclasses.replace(recipe, filters={**free, FETCH: fetch, **rest})
 
 
-def _known(fact: str) -> bool:
-    return fact in FACTS and FACTS[fact].provider in _BEFORE_IMAGES
-
-
-def plan(recipe: Recipe) -> Plan:
-    """Derive the plan of a recipe. Raises RecipeError when a filter reads a fact that nothing provides."""
-    providers = [rule.provider() for rule in recipe.filters.values()]
-    counts = tuple(provider for provider in providers if isinstance(provider, CorpusCount))
-    stages = [provider for provider in providers if provider is not None and not isinstance(provider, CorpusCount)]
-    pixels = any("pixels" in stage.reads for stage in stages)
-    limit = getattr(recipe.filters["unreadable"], "max_decoded_bytes")  # noqa: B009 - a field of that filter
-    decode = DecodeStage(view="rgb" if pixels else "grey", max_bytes=limit)
-    captions = [] if recipe.captions is None else [recipe.captions]
-    stages = [_of_texts(stage, recipe.captions) for stage in stages]
-    available: list[Stage] = [decode, LanguageStage(), *captions, *stages]
-    done: set[str] = set()
-    steps = []
-    for name, rule in recipe.filters.items():
-        counted = {count.fact for count in counts}
-        wanted = [fact for fact in rule.reads() if FACTS[fact].provider not in EAGER and fact not in counted]
-        steps.append(Step(name, rule, tuple(_closure(name, wanted, available, done)), bool(wanted)))
-    last = tuple(_closure("output", ["language"], available, done))
-    return Plan(recipe, HeaderStage(max_decoded_bytes=limit), TextStage(), counts, tuple(steps), last)
-
-
-def _of_texts(stage: Stage, captions: CaptionStage | None) -> Stage:
-    """Return a stage that scores texts with the captions among them, if the recipe has any."""
-    return dataclasses.replace(stage, captions=captions) if isinstance(stage, MatchStage | ClipStage) else stage
-
-
-def _closure(name: str, wanted: list[str], available: list[Stage], done: set[str]) -> list[Stage]:
-    """Return the stages that provide `wanted`, and what they read, in order of need, without those already `done`."""
-    found: list[Stage] = []
-    for fact in wanted:
-        column = "phash" if fact in TRANSIENT else fact
-        stage = next((stage for stage in available if column in stage.provides.names), None)
-        if stage is None:
-            raise RecipeError(f"{name} reads {fact}, which no filter of this recipe provides")
-        if stage.name in done:
-            continue
-        needed = [item for item in stage.reads if item in TRANSIENT or (item in FACTS and FACTS[item].provider not in EAGER)]
-        found += _closure(name, needed, available, done)
-        done.add(stage.name)
-        found.append(stage)
-    return found
-
-
-def _batched(part: Any, batches: dict[str, int]) -> Any:
-    """Return a stage, or a filter that makes one, with the batch that is named for it."""
-    if isinstance(part, Filter):
-        made = part.provider()
-        return dataclasses.replace(cast(Any, part), batch=batches[made.name]) if isinstance(made, MatchStage) else part
-    if isinstance(part, MatchStage | ClipStage):
-        part = dataclasses.replace(part, captions=_batched(part.captions, batches))
-    return dataclasses.replace(part, batch=batches[part.name]) if isinstance(part, CaptionStage | MatchStage) else part
+def judges_pictures(rule: Filter) -> bool:
+    """Return whether a filter brings a stage that works on the decoded image."""
+    stage = rule.provider()
+    decoded = {*IMAGE_VIEWS, *DecodeStage.provides.names}
+    return isinstance(stage, Stage) and any(column in decoded for column in stage.reads)
 
 
 def identity(value: Any) -> Any:
@@ -237,9 +329,3 @@ def identity(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [identity(item) for item in value]
     return value
-
-
-def provider_key(stage: Stage) -> str:
-    """Return NAME-HASH: the stage's name, version and parameters; facts are stored under it."""
-    described = json.dumps([stage.name, stage.version, identity(stage)], sort_keys=True)
-    return f"{stage.name}-{xxhash.xxh3_64_hexdigest(described.encode())}"

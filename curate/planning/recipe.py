@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from curate.core.contracts import Filter
 from curate.fetch.policy import FetchPolicy
+from curate.planning.plugins import Plugin
 from curate.stages.caption import CaptionStage
 
 
@@ -46,6 +47,7 @@ class Recipe:
     source: str
     captions: CaptionStage | None = None  # synthetic texts are written: who writes them, and how
     policy: FetchPolicy = FetchPolicy()  # how images are fetched, where the input has their urls
+    plugins: tuple[Plugin, ...] = ()  # files of the user with filters, stages, models or sources
 
     def resolved(self) -> dict[str, Any]:
         """Return what decides the output, as plain JSON values."""
@@ -53,7 +55,9 @@ class Recipe:
         output = dataclasses.asdict(self.output)
         captions = {} if self.captions is None else {"captions": dataclasses.asdict(self.captions)}
         fetch = {"fetch": dataclasses.asdict(self.policy)} if "fetch" in self.filters else {}
-        return {"name": self.name, "order": list(self.filters), "filters": rules, **captions, **fetch, "output": output}
+        plugins = {"plugins": {plugin.name: plugin.sha256 for plugin in self.plugins}} if self.plugins else {}
+        described = {"name": self.name, "order": list(self.filters), "filters": rules, "output": output}
+        return {**described, **captions, **fetch, **plugins}
 
     def digest(self) -> str:
         """Return sha256 of the resolved recipe, the same for every way to write it."""

@@ -150,8 +150,8 @@ def _refuse(before: dict[str, Filter], after: dict[str, Filter], manifest: dict[
                 raise RecipeError(f"{name}.{item.name} changes facts, not only verdicts; use curate run --set")
         provider, recorded = rule.provider(), before[name].provider()
         if isinstance(provider, CorpusCount) and isinstance(recorded, CorpusCount):
-            if provider.vocabulary and not recorded.vocabulary:
-                raise RecipeError(f"{name}: the run counted no vocabulary; use curate run --set")
+            if (reason := provider.unmet_by(recorded)) is not None:
+                raise RecipeError(f"{name}: {reason}; use curate run --set")
             floor = manifest["counts"][provider.fact]["floor"]
             if not rule.answerable(floor):
                 raise RecipeError(

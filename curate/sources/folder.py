@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
 import pyarrow as pa
+import xxhash
 
 from curate.core.contracts import Batch, Shard
 from curate.sources.linked_files import Folder
 from curate.sources.records import IMAGE_TYPES, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
+from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tables.lines import lines_of, parse_line
 from curate.storage.paths import Entry, staged, tree
 
@@ -105,3 +108,26 @@ class FolderShard:
                     if name in names:
                         found.setdefault(name, fields)
         return found
+
+
+def image_shards(url: str, entries: Sequence[Entry]) -> Iterator[Shard]:
+    """Split the images among the files of a folder into shards of SHARD_IMAGES.
+
+    A changed caption changes the fingerprints of all: captions are small, and which images they belong to is not known here.
+    """
+    found = [entry for entry in entries if is_image(entry.url)]
+    captions = repr([entry for entry in entries if not is_image(entry.url)])
+    for begin in range(0, len(found), SHARD_IMAGES):
+        part = found[begin : begin + SHARD_IMAGES]
+        stamp = xxhash.xxh3_64_hexdigest((repr(part) + captions).encode(errors="replace"))
+        whole = Entry(url, sum(entry.size for entry in part), stamp)
+        yield shard_of(whole, SOURCE.kind, (begin, begin + len(part)))
+
+
+@contextmanager
+def _open(shard: Shard) -> Iterator[OpenShard]:
+    yield FolderShard(shard)
+
+
+SOURCE = Source("folder", (), _open)
+"""Images with captions beside them: no file is listed by its name, see `image_shards`."""

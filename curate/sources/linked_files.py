@@ -8,10 +8,8 @@ import stat
 from dataclasses import dataclass
 
 from curate.sources.records import MAX_IMAGE
-from curate.storage.paths import (
-    filesystem,
-    is_local,
-)
+from curate.storage.paths import filesystem, is_local
+from curate.storage.retry import tried
 
 
 @dataclass(frozen=True)
@@ -19,6 +17,11 @@ class Folder:
     """A folder whose files are read by relative names that may be hostile: nothing outside of it is ever opened."""
 
     url: str
+
+    @classmethod
+    def of_file(cls, url: str) -> Folder:
+        """Return the folder of a file."""
+        return cls(url.rpartition("/")[0] or "/")
 
     def load(self, name: str) -> tuple[bytes | None, str | None]:
         """Return the content of the file `name`, and an error code of curate.sources.ERRORS when there is none."""
@@ -54,11 +57,11 @@ class Folder:
         if not path.startswith(root):
             return None, "unsafe_path"
         try:
-            info = fs.info(path)
+            info = tried(lambda: fs.info(path))
             if info["type"] != "file":
                 return None, "image_not_found"
             if (info["size"] or 0) > MAX_IMAGE:
                 return None, "image_too_large"
-            return bytes(fs.cat_file(path)), None
+            return bytes(tried(lambda: fs.cat_file(path))), None
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None, "image_not_found"

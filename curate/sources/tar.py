@@ -11,7 +11,8 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import BinaryIO, NamedTuple
@@ -20,7 +21,11 @@ import pyarrow as pa
 import xxhash
 
 from curate.core.contracts import Batch, Shard, ShardBreak
+from curate.core.errors import InputError
 from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
+from curate.sources.source import OpenShard, Source, shard_of
+from curate.storage.input_file import InputFile
+from curate.storage.paths import Entry
 
 BLOCK = 512
 BUFFER = 1 << 20
@@ -65,29 +70,25 @@ class _Cut(ShardBreak):
 
 @dataclass
 class TarShard:
-    """A tar on the local disk, opened for reading."""
+    """A tar that is open for reading: records from a copy on this disk, images from wherever the tar is."""
 
     shard: Shard
-    path: str
+    file: InputFile
 
     def read(self) -> Iterator[Batch]:
         """Yield batches of RECORD_SCHEMA. Raises ShardBreak after the last whole record when the tar is damaged."""
-        with open(self.path, "rb", buffering=BUFFER) as file:
+        with open(self.file.path(), "rb", buffering=BUFFER) as file:
             yield from batches(islice(records(file), self.shard.limit))
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the bytes of `rows` (columns offset, bytes), each read at its offset; None where either is null."""
-        places = zip(rows.column("offset").to_pylist(), rows.column("bytes").to_pylist(), strict=True)
-        with open(self.path, "rb", buffering=0) as file:
-            for offset, size in places:
-                yield None if offset is None or size is None else _pread(file.fileno(), offset, size)
+        yield from self.file.pieces(map(_place, rows.column("offset").to_pylist(), rows.column("bytes").to_pylist()))
 
 
-def _pread(descriptor: int, offset: int, size: int) -> bytes | None:
-    if offset < 0 or not 0 <= size <= MAX_IMAGE:
+def _place(offset: int | None, size: int | None) -> tuple[int, int] | None:
+    if offset is None or size is None or offset < 0 or not 0 <= size <= MAX_IMAGE:
         return None
-    data = os.pread(descriptor, size, offset)
-    return data if len(data) == size else None
+    return offset, size
 
 
 def members(file: BinaryIO) -> Iterator[Member]:
@@ -344,3 +345,22 @@ def _repeated(key: bytes, seen: set[int]) -> list[str]:
     if len(seen) < KEYS_REMEMBERED:
         seen.add(digest)
     return []
+
+
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+
+def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
+    if entry.url.lower().endswith(PACKED):
+        raise InputError(f"{entry.url}: compressed tars cannot be read at random; unpack it first (gunzip, zstd -d)")
+    return [shard_of(entry, SOURCE.kind)]
+
+
+@contextmanager
+def _open(shard: Shard) -> Iterator[OpenShard]:
+    with InputFile(shard.url) as file:
+        yield TarShard(shard, file)
+
+
+SOURCE = Source("tar", (".tar", *PACKED), _open, _list)
+"""WebDataset tars."""

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.core.contracts import Batch, Needs, Stage
+from curate.core.contracts import Batch, Stage
 from curate.core.errors import InputError
-from curate.core.facts import schema
+from curate.core.facts import Fact
 from curate.stages.nearest import nearest_hashes
 from curate.stages.pixels import hashes_of
 
@@ -79,9 +79,10 @@ class BlocklistStage(Stage):
     lists: tuple[ListRef, ...] = ()
 
     name: ClassVar[str] = "blocklist"
-    version: ClassVar[int] = 1
-    provides = schema(("blocklist_distance",))
-    needs = Needs()
+    cost: ClassVar[float] = 1e-6
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("blocklist_distance", pa.int16(), "image", "0 = listed content hash, else Hamming distance to the list"),
+    )
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate.core.contracts import IMAGE_ROWS, Batch, ModelKind, Needs, Precision, Stage, setting
-from curate.core.facts import schema
+from curate.core.facts import Fact
 from curate.stages.pixels import pictures_of
 from curate.stages.text import mix
 
@@ -45,10 +45,12 @@ class CaptionStage(Stage):
     weights: str | None = setting(None, "sha256 of the weights, where only these will do; a run records it anyway")
 
     name: ClassVar[str] = "caption"
-    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 4e-2
+    needs: ClassVar[Needs] = Needs(gpus=1, models=True)
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("captions", pa.list_(pa.string()), "image", "synthetic texts of the image, as the captioner wrote them"),
+    )
     reads = ("pictures", "sha256")
-    provides = schema(("captions",))
-    needs = Needs(memory=4 << 30)
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the captioner."""
@@ -77,12 +79,9 @@ class CaptionStage(Stage):
         """Return `batch` with captions (list<string>) appended; null where there is no picture. Raises ModelError."""
         captioner = self._load()
         pictures, rows = pictures_of(batch, captioner.side)
-        column: list[list[str] | None] = [None] * batch.num_rows
-        if len(rows):
-            images = batch["sha256"].take(pa.array(rows)).to_pylist()
-            for row, found in zip(rows.tolist(), captioner.captions(pictures, self._draws(images)), strict=True):
-                column[row] = found
-        return batch.append_column(self.provides.field(0), pa.array(column, pa.list_(pa.string())))
+        images = batch["sha256"].take(pa.array(rows)).to_pylist()
+        captions = captioner.captions(pictures, self._draws(images)) if images else []
+        return self.answer(batch, rows.tolist(), captions)
 
     def _load(self) -> Captioner:
         from curate.models import Compute, load_captioner

@@ -8,12 +8,12 @@ from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from curate.core.contracts import Batch, ModelKind, Needs, Stage
-from curate.core.facts import schema
-from curate.stages.caption import CaptionStage
+from curate.core.facts import Fact
 from curate.stages.pixels import pixels_of
-from curate.stages.text_scores import _column, _scored, texts_of
+from curate.stages.text_scores import scored, texts_of
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,16 @@ class ClipStage(Stage):
     """Provides clip_scores: the cosine of the image's embedding and that of each of its texts (CLIP similarity)."""
 
     embedder: str = "open_clip:ViT-B-32/openai"
-    captions: CaptionStage | None = None
     weights: str | None = None
 
     name: ClassVar[str] = "clip"
-    version: ClassVar[int] = 1
-    provides = schema(("clip_scores",))
-    needs = Needs(memory=4 << 30)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Name pixels and texts."""
-        return ("pixels", "text", *(() if self.captions is None else ("captions",)))
+    cost: ClassVar[float] = 2e-2
+    needs: ClassVar[Needs] = Needs(models=True)
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("clip_scores", pa.list_(pa.float32()), "image", "cosine of image and each text: the web text's, each caption's"),
+    )
+    reads = ("pixels", "text")
+    optional: ClassVar[tuple[str, ...]] = ("captions",)
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the embedder."""
@@ -53,6 +51,6 @@ class ClipStage(Stage):
             ends = np.cumsum([0, *(len(several) for several in texts)]).tolist()
             return [flat[start:end] for start, end in pairwise(ends)]
 
-        found = texts_of(batch, 0 if self.captions is None else self.captions.per_image)
-        scores = _scored([found[row] for row in rows.tolist()], cosines)
-        return batch.append_column(self.provides.field(0), _column(batch.num_rows, rows.tolist(), scores))
+        found = texts_of(batch)
+        scores = scored([found[row] for row in rows.tolist()], cosines)
+        return self.answer(batch, rows.tolist(), scores)

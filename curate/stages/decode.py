@@ -14,27 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from curate.core import watchdog
-from curate.core.contracts import Batch, Needs, Stage
-from curate.core.facts import schema
+from curate.core.contracts import Batch, Stage
+from curate.core.facts import Fact
 from curate.images.decode import decode_picture
 from curate.images.header import MAX_DECODED_BYTES
-from curate.images.jpeg import (
-    _turbo_whole,
-)
-from curate.images.phash import Matrix, _bits, _spectrum
-from curate.images.picture import HASH_SIDE, NOT_DECODABLE, PIXELS_SIDE, Picture, Pixels, Want
-from curate.stages.pixels import _binary, _squashed
-
-# JPEG ----------------------------------------------------------------------------------------------------------------
-
-
-# Everything else -----------------------------------------------------------------------------------------------------
-
-
-# Perceptual hash -----------------------------------------------------------------------------------------------------
-
-
-# Stage ---------------------------------------------------------------------------------------------------------------
+from curate.images.jpeg import decode_intact_jpeg
+from curate.images.phash import Matrix, hash_bits, spectrum
+from curate.images.picture import HASH_SIDE, NOT_DECODABLE, PIXELS_SIDE, DecodeRequest, Picture, Pixels
+from curate.stages.pixels import pixel_column, square_and_grey
 
 
 @dataclass(frozen=True)
@@ -50,14 +37,17 @@ class DecodeStage(Stage):
     max_bytes: int = MAX_DECODED_BYTES
 
     name: ClassVar[str] = "decode"
-    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 2e-3
+    decodes: ClassVar[bool] = True
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("decoding", pa.string(), "image", "'ok', 'damaged: ...' with what is wrong, or why it does not decode"),
+        Fact("phash", pa.uint64(), "image", "64-bit perceptual hash (DCT), as imagehash.phash", shown=True),
+    )
     reads = ("row", "image", "header", "format", "width", "height")
-    provides = schema(("decoding", "phash"))
-    needs = Needs()
 
     @property
     def transient(self) -> tuple[str, ...]:
-        """Name the columns that are added for the stages of this pass and never stored."""
+        """Name the views that come with the facts."""
         return ("pixels",) if self.view == "rgb" else ()
 
     def __call__(self, batch: Batch) -> Batch:
@@ -80,21 +70,21 @@ class DecodeStage(Stage):
                     seen[at] = True
                     spectra[at] = self._views(picture.pixels, None if pixels is None else pixels[at])
         batch = batch.append_column("decoding", pa.array(verdicts, pa.string()))
-        batch = batch.append_column("phash", pa.array(_bits(spectra), pa.uint64(), mask=~seen))
-        return batch if pixels is None else batch.append_column("pixels", _binary(pixels, seen))
+        batch = batch.append_column("phash", pa.array(hash_bits(spectra), pa.uint64(), mask=~seen))
+        return batch if pixels is None else batch.append_column("pixels", pixel_column(pixels, seen))
 
     def _decode(self, image: pa.BinaryScalar, form: str) -> Picture:
         rgb = self.view == "rgb"
         side = PIXELS_SIDE if rgb else HASH_SIDE
         if form == "jpeg":
-            whole = _turbo_whole(Want(image.as_buffer(), form, rgb, side, self.max_bytes))
+            whole = decode_intact_jpeg(DecodeRequest(image.as_buffer(), form, rgb, side, self.max_bytes))
             if whole is not None:
                 return Picture(whole, "ok")
-        return decode_picture(Want(image.as_py(), form, rgb, side, self.max_bytes))
+        return decode_picture(DecodeRequest(image.as_py(), form, rgb, side, self.max_bytes))
 
     def _views(self, picture: Pixels, square: Pixels | None) -> Matrix:
         """Fill `square` where it is wanted, and return the spectrum of the picture's grey."""
         if square is None:
-            return _spectrum(picture)
-        square[:], grey = _squashed(picture)
-        return _spectrum(grey)
+            return spectrum(picture)
+        square[:], grey = square_and_grey(picture)
+        return spectrum(grey)

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from curate.core.contracts import Batch, ModelKind, Needs, Stage
-from curate.core.facts import schema
+from curate.core.facts import Fact
 from curate.stages.evalsets import EvalSetRef
 from curate.stages.nearest import (
     _names,
@@ -35,6 +34,9 @@ at 0.85 0.52%. What is dropped wrongly is mostly the same scene taken twice.
 """
 
 
+_MATCH = Fact("eval_match", pa.string(), "image", "the evaluation image that is nearest: set/file", shown=True)
+
+
 @dataclass(frozen=True)
 class EvalSimilarityStage(Stage):
     """Provides eval_similarity, the largest cosine of `pixels` to an image of the sets, and eval_match, which it is."""
@@ -43,10 +45,13 @@ class EvalSimilarityStage(Stage):
     sets: tuple[EvalSetRef, ...] = ()
 
     name: ClassVar[str] = "eval_similarity"
-    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 1.2e-2
+    needs: ClassVar[Needs] = Needs(models=True)
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("eval_similarity", pa.float32(), "image", "largest cosine to an image of the evaluation sets"),
+        _MATCH,
+    )
     reads = ("pixels",)
-    provides = schema(("eval_similarity", "eval_match"))
-    needs = Needs(memory=2 << 30)
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the embedder, if there is anything to compare with."""
@@ -66,10 +71,10 @@ class EvalSimilarityStage(Stage):
         pixels, rows = pixels_of(batch)
         vectors = load_embedder(self.embedder).embed(pixels) if len(rows) and self.sets else None
         if vectors is None:
-            return _append(batch, self.provides, rows[:0], ([], []))
+            return self.answer(batch, [], [], [])
         values, found = nearest_vectors(vectors, self.sets)
         names = _names(self.sets)
-        return _append(batch, self.provides, rows, (values.tolist(), [names[index] for index in found]))
+        return self.answer(batch, rows.tolist(), values.tolist(), [names[index] for index in found])
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,12 @@ class EvalDistanceStage(Stage):
     sets: tuple[EvalSetRef, ...] = ()
 
     name: ClassVar[str] = "eval_distance"
-    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 1e-6
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("eval_distance", pa.int16(), "image", "smallest Hamming distance of perceptual hashes to the sets"),
+        _MATCH,
+    )
     reads = ("phash",)
-    provides = schema(("eval_distance", "eval_match"))
-    needs = Needs()
 
     def resolved(self, cache: Path) -> EvalDistanceStage:
         """Return the stage with its sets read, from `cache` where they were before. Raises InputError."""
@@ -94,19 +101,7 @@ class EvalDistanceStage(Stage):
         """Return `batch` with both facts appended; null where there is no hash."""
         hashes, rows = hashes_of(batch)
         if not len(rows) or not self.sets:
-            return _append(batch, self.provides, rows[:0], ([], []))
+            return self.answer(batch, [], [], [])
         distances, found = nearest_hashes(hashes, np.concatenate([_signatures(ref.folder) for ref in self.sets]))
         names = _names(self.sets)
-        return _append(batch, self.provides, rows, (distances.tolist(), [names[index] for index in found]))
-
-
-def _append(
-    batch: Batch, provides: pa.Schema, rows: npt.NDArray[np.int64], values: tuple[list[float] | list[int], list[str]]
-) -> Batch:
-    """Append one column a field of `provides`: `values` at `rows`, null elsewhere."""
-    for declared, answers in zip(provides, values, strict=True):
-        column: list[float | str | None] = [None] * batch.num_rows
-        for row, answer in zip(rows.tolist(), list[float | str](answers), strict=True):
-            column[row] = answer
-        batch = batch.append_column(declared, pa.array(column, declared.type))
-    return batch
+        return self.answer(batch, rows.tolist(), distances.tolist(), [names[index] for index in found])

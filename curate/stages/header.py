@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from curate.core.contracts import Batch, Needs, Stage
-from curate.core.facts import schema
+from curate.core.contracts import Batch, Stage
+from curate.core.facts import Fact
 from curate.images.header import (
-    _HEAD,
+    HEAD_BYTES,
     MAX_DECODED_BYTES,
     read_header,
 )
@@ -28,10 +28,17 @@ class HeaderStage(Stage):
     max_decoded_bytes: int = MAX_DECODED_BYTES
 
     name: ClassVar[str] = "header"
-    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 1.5e-4
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("bytes", pa.int64(), "image", "size of the image file", shown=True),
+        Fact("sha256", pa.string(), "image", "sha256 of the image file, hex", shown=True),
+        Fact("header", pa.string(), "image", "'ok', or why the image's header says that it cannot be used"),
+        Fact("format", pa.string(), "image", "jpeg, png, webp, gif, bmp, tiff, avif, heif", shown=True),
+        Fact("width", pa.int32(), "image", "pixels, as stored (before EXIF orientation)", shown=True),
+        Fact("height", pa.int32(), "image", "pixels, as stored (before EXIF orientation)", shown=True),
+        Fact("animated", pa.bool_(), "image", "more than one frame; the first is judged", shown=True),
+    )
     reads = ("image",)
-    provides = schema(("bytes", "sha256", "header", "format", "width", "height", "animated"))
-    needs = Needs()
 
     def __call__(self, batch: Batch) -> Batch:
         """Return `batch` with the seven facts appended; bad images are reasons in `header`."""
@@ -49,7 +56,7 @@ class HeaderStage(Stage):
         if not image.is_valid:
             return None, None, "missing", None, None, None, None
         data = image.as_buffer()
-        head = data.slice(0, min(data.size, _HEAD)).to_pybytes()
+        head = data.slice(0, min(data.size, HEAD_BYTES)).to_pybytes()
         header = read_header(head, self.max_decoded_bytes) if head.startswith(b"\xff\xd8\xff") else None
         if header is None or header.reason not in ("ok", "too_many_pixels"):
             header = read_header(image.as_py(), self.max_decoded_bytes)

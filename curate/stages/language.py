@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from curate.core.contracts import Batch, Needs
-from curate.core.facts import schema
+from curate.core.contracts import Batch, Stage
+from curate.core.facts import Fact
 from curate.stages.text import add_columns
 
 
@@ -26,14 +26,17 @@ def _model() -> Any:
 
 
 @dataclass(frozen=True)
-class LanguageStage:
+class LanguageStage(Stage):
     """ISO 639 code and probability (0 to 1) of the likeliest language; null where there is no text."""
 
     name: ClassVar[str] = "language"
-    version: ClassVar[int] = 1
-    reads: ClassVar[tuple[str, ...]] = ("text",)
-    provides: ClassVar[pa.Schema] = schema(("language", "language_score"))
-    needs: ClassVar[Needs] = Needs()
+    cost: ClassVar[float] = 1e-5
+    anywhere: ClassVar[bool] = True
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("language", pa.string(), "text", "ISO 639 code by fastText lid.176", shown=True),
+        Fact("language_score", pa.float32(), "text", "fastText's probability of it", shown=True),
+    )
+    reads = ("text",)
 
     def __call__(self, batch: Batch) -> Batch:
         """Add language and language_score."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import pyarrow as pa
+
 from curate.core.contracts import Batch, ModelKind, Needs, Precision, Stage
-from curate.core.facts import schema
-from curate.stages.caption import CaptionStage
+from curate.core.facts import Fact
 from curate.stages.pixels import pictures_of
-from curate.stages.text_scores import _column, _scored, texts_of
+from curate.stages.text_scores import scored, texts_of
 
 if TYPE_CHECKING:
     from curate.models.protocols import Matcher
@@ -25,20 +26,18 @@ class MatchStage(Stage):
     """
 
     matcher: str = "hf:Salesforce/blip-itm-large-coco"
-    captions: CaptionStage | None = None
     batch: int = 128
     precision: Precision = "bfloat16"
     weights: str | None = None
 
     name: ClassVar[str] = "match"
-    version: ClassVar[int] = 1
-    provides = schema(("match_scores",))
-    needs = Needs(memory=4 << 30)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Name pictures and texts."""
-        return ("pictures", "text", *(() if self.captions is None else ("captions",)))
+    cost: ClassVar[float] = 2e-2
+    needs: ClassVar[Needs] = Needs(gpus=1, models=True)
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("match_scores", pa.list_(pa.float32()), "image", "P(match) of each text: the web text's, then each caption's"),
+    )
+    reads = ("pictures", "text")
+    optional: ClassVar[tuple[str, ...]] = ("captions",)
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the matcher."""
@@ -52,10 +51,10 @@ class MatchStage(Stage):
         """Return `batch` with match_scores (list<float32>) appended; null where there is no picture. Raises ModelError."""
         model = self._load()
         pictures, rows = pictures_of(batch, model.side)
-        found = texts_of(batch, 0 if self.captions is None else self.captions.per_image)
+        found = texts_of(batch)
         texts = [[text if text is not None and model.reads(text) else None for text in several] for several in found]
-        scores = _scored([texts[row] for row in rows.tolist()], lambda given: model.match(pictures, given))
-        return batch.append_column(self.provides.field(0), _column(batch.num_rows, rows.tolist(), scores))
+        scores = scored([texts[row] for row in rows.tolist()], lambda given: model.match(pictures, given))
+        return self.answer(batch, rows.tolist(), scores)
 
     def _load(self) -> Matcher:
         from curate.models import Compute, load_matcher

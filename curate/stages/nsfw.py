@@ -8,7 +8,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from curate.core.contracts import Batch, ModelKind, Needs, Stage
-from curate.core.facts import schema
+from curate.core.facts import Fact
 from curate.stages.pixels import pixels_of
 
 
@@ -19,10 +19,10 @@ class NsfwStage(Stage):
     classifier: str = "yahoo-open-nsfw"
 
     name: ClassVar[str] = "nsfw"
-    version: ClassVar[int] = 1
+    cost: ClassVar[float] = 2e-2
+    needs: ClassVar[Needs] = Needs(models=True)
+    facts: ClassVar[tuple[Fact, ...]] = (Fact("nsfw_score", pa.float32(), "image", "probability of not safe for work, 0 to 1"),)
     reads = ("pixels",)
-    provides = schema(("nsfw_score",))
-    needs = Needs(memory=2 << 30)
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the classifier."""
@@ -33,9 +33,5 @@ class NsfwStage(Stage):
         from curate.models import load_classifier
 
         pixels, rows = pixels_of(batch)
-        column: list[float | None] = [None] * batch.num_rows
-        if len(rows):
-            scores = load_classifier(self.classifier).scores(pixels)
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
-                column[row] = score
-        return batch.append_column(self.provides.field(0), pa.array(column, pa.float32()))
+        scores = load_classifier(self.classifier).scores(pixels).tolist() if len(rows) else []
+        return self.answer(batch, rows.tolist(), scores)

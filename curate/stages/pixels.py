@@ -45,7 +45,7 @@ def pictures_in(column: pa.Array, side: int) -> Pixels:
     return np.frombuffer(data, np.uint8, len(column) * size, column.offset * size).reshape(len(column), side, side, 3)
 
 
-def _squashed(pixels: Pixels) -> tuple[Pixels, Pixels]:
+def square_and_grey(pixels: Pixels) -> tuple[Pixels, Pixels]:
     """Return an RGB picture as RGB uint8 [PIXELS_SIDE, PIXELS_SIDE, 3], and as grey at its own size."""
     from PIL import Image
 
@@ -54,7 +54,7 @@ def _squashed(pixels: Pixels) -> tuple[Pixels, Pixels]:
     return np.asarray(square), np.asarray(image.convert("L"))
 
 
-def _binary(pixels: Pixels, seen: npt.NDArray[np.bool_]) -> pa.Array:
+def pixel_column(pixels: Pixels, seen: npt.NDArray[np.bool_]) -> pa.Array:
     """Return uint8 [n, side, side, 3] as fixed_size_binary without a copy, null where not `seen`."""
     valid = pa.py_buffer(np.packbits(seen, bitorder="little").tobytes())
     width = PIXELS_SIDE * PIXELS_SIDE * 3

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from curate.core.contracts import Batch, Needs
-from curate.core.facts import schema
+from curate.core.contracts import Batch, Stage
+from curate.core.facts import Fact
 
 Keys = npt.NDArray[np.uint64]
 
@@ -158,14 +158,16 @@ def _table() -> Keys:
 
 
 @dataclass(frozen=True)
-class TextStage:
+class TextStage(Stage):
     """Words and characters of the normal form, and `text_key`, its xxh3-64 (null where there is no text)."""
 
     name: ClassVar[str] = "text"
-    version: ClassVar[int] = 1
-    reads: ClassVar[tuple[str, ...]] = ("text",)
-    provides: ClassVar[pa.Schema] = schema(("words", "characters"))
-    needs: ClassVar[Needs] = Needs()
+    cost: ClassVar[float] = 4e-6
+    facts: ClassVar[tuple[Fact, ...]] = (
+        Fact("words", pa.int32(), "text", "unigrams: whitespace-separated tokens of the normalised text", shown=True),
+        Fact("characters", pa.int32(), "text", "code points of the normalised text", shown=True),
+    )
+    reads = ("text",)
 
     def __call__(self, batch: Batch) -> Batch:
         """Add words and characters (int32)."""

@@ -7,7 +7,6 @@ decisions and thumbnails have the names that their readers know: a file appears 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import uuid
@@ -24,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.core.contracts import PartialCounts
+from curate.core.counting import PartialCounts
 from curate.core.errors import OutputError
+from curate.core.file_lock import try_lock
 from curate.storage.backend import Disk, Storage
 from curate.storage.json_files import _json, _parsed
 from curate.storage.lease import BEAT_SECONDS, FOLDER, Lease, superseded
@@ -191,7 +191,7 @@ class Store:
         On a disk the lock is gone with the process, however it ends; on an object store a lease runs out.
         """
         if isinstance(self.storage, Disk):
-            with _flocked(Path(self.storage.root)):
+            with _held(Path(self.storage.root)):
                 yield self
             return
         try:
@@ -251,7 +251,7 @@ def data_name(fingerprint: str, attempt: str) -> str:
 
 
 @contextmanager
-def _flocked(out: Path) -> Iterator[None]:
+def _held(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -259,9 +259,7 @@ def _flocked(out: Path) -> Iterator[None]:
     if any(out.iterdir()) and not (out / ".lock").exists():
         raise OutputError(f"{out} is not empty and not an output of curate; choose an empty or new folder")
     with (out / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise OutputError(f"{out} is in use by {holder}; wait for it, or choose another --out") from None

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from curate.core.contracts import CorpusCount
+from curate.counts.images_per_text import ImagesPerText
 from curate.counts.merge import Engine, Scanned, merge
+from curate.counts.ngrams import RarestNgram
 from curate.counts.partial import Partial, partial_name
+from curate.counts.texts_per_image import TextsPerImage
 from curate.runners.local.runner import LocalRunner
 from curate.stages.text import Tokens
 from curate.storage.backend import storage
@@ -24,10 +26,10 @@ ROWS = 10_000_000
 SHARDS = 20
 WORDS = 10
 PAIRS = (
-    CorpusCount("texts_per_image", "texts_per_image", record_from=1000),
-    CorpusCount("images_per_text", "images_per_text", record_from=10),
+    TextsPerImage(record_from=1000),
+    ImagesPerText(record_from=10),
 )
-GRAMS = CorpusCount("rarest_ngram", "ngrams", record_from=2, vocabulary=100_000_000)
+GRAMS = RarestNgram(vocabulary=100_000_000)
 ENGINE = Engine(LocalRunner(1), 1_000_000_000)  # what `curate run` gives the merge when nothing is said
 
 

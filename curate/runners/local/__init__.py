@@ -1,1 +1,1 @@
-"""Worker processes on this machine; corpus counts on DuckDB."""
+"""The runner for one machine: worker processes, corpus counts on DuckDB."""

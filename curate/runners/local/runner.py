@@ -1,4 +1,4 @@
-"""One machine: spawned worker processes. A worker that dies takes only its own item with it."""
+"""The runner for one machine: spawned worker processes. A worker that dies takes only its own item with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
 from typing import Any, TypeVar
 
-from curate.core.contracts import Counting, Needs, TaskDied
+from curate.core.contracts import Needs, TaskDied
+from curate.core.counting import Counting
 from curate.runners.local.counts import duckdb_counting
 from curate.runners.worker import ONE_THREAD, prepare
 
@@ -22,13 +23,13 @@ R = TypeVar("R")
 class LocalRunner:
     """A pool of `workers` processes, kept over the passes of a run.
 
-    Tasks that need a GPU get a process for each of `gpus` (several where they need a share of one), which sees no other; they
-    live as long as their pass, and the others end before it: neither holds memory, of host or GPU, that the other could use.
+    Tasks that need a GPU run in one process per GPU (several where they need a fraction), which sees no other GPU. These
+    processes live as long as their pass, and the others end before it, so that neither holds memory that the other could use.
     """
 
     def __init__(self, workers: int, gpus: int = 0) -> None:
         self.workers, self.gpus = workers, gpus
-        self._pools: list[Any] = []  # one of all workers, or one for each GPU
+        self._pools: list[Any] = []  # one of all workers, or one per GPU
         self._on_gpus = False
 
     def __enter__(self) -> LocalRunner:
@@ -40,7 +41,7 @@ class LocalRunner:
         self._end(kind)
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
-        """Yield answers as they come; at most two items a worker are taken ahead, so that items may be a long stream."""
+        """Yield answers as they come; at most two items per worker are taken ahead, so `items` may be a long stream."""
         on_gpus, each = needs.gpus > 0, max(1, round(1 / (needs.gpus or 1)))
         if on_gpus or self._on_gpus:
             self._end(None)
@@ -58,7 +59,7 @@ class LocalRunner:
     def _end(self, error: type[BaseException] | None) -> None:
         for child in multiprocessing.active_children():
             if isinstance(child, _Worker):
-                child.wait_begun()
+                child.wait_started()
         for pool in self._pools:
             if error is None:
                 pool.close()
@@ -70,20 +71,20 @@ class LocalRunner:
 
 
 class _Worker(SpawnProcess):
-    """A worker that tells when it has begun: a pool that ends takes away semaphores, which a worker opens as it begins."""
+    """A worker that signals when it has started: ending a pool removes semaphores that a starting worker still has to open."""
 
     def start(self) -> None:
-        self._begun, self._tell = multiprocessing.Pipe(duplex=False)
+        self._started, self._signal = multiprocessing.Pipe(duplex=False)
         super().start()
-        self._tell.close()
+        self._signal.close()
 
     def run(self) -> None:
-        self._tell.close()
+        self._signal.close()
         super().run()
 
-    def wait_begun(self) -> None:
-        """Wait until the worker has all that it was given, or is dead: either closes its end."""
-        self._begun.poll(None)
+    def wait_started(self) -> None:
+        """Wait until the worker has read what it needs to start, or is dead: both close its end of the pipe."""
+        self._started.poll(None)
 
 
 class _Spawn(SpawnContext):
@@ -93,20 +94,20 @@ class _Spawn(SpawnContext):
 
 
 def _devices(count: int) -> list[str]:
-    """Return what CUDA_VISIBLE_DEVICES calls the first GPUs that this process may use."""
+    """Return the names, as in CUDA_VISIBLE_DEVICES, of the first `count` GPUs that this process may use."""
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return (given or [str(number) for number in range(count)])[:count]
 
 
 def _pool(workers: int, device: str | None) -> Any:
-    """Return a pool of processes; with a device each of them, also one that takes a dead one's place, sees that one alone."""
+    """Return a pool of processes, which see only the GPU `device` where it is given; so do those that replace dead ones."""
     from pebble import ProcessPool
 
     return ProcessPool(workers, context=_Spawn(), initializer=_prepare, initargs=(device,))
 
 
 def _answers(task: Callable[[T], R], items: Iterable[T], pools: Sequence[Any], ahead: int) -> Iterator[R | TaskDied]:
-    """Yield the answers of pools of which each has at most `ahead` items at once, given to the one that has fewest."""
+    """Yield the answers of several pools; each item goes to the pool with the fewest, which holds at most `ahead` at once."""
     waiting: dict[Future[Any], tuple[T, int]] = {}
     held = [0] * len(pools)
     stream = iter(items)
@@ -131,12 +132,12 @@ def _answer(future: Future[Any], item: Any) -> Any:
         return future.result()
     except ProcessExpired as death:
         return TaskDied(item, f"its worker died with exit code {death.exitcode}", death.exitcode)
-    except Exception as error:  # noqa: BLE001 - the task's own failure: reported with its item, never the end of the others
+    except Exception as error:  # noqa: BLE001 - reported with its item: a task that fails must not end the others
         return TaskDied(item, f"{type(error).__name__}: {error}", error=type(error).__name__)
 
 
 def _prepare(device: str | None) -> None:
-    """Set up a worker: its GPU, one thread for each library, and interrupts are the driver's to handle."""
+    """Set up a worker: its GPU, one thread per library, and no interrupts, which the driver handles."""
     import signal
     import threading
 
@@ -150,9 +151,8 @@ def _prepare(device: str | None) -> None:
 
 
 def _end_with(sentinel: int) -> None:
-    """End this worker as soon as its driver is gone, however it went: the lock on OUT went with it."""
-    import signal
+    """End this worker as soon as its driver is gone, for whatever reason: the lock on OUT is gone too."""
     from multiprocessing.connection import wait as wait_for
 
     wait_for([sentinel])
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(1)

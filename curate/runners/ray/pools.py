@@ -1,4 +1,4 @@
-"""Where items run on a Ray cluster: tasks, or actors that keep what they loaded. Ray places them; nothing is retried here."""
+"""Where items run on a Ray cluster: as tasks, or in actors that keep their models. Ray places them; nothing is retried here."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from curate.runners.worker import attempt
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS = 30.0  # before it is said that no worker has come yet
-_STARTS = 3  # actors in a row that cannot start
+_PATIENCE_SECONDS = 30.0  # before a warning that no worker has started yet
+_STARTS = 3  # actors in a row that fail to start, before giving up
 _LOOK_SECONDS = 5.0  # between looks at how large the cluster is
 
 
@@ -25,17 +25,17 @@ class Pool(Protocol):
     """Where items run."""
 
     def start(self, task: Any, item: Any) -> Any | None:
-        """Start an item and return the reference of its answer; None where there is no room now."""
+        """Start an item and return a reference to its answer; None while there is no room."""
 
     def wait(self, under_way: list[Any]) -> list[Any]:
-        """Wait until something happened, and return the references that have an answer."""
+        """Wait until something has happened, and return the references whose answers are ready."""
 
     def ended(self, reference: Any, *, alive: bool) -> None:
-        """Note that an answer was taken, and whether the worker that gave it lives on."""
+        """Note that an answer was taken, and whether its worker is still alive."""
 
 
 class Tasks:
-    """Ray tasks: a worker process takes one after the other. Nothing is held: Ray ends idle workers itself."""
+    """Ray tasks. Nothing is reserved between them: Ray itself ends idle workers."""
 
     def __init__(self, needs: Needs, most: int | None) -> None:
         self._run = ray.remote(attempt).options(num_cpus=needs.cpus, max_retries=0)
@@ -61,10 +61,10 @@ class Tasks:
 
 
 class _Worker:
-    """An actor: keeps its process, and with it the models that the first item loaded."""
+    """An actor: it keeps its process, and with it the models that its first item loaded."""
 
     def ready(self) -> None:
-        """Answer as soon as the actor runs."""
+        """Return as soon as the actor runs."""
 
     def run(self, task: Any, item: Any) -> Any:
         """Run the task on one item."""
@@ -73,19 +73,19 @@ class _Worker:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How many workers a pool may have, and with how many it starts; None: as many as the cluster has room for."""
+    """How many workers a pool may have (None: as many as the cluster has room for), and with how many it starts."""
 
     most: int | None = None
     least: int = 1
 
 
 class Actors:
-    """Actors, one item each; as long as items wait for one, more are asked for, at most twice as many as run."""
+    """Actors with one item each; while items wait, more are requested, up to twice as many as are running."""
 
     def __init__(self, needs: Needs, bounds: Bounds) -> None:
         self._make = ray.remote(_Worker).options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0)
         self._needs, self._bounds = needs, bounds
-        self._told = False
+        self._warned = False
         self._starting: dict[Any, Any] = {}
         self._busy: dict[Any, Any] = {}
         self._idle: list[Any] = []
@@ -105,10 +105,10 @@ class Actors:
         return reference
 
     def wait(self, under_way: list[Any]) -> list[Any]:
-        if not under_way and not self._told and not ray.wait(list(self._starting), timeout=_PATIENCE_SECONDS)[0]:
-            self._told = True
+        if not under_way and not self._warned and not ray.wait(list(self._starting), timeout=_PATIENCE_SECONDS)[0]:
+            self._warned = True
             wanted = f"{self._needs.cpus:g} CPU and {self._needs.gpus:g} GPU"
-            _log.warning("curate: still waiting for a worker with %s: has the cluster a node for it?", wanted)
+            _log.warning("curate: still waiting for a worker with %s: does the cluster have a node for it?", wanted)
         ready = _ready([*under_way, *self._starting])
         for reference in [one for one in ready if one in self._starting]:
             actor = self._starting.pop(reference)
@@ -135,7 +135,7 @@ class Actors:
 
 
 def _ready(references: list[Any]) -> list[Any]:
-    """Wait for one, then take all that are there: the cost of a wait grows with the references that it looks at."""
+    """Wait for one, then take all that are ready: the cost of a wait grows with the number of its references."""
     ready, _ = ray.wait(references, num_returns=1)
     if len(references) > 1:
         ready, _ = ray.wait(references, num_returns=len(references), timeout=0)

@@ -1,10 +1,10 @@
-"""A Ray cluster: tasks for passes of cores, a pool of actors that grows with the cluster for passes with models or GPUs.
+"""The runner for a Ray cluster: tasks for CPU passes, and for models or GPUs a pool of actors that grows with the cluster.
 
-Ray schedules and reserves; which item is tried again is the job's to say, so nothing here is retried but what was lost
-with its node. Only reports travel, never bytes of images.
+Ray schedules and reserves. The caller decides which items are tried again, so nothing is retried here but items that were
+lost with their node. Only reports are sent, never image bytes.
 
-Tasks and not Ray Data, which does not tell which item killed a worker: 300 tiny shards cost 9 to 14 ms each as tasks where
-the scan alone takes 4 to 8, and 32 to 35 by Ray Data with a shard a task (7 to 12 with eight); two nodes, busy cores.
+Tasks and not Ray Data, which does not tell which item killed a worker: 300 tiny shards cost 9 to 14 ms each as tasks, where
+the scan alone takes 4 to 8 ms, and 32 to 35 ms by Ray Data with one shard per task (7 to 12 with eight); two nodes, busy cores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import ray
 from ray import exceptions
 
-from curate.core.contracts import Counting, Needs, TaskDied
+from curate.core.contracts import Needs, TaskDied
+from curate.core.counting import Counting
 from curate.core.errors import RunnerError
 from curate.runners.ray.counts import ray_counting
 from curate.runners.ray.pools import Actors, Bounds, Pool, Tasks
@@ -27,27 +28,27 @@ from curate.runners.ray.pools import Actors, Bounds, Pool, Tasks
 T = TypeVar("T")
 R = TypeVar("R")
 
-_LOST = 20  # how often an item is given out again because its node was lost
+_LOST = 20  # times that an item is run again because its node was lost
 _REACH_SECONDS = 10.0
 
 
 class RayRunner:
-    """Runs on the cluster at `address` (auto, or ray://HOST:10001); with `workers` or `gpus` on at most so many of them.
+    """Runs on the cluster at `address` (auto, or ray://HOST:10001), on at most `workers` workers or `gpus` GPUs where given.
 
-    Pools of workers with models start with `least`.
+    Pools of workers with models start with `least` workers.
     """
 
     def __init__(self, address: str = "auto", workers: int | None = None, gpus: int | None = None, least: int = 1) -> None:
         self._address, self._workers, self._gpus, self._least = address, workers, gpus, least
-        self._actors: tuple[Needs, Actors] | None = None  # kept for the next pass of the same needs: weights are loaded already
+        self._actors: tuple[Needs, Actors] | None = None  # kept for the next pass with the same needs: their models are loaded
 
     def __enter__(self) -> RayRunner:
         try:
             _reach(self._address)
             ray.init(address=self._address, log_to_driver=False, logging_level="warning", ignore_reinit_error=True)
         except (OSError, exceptions.RayError, ValueError) as error:
-            told = str(error).strip().splitlines() or [type(error).__name__]
-            raise RunnerError(f"no Ray cluster at {self._address}: {told[0]} (`ray start --head` starts one)") from None
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise RunnerError(f"no Ray cluster at {self._address}: {lines[0]} (`ray start --head` starts one)") from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -55,18 +56,18 @@ class RayRunner:
         ray.shutdown()
 
     def size(self, resource: str) -> int:
-        """Return how many CPU or GPU the cluster has now."""
+        """Return how many of a resource (CPU, GPU) the cluster has now."""
         return int(ray.cluster_resources().get(resource, 0))
 
     def cores_beside_a_gpu(self) -> int:
-        """Return how many cores each GPU has on the node where it has fewest; 1 where there is none yet."""
+        """Return the cores per GPU of the node that has the fewest; 1 while no node has a GPU."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
         return max(1, min((int(node.get("CPU", 1) // node["GPU"]) for node in nodes), default=1))
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
-        """Yield answers as they come; at most two items a core, or one an actor, are taken ahead."""
+        """Yield answers as they come; items are taken at most two per core ahead, or one per actor."""
         if self._actors is not None and self._actors[0] != needs:
-            self._end_actors()  # they hold what this pass may need
+            self._end_actors()  # they hold resources that this pass may need
         if not (needs.gpus or needs.models):
             yield from _answers(Tasks(needs, self._workers), ray.put(task), items)
             return
@@ -78,7 +79,7 @@ class RayRunner:
             yield from _answers(self._actors[1], ray.put(task), items)
             ended = True
         finally:
-            if not ended:  # nobody will take the answers of those that are busy
+            if not ended:  # the caller stopped: nobody takes the answers of busy ones
                 self._end_actors()
 
     def _end_actors(self) -> None:
@@ -92,7 +93,7 @@ class RayRunner:
 
 
 def _reach(address: str) -> None:
-    """Raise OSError where nothing listens: Ray itself would try again and again, for minutes."""
+    """Raise OSError where nothing listens: Ray itself would retry for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "://" not in address:
         socket.create_connection((host, int(port)), _REACH_SECONDS).close()
@@ -101,7 +102,7 @@ def _reach(address: str) -> None:
 def _answers(pool: Pool, task: Any, items: Iterable[Any]) -> Iterator[Any]:
     stream, again = iter(items), deque[Any]()
     under_way: dict[Any, Any] = {}
-    lost: dict[int, int] = {}  # by identity: the items under way are held here
+    lost: dict[int, int] = {}  # by id(): the items under way are kept alive here
     while True:
         while (item := again.popleft() if again else next(stream, None)) is not None:
             if (reference := pool.start(task, item)) is None:
@@ -135,7 +136,7 @@ class _Death:
 def _answer(reference: Any, item: Any) -> Any:
     try:
         answer = ray.get(reference)
-    except exceptions.RayTaskError as error:  # it never reached the task: code or packages that the node lacks
+    except exceptions.RayTaskError as error:  # raised before the task ran: the node lacks code or packages
         return TaskDied(item, f"{type(error.cause).__name__}: {error.cause}", error=type(error.cause).__name__)
     except exceptions.RayError as error:
         return _Death(error)

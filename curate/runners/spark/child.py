@@ -1,7 +1,8 @@
-"""A process that a worker keeps for its items: what kills it takes its item with it and not the worker.
+"""A process in which a worker runs its items: an item that kills it does not kill the worker.
 
-For engines that would take the death of their own worker for a failure of all that it had in hand. It imports and loads models
-once and serves item after item; it ends with its parent, however that goes, and when memory runs out it goes first.
+For engines that count the death of their own worker as a failure of everything that it had been given. The process imports
+and loads models once and serves item after item. It ends with its parent, for whatever reason that ends, and when memory
+runs out the kernel kills it first.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from typing import Any
 from curate.core.contracts import TaskDied
 from curate.runners.worker import ONE_THREAD, attempt
 
-_FIRST_TO_GO = "500"  # of -1000 to 1000: the kernel rather ends this process than the engine's
+_KILLED_FIRST = "500"  # of -1000 to 1000: the kernel prefers this process to the engine's
 
 
 class Child:
-    """The process, seen from its parent. `device` is what CUDA_VISIBLE_DEVICES is in it."""
+    """The process, seen from its parent. `device` is its CUDA_VISIBLE_DEVICES."""
 
     def __init__(self, device: str) -> None:
         self.device = device
-        path = os.pathsep.join(entry for entry in sys.path if entry)  # an engine may have added to it as it ran
+        path = os.pathsep.join(entry for entry in sys.path if entry)  # the engine may have added to it
         environment = {**ONE_THREAD, **os.environ, "CUDA_VISIBLE_DEVICES": device, "PYTHONPATH": path}
         ours, theirs = socket.socketpair()
         with theirs:
@@ -40,11 +41,11 @@ class Child:
         self._task = b""
 
     def alive(self) -> bool:
-        """Return whether it runs."""
+        """Return whether it is running."""
         return self._process.poll() is None
 
     def run(self, task: bytes, item: Any) -> Any:
-        """Return what the pickled task answers for an item, or how it died of it; without the item, which the caller has."""
+        """Return the pickled task's answer for an item, or a TaskDied without the item, which the caller has."""
         try:
             self._connection.send((None if task == self._task else task, item))
             self._task = task
@@ -54,18 +55,18 @@ class Child:
             return TaskDied(None, f"its worker died with exit code {code}", code)
 
     def end(self) -> None:
-        """End it."""
+        """Kill it."""
         self._process.kill()
         self._process.communicate()
         self._connection.close()
 
 
 def main(descriptor: int) -> None:
-    """Answer items until the parent closes its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's to handle
+    """Serve items until the parent closes its end of the socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
+        Path("/proc/self/oom_score_adj").write_text(_KILLED_FIRST)
     task = b""
     with Connection(descriptor) as connection:
         while True:
@@ -78,12 +79,12 @@ def main(descriptor: int) -> None:
 
 
 def _answered(given: bytes, task: bytes) -> tuple[bytes, bytes]:
-    """Return a pickled answer and the pickled task, which stays until another is given."""
+    """Return a pickled answer, and the pickled task that later items without a task of their own use."""
     try:
         new, item = pickle.loads(given)
         task = task if new is None else new
         return pickle.dumps(attempt(_loaded(task), item)), task
-    except Exception as error:  # noqa: BLE001 - what cannot be unpickled here, or pickled: an answer like the task's own failure
+    except Exception as error:  # noqa: BLE001 - cannot be pickled or unpickled: reported like an error of the task
         return pickle.dumps(TaskDied(None, f"{type(error).__name__}: {error}", error=type(error).__name__)), task
 
 
@@ -91,10 +92,10 @@ _loaded = functools.lru_cache(1)(pickle.loads)
 
 
 def _end_with_parent() -> None:
-    """End as soon as nobody holds the other end of standard input any more, also in the middle of an item."""
+    """Kill this process when the parent's end of standard input closes, even in the middle of an item."""
     while os.read(0, 1):
         pass
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A Spark cluster: Spark tasks of many items for every pass, Spark SQL for corpus counts, the same bytes whatever dies.
+"""The runner for a Spark cluster: Spark tasks of many items for every pass, Spark SQL for corpus counts.
 
-Only reports travel, never bytes of images. Spark runs a Spark task again when its executor or Python worker was lost; which
-item is tried again is the job's to say, so an item that kills its process is an answer and no failure of the Spark task.
+Only reports are sent, never image bytes. Spark itself repeats a Spark task whose executor or Python worker was lost. The
+caller decides which items are tried again, so an item that kills its process is an answer, not a failed Spark task.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TypeVar
 from pyspark.resource import ExecutorResourceRequests, ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
 from pyspark.sql import SparkSession
 
-from curate.core.contracts import Counting, Needs, TaskDied
+from curate.core.contracts import Needs, TaskDied
+from curate.core.counting import Counting
 from curate.core.errors import RunnerError
 from curate.runners.spark.counts import spark_counting
 from curate.runners.spark.session import session
@@ -32,7 +33,7 @@ _NO_GPUS = (
 
 
 class SparkRunner:
-    """Runs on this process's Spark session, or one at `master`; with `workers` or `gpus` at most so many items at once."""
+    """Runs on this process's Spark session, or one at `master`; `workers` or `gpus` limit how many items run at once."""
 
     def __init__(self, master: str | None = None, workers: int | None = None, gpus: int | None = None) -> None:
         self._master, self._workers, self._gpus = master, workers, gpus
@@ -48,37 +49,37 @@ class SparkRunner:
         self._held.close()
 
     def size(self, resource: str) -> int:
-        """Return how many CPU or GPU the application has now; an executor that is still to come counts where there is none."""
+        """Return how many of a resource (CPU, GPU) the application has now; before the first executor, as many as one has."""
         if resource == "GPU":
             return max(1, self._executors()) * int(self._conf(_EXECUTOR_GPUS, "0"))
         return int(self._context.defaultParallelism)
 
     def cores_beside_a_gpu(self) -> int:
-        """Return how many cores each GPU of an executor has."""
+        """Return the cores per GPU of an executor."""
         cores = int(self._conf("spark.executor.cores", "0"))
         if not cores:
-            self._context.parallelize([0], 1).count()  # so that there is an executor: it has all cores of its node
+            self._context.parallelize([0], 1).count()  # starts an executor, which has all cores of its node
             cores = self.size("CPU") // max(1, self._executors())
         return max(1, cores // max(1, int(self._conf(_EXECUTOR_GPUS, "1"))))
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
-        """Yield answers as they come; some items are taken ahead, a hundred for each of two Spark tasks a core at most."""
+        """Yield answers as Spark jobs end (see chunks.py); at most two Spark tasks per core, of 100 items, are taken ahead."""
         name = getattr(task, "__name__", type(task).__name__)
         yield from answers(self._context, Work(task, lambda: self._room(needs), self._profile(needs), name), items)
 
     def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
-        """Open a session on Spark SQL, which spills to the executors' own disks; answers come back through `scratch`."""
+        """Open a session on Spark SQL, which spills to the executors' own disks; results come back through `scratch`."""
         return spark_counting(self._session, scratch)
 
     def _room(self, needs: Needs) -> int:
-        """Return how many Spark tasks may be under way now: two for each that can run, so that no core waits for the driver."""
+        """Return how many Spark tasks may be submitted now: twice as many as can run, so that no core waits for the driver."""
         most = self._gpus if needs.gpus else self._workers
         if most is not None:
             return int(most / needs.gpus) if needs.gpus else most
         return 2 * int(self.size("GPU") / needs.gpus if needs.gpus else self.size("CPU") / max(1, math.ceil(needs.cpus)))
 
     def _profile(self, needs: Needs) -> ResourceProfile | None:
-        """Return what Spark must reserve for a task; None where that is a core, or where there is just one machine."""
+        """Return what Spark must reserve for a task; None for a single core, or on a local master."""
         wanted = max(1, math.ceil(needs.cpus)), needs.gpus
         if wanted not in self._profiles:
             self._profiles[wanted] = self._reserved(*wanted)
@@ -100,13 +101,13 @@ class SparkRunner:
         return builder.require(tasks).build
 
     def _executors_with_gpus(self, cpus: int) -> ExecutorResourceRequests:
-        """Ask for executors of their own: dynamic allocation starts them when it is asked to."""
+        """Request separate executors, which dynamic allocation then starts."""
         cores = max(cpus, int(self._conf("spark.executor.cores", "0")))
         script, vendor = (self._conf(f"spark.executor.resource.gpu.{name}", "") for name in ("discoveryScript", "vendor"))
         return ExecutorResourceRequests().cores(cores).resource("gpu", int(self._conf(_EXECUTOR_GPUS, "1")), script, vendor)
 
     def _executors(self) -> int:
-        """Return how many executors have come, without the driver."""
+        """Return how many executors have started, without the driver."""
         return int(self._context._jsc.sc().getExecutorMemoryStatus().size()) - 1
 
     def _conf(self, name: str, default: str) -> str:

@@ -1,6 +1,6 @@
-"""Items on Spark, in chunks: a job for every few of them; what became of them comes back as each job ends.
+"""Items on Spark: one Spark job for every few chunks of items, whose answers come back when the job ends.
 
-In the Python worker each item goes to the child that this worker keeps.
+In the Python worker, items run in a child process that the worker keeps.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pyspark.resource import ResourceProfile
 from curate.core.contracts import TaskDied
 from curate.core.errors import RunnerError
 from curate.runners.spark.child import Child
-from curate.runners.spark.chunks import Chunk, Chunks, Did, serve
-from curate.runners.spark.session import ERRORS, TRACEBACK, said
+from curate.runners.spark.chunks import Chunk, Chunks, Done, serve
+from curate.runners.spark.session import ERRORS, TRACEBACK, one_line
 
-_JOBS = 64  # under way at once, each a thread of the driver; on a cluster with more cores each has several tasks
+_JOBS = 64  # at once, each a thread of the driver; on a cluster with more cores each job has several Spark tasks
 _JOIN_SECONDS = 0.5
 _LOOK_SECONDS = 5.0  # between looks at how large the cluster is
 _ENDED = "the Spark application has ended"
@@ -32,7 +32,7 @@ _ENDED = "the Spark application has ended"
 
 @dataclass(frozen=True)
 class Work:
-    """What is done with each item, for how many Spark tasks at once there is room now, and what each of them is given."""
+    """The task, how many Spark tasks may be submitted now, what Spark reserves for each, and a name to show."""
 
     task: Callable[[Any], Any]
     room: Callable[[], int]
@@ -41,7 +41,7 @@ class Work:
 
 
 def answers(context: SparkContext, work: Work, items: Iterable[Any]) -> Iterator[Any]:
-    """Yield an answer, or how it died, for every item. Raises RunnerError when Spark has ended or its workers lack the code."""
+    """Yield an answer, or how it died, for every item. Raises RunnerError if Spark ends, or its workers cannot import curate."""
     run = _Run(context, work, items)
     try:
         while True:
@@ -55,14 +55,14 @@ def answers(context: SparkContext, work: Work, items: Iterable[Any]) -> Iterator
 
 
 class _Run:
-    """The Spark jobs of one map: a thread waits for each, a queue brings what became of them."""
+    """The Spark jobs of one map: a thread waits for each and puts its result into a queue."""
 
     def __init__(self, context: SparkContext, work: Work, items: Iterable[Any]) -> None:
         self._context, self._work = context, work
         self._chunks = Chunks(items)
         self._serve = _Serve(pickle.dumps(work.task))
         self._group = f"curate-{uuid.uuid4().hex[:8]}"
-        self._done: queue.SimpleQueue[tuple[list[Chunk], list[Did] | Exception]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[list[Chunk], list[Done] | Exception]] = queue.SimpleQueue()
         self._again: deque[list[Chunk]] = deque()
         self._room, self._looked = 1, 0.0
         self.under_way: dict[int, InheritableThread] = {}
@@ -77,7 +77,7 @@ class _Run:
         return len(self.under_way) < -(-self._room // self._width())
 
     def next(self) -> list[Chunk]:
-        """Return the chunks of the next job, one a Spark task; none when there is nothing left to give out."""
+        """Return the chunks of the next job, one per Spark task; an empty list at the end."""
         if self._again:
             return self._again.popleft()
         cut = (self._chunks.cut(self._room) for _ in range(self._width()))
@@ -90,46 +90,47 @@ class _Run:
         thread.start()
 
     def take(self) -> Iterator[Any]:
-        """Wait until a job has ended, and yield its answers."""
-        chunks, became = self._done.get()
+        """Wait until a job ends, and yield its answers."""
+        chunks, result = self._done.get()
         self.under_way.pop(id(chunks)).join()
-        if isinstance(became, Exception):
-            yield from self._lost(chunks, became)
+        if isinstance(result, Exception):
+            yield from self._lost(chunks, result)
             return
-        for chunk, did in zip(chunks, became, strict=True):
-            self._chunks.ended(chunk, did)
-            for item, answer in zip(chunk, did.answers, strict=False):
-                yield TaskDied(item, answer.reason, answer.exitcode, answer.error) if isinstance(answer, TaskDied) else answer
+        for chunk, done in zip(chunks, result, strict=True):
+            self._chunks.ended(chunk, done)
+            yield from done.named(chunk)
 
     def end(self) -> None:
-        """Cancel what is under way."""
+        """Cancel all jobs."""
         for thread in self.under_way.values():
             while thread.is_alive() and not _stopped(self._context):
-                self._context.cancelJobGroup(self._group)  # again for a job that had not begun
+                self._context.cancelJobGroup(self._group)  # repeated for a job that had not started
                 thread.join(_JOIN_SECONDS)
 
     def _width(self) -> int:
         return -(-self._room // _JOBS)
 
     def _perform(self, chunks: list[Chunk]) -> None:
-        became: list[Did] | Exception
+        result: list[Done] | Exception
         try:
             self._context.setJobGroup(self._group, f"{self._work.name}: {sum(map(len, chunks))} items", interruptOnCancel=True)
             rdd = self._context.parallelize(chunks, len(chunks)).mapPartitions(self._serve)
-            became = (rdd if self._work.profile is None else rdd.withResources(self._work.profile)).collect()
-        except Exception as error:  # noqa: BLE001 - of a thread: whoever takes it decides
-            became = error
-        self._done.put((chunks, became))
+            result = (rdd if self._work.profile is None else rdd.withResources(self._work.profile)).collect()
+        except Exception as error:  # noqa: BLE001 - handed over to the main thread
+            result = error
+        self._done.put((chunks, result))
 
     def _lost(self, chunks: list[Chunk], error: Exception) -> Iterator[Any]:
-        """Give a job that Spark gave up out again, in parts, until the item that it cannot do is alone."""
-        reason = said(error)
+        """Split a job that Spark gave up and queue its parts again, until the item that made it fail is alone."""
+        reason = one_line(error)
         if _stopped(self._context):
             raise RunnerError(f"{_ENDED}: {reason}") from None
         if not isinstance(error, ERRORS):
             raise error
         if TRACEBACK in str(error):
-            raise RunnerError(f"Spark's workers cannot run curate, which they need installed as it is here: {reason}") from None
+            raise RunnerError(
+                f"Spark's workers cannot run curate, which must be installed there as it is here: {reason}"
+            ) from None
         if len(chunks) > 1:
             self._again.extend([chunk] for chunk in chunks)
         elif len(chunks[0]) > 1:
@@ -148,25 +149,25 @@ def _stopped(context: SparkContext) -> bool:
 # In the Python workers -----------------------------------------------------------------------------------------------
 
 _kept: list[Child] = []
-"""The child of this Python worker: kept over the Spark tasks that this takes, for which Spark keeps it."""
+"""The child of this Python worker, which Spark reuses for one Spark task after the other."""
 
 
 @dataclass(frozen=True)
 class _Serve:
-    """What a Spark task does with its chunk."""
+    """What a Spark task does: it runs a pickled task on the items of its chunk."""
 
     task: bytes
 
-    def __call__(self, chunks: Iterator[Chunk]) -> Iterator[Did]:
+    def __call__(self, chunks: Iterator[Chunk]) -> Iterator[Done]:
         for chunk in chunks:
             yield serve(_child, self.task, chunk)
 
 
 def _child() -> Child:
-    """Return the child that sees the GPUs of this Spark task alone; a new one where there was none, or another's, or it died."""
+    """Return a child that sees only the GPUs of this Spark task: the one that is kept, if it does and is alive, or a new one."""
     context = TaskContext.get()
-    given = context.resources() if context is not None else {}
-    device = ",".join(given["gpu"].addresses) if "gpu" in given else ""
+    resources = context.resources() if context is not None else {}
+    device = ",".join(resources["gpu"].addresses) if "gpu" in resources else ""
     if _kept and not (_kept[0].device == device and _kept[0].alive()):
         _kept.pop().end()
     if not _kept:

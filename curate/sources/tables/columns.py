@@ -59,6 +59,11 @@ def on_the_web(columns: Mapping[str, str], found: Mapping[str, Sequence[object]]
     return {**{role: name for role, name in columns.items() if role != "image"}, "url": columns["image"]}
 
 
+def without_images(columns: Mapping[str, str]) -> bool:
+    """Return whether a table with these columns holds URLs, not image bytes."""
+    return "url" in columns and "image" not in columns
+
+
 def is_base64(column: str) -> bool:
     """Say whether a column of this name holds base64."""
     return "base64" in column.lower() or "b64" in column.lower()

@@ -1,44 +1,41 @@
-"""Which columns of a table are used, and how it is cut into shards."""
+"""Which columns of a table are used."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from curate.core.errors import InputError
-from curate.sources.tables.columns import clean_text, is_binary, is_string, on_the_web, resolve
-from curate.sources.tables.csv import Csv
-from curate.sources.tables.jsonl import _inspect_jsonl
+from curate.sources.tables.columns import clean_text, is_binary, is_string, on_the_web, resolve, without_images
 from curate.sources.tables.lines import SAMPLE_LINES
-from curate.sources.tables.parquet import Parquet, Parts, _parts
-from curate.sources.tables.reader import DAMAGE
+from curate.sources.tables.reader import DAMAGE, Reader, is_damage
+
+R = TypeVar("R", bound=Reader)
 
 
-def inspect(url: str, path: str, kind: str, wanted: Mapping[str, str]) -> tuple[dict[str, str], Parts]:
-    """Return the columns of a table by role, and the parts to cut it into ([None] = it stays whole).
+def inspect(url: str, opening: Callable[[], R], wanted: Mapping[str, str]) -> tuple[dict[str, str], R | None]:
+    """Return the columns of a table by role, and its reader; no reader for a damaged table, which the run will report.
 
-    Raises InputError when its columns cannot be used; a table that cannot be read is left for the run to report.
+    Raises InputError when the columns cannot be used.
     """
-    if kind == "jsonl":
-        return _inspect_jsonl(url, path, wanted), [None]
     try:
-        reader: Parquet | Csv = Parquet(path) if kind == "parquet" else Csv(path, tabs=path.lower().endswith(".tsv"))
+        reader = opening()
         columns = resolve(url, reader.names(), wanted)
         name = columns.get("image")
-        sample = None if name is None else next(reader.chunks([name], 0), None)
+        sample = None if name is None else reader.sample(name)
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(f"{url}: {error.strerror}") from None
-        return dict(wanted), [None]
+        if not is_damage(error):
+            raise InputError(f"{url}: {getattr(error, 'strerror', None) or error}") from None
+        return dict(wanted), None
     if name is not None and sample is not None:
-        columns = on_the_web(columns, {name: _sample(url, name, sample[1].column(0))})
-    return columns, _parts(reader) if isinstance(reader, Parquet) else [None]
+        columns = on_the_web(columns, {name: _sample(url, name, sample)})
+    return columns, reader
 
 
 def _sample(url: str, name: str, column: pa.Array) -> list[Any]:
-    """Return values of an image column, where they are strings. Raises InputError when it cannot hold images."""
+    """Return values of an image column of strings, [] for other types. Raises InputError when it cannot hold images."""
     kind = column.type
     column = column.dictionary_decode() if pa.types.is_dictionary(kind) else column
     if is_string(column.type):
@@ -46,3 +43,6 @@ def _sample(url: str, name: str, column: pa.Array) -> list[Any]:
     if not (is_binary(column.type) or pa.types.is_struct(kind) or pa.types.is_null(kind)):
         raise InputError(f"{url}: column {name} cannot hold images, it is {kind}; name the one that does")
     return []
+
+
+__all__ = ["inspect", "without_images"]

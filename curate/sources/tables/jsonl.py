@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,24 +14,27 @@ import pyarrow as pa
 from curate.core.contracts import Batch, Shard
 from curate.sources.linked_files import Folder
 from curate.sources.records import UNSAFE_KEY, Record, as_text, batches, join
+from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tables.cells import load
-from curate.sources.tables.columns import on_the_web, resolve
+from curate.sources.tables.columns import on_the_web, resolve, without_images
 from curate.sources.tables.lines import SAMPLE_LINES, lines_of, parse_line
+from curate.storage.input_file import InputFile
+from curate.storage.paths import Entry
 
 _UNSAFE = re.compile(UNSAFE_KEY)
 
 
 @dataclass
 class JsonLines:
-    """A file of one JSON object a line; a line that is none is a record with the error bad_json."""
+    """A file of one JSON object a line; any other line becomes a record with the error bad_json."""
 
     shard: Shard
-    path: str
+    file: InputFile
     folder: Folder
 
     def __post_init__(self) -> None:
         self.columns = dict(self.shard.columns)
-        self._ahead, self._next = self._lines(), 0  # asked in ascending order, the file is read once
+        self._ahead, self._next = self._lines(), 0  # for ascending rows the file is read once
 
     def read(self) -> Iterator[Batch]:
         """Yield batches of RECORD_SCHEMA."""
@@ -47,7 +51,7 @@ class JsonLines:
             yield None if line is None else self._image(parse_line(line))[0]
 
     def _lines(self) -> Iterator[tuple[int, bytes | None]]:
-        with open(self.path, "rb") as file:
+        with open(self.file.path(), "rb") as file:
             yield from enumerate(lines_of(file))
 
     def _image(self, fields: dict[str, object] | None) -> tuple[bytes | None, str | None]:
@@ -71,12 +75,29 @@ class JsonLines:
         return Record(default if key is None else key, url, text, join(codes), image, None, given)
 
 
-def _inspect_jsonl(url: str, path: str, wanted: Mapping[str, str]) -> dict[str, str]:
-    with open(path, "rb") as file:
-        samples = [fields for line in islice(lines_of(file), SAMPLE_LINES) if (fields := parse_line(line)) is not None]
+def _inspect(url: str, file: InputFile, wanted: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns by role, judged by the first lines. Raises InputError when they cannot be used."""
+    with file.stream() as opened:
+        samples = [fields for line in islice(lines_of(opened), SAMPLE_LINES) if (fields := parse_line(line)) is not None]
     names = list(dict.fromkeys(name for fields in samples for name in fields))
     if not names:  # nothing to judge by: empty, or not one valid line
         return dict(wanted)
     columns = resolve(url, names, wanted)
     name = columns.get("image")
     return columns if name is None else on_the_web(columns, {name: [fields.get(name) for fields in samples]})
+
+
+def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
+    with InputFile(entry.url, entry.size) as file:
+        used = _inspect(entry.url, file, columns)
+    return [shard_of(entry, SOURCE.kind, None, used, on_the_web=without_images(used))]
+
+
+@contextmanager
+def _open(shard: Shard) -> Iterator[OpenShard]:
+    with InputFile(shard.url) as file:
+        yield JsonLines(shard, file, Folder.of_file(shard.url))
+
+
+SOURCE = Source("jsonl", (".jsonl", ".ndjson"), _open, _list)
+"""One JSON object a line, with image paths, base64 or URLs."""

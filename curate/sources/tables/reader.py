@@ -1,20 +1,21 @@
-"""What a table's format gives: chunks of rows, and what counts as damage."""
+"""What a table's format provides: its rows in pieces, and which exceptions mean damage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
 from curate.core.contracts import ShardBreak
+from curate.core.errors import StorageError
 
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; the last for names and messages with bytes of the file in them."""
 
 
-Chunk = tuple[int, pa.RecordBatch]
-"""The number of its first row, and rows as the file has them."""
+TableRows = tuple[int, pa.RecordBatch]
+"""The number of the first row, and consecutive rows with the file's own columns."""
 
 
 class Reader(Protocol):
@@ -23,17 +24,25 @@ class Reader(Protocol):
     def names(self) -> list[str]:
         """Return the names of the columns."""
 
-    seeks: ClassVar[bool]  # whether it can begin elsewhere than at the start
+    def sample(self, name: str) -> pa.Array | None:
+        """Return the first values of a column (one will do where they are no strings); None where there are none."""
 
-    def chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
-        """Yield rows with `columns` to the end; chunks before the one that holds row `first` may be left out."""
+    def skips(self, at: int, row: int) -> bool:
+        """Return whether `pieces` from `row` on reads less than going on at row `at`, which is smaller."""
+
+    def pieces(self, columns: list[str], first: int) -> Iterator[TableRows]:
+        """Yield all rows with `columns`; pieces before the one with row `first` may be left out."""
 
     def bad(self) -> int:
-        """Return how many rows had to be skipped; known after `chunks` has ended."""
+        """Return how many rows had to be skipped; known after `pieces` has ended."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether one of DAMAGE means a damaged file; else the system or a store failed to read it."""
+    system = isinstance(error, StorageError | FileNotFoundError | PermissionError)
+    return not (system or (isinstance(error, OSError) and error.errno is not None))
 
 
 def broken(url: str, error: Exception) -> Exception:
-    """Return the ShardBreak of a damaged table; an error of the operating system as it is."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error
-    return ShardBreak(f"{url}: {' '.join(str(error).split())[:300]}")
+    """Return the ShardBreak of a damaged table; an error of the system or of a store is returned as it is."""
+    return ShardBreak(f"{url}: {' '.join(str(error).split())[:300]}") if is_damage(error) else error

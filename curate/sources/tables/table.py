@@ -6,7 +6,7 @@ A parquet file is read by row groups, so it can be cut into shards; the others a
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,65 +20,79 @@ from curate.sources.linked_files import Folder
 from curate.sources.records import BATCH_BYTES, MAX_IMAGE, UNSAFE_KEY, Record, batches, join
 from curate.sources.tables.cells import _bytes_of, _load_cell
 from curate.sources.tables.columns import Code, clean_text, joined, resolve
-from curate.sources.tables.reader import DAMAGE, Chunk, Reader, broken
+from curate.sources.tables.reader import DAMAGE, Reader, TableRows, broken
 
 
 @dataclass
 class TableShard:
-    """A table on the local disk: what its `reader` yields, as records. `folder` is where its image paths begin."""
+    """A table as records. `opening` gives a reader of the whole table, `partly` one that is cheaper where only images are read.
+
+    Image paths are relative to the table's folder.
+    """
 
     shard: Shard
-    reader: Reader
-    folder: Folder
+    opening: Callable[[], Reader]
+    partly: Callable[[], Reader] | None = None
 
     def __post_init__(self) -> None:
-        self._ahead: Iterator[Chunk] | None = None
+        self._ahead: Iterator[TableRows] | None = None
         self._held: tuple[int, pa.RecordBatch | None] = (0, None)
+        self._images: Reader | None = None
+        self.folder = Folder.of_file(self.shard.url)
         self.columns = dict(self.shard.columns)
-        if "text" not in self.columns or not {"image", "url"} & self.columns.keys():
-            try:
-                self.columns = resolve(self.shard.url, self.reader.names(), self.columns)
-            except InputError as error:  # the listing could not read the table, so the user was not told then
-                raise ShardBreak(str(error)) from None
+
+    def _opened(self, opening: Callable[[], Reader]) -> Reader:
+        """Return an open reader, with the columns known. Raises ShardBreak when nothing of the table can be read."""
+        try:
+            reader = opening()
+            if "text" not in self.columns or not {"image", "url"} & self.columns.keys():
+                self.columns = resolve(self.shard.url, reader.names(), self.columns)
+        except InputError as error:  # the listing could not read the table, so it did not report this
+            raise ShardBreak(str(error)) from None
+        except DAMAGE as error:
+            raise broken(self.shard.url, error) from None
+        return reader
 
     def read(self) -> Iterator[Batch]:
         """Yield batches of RECORD_SCHEMA. Raises ShardBreak after the last good row when the table is damaged."""
-        limit = self.shard.limit
+        reader, limit = self._opened(self.opening), self.shard.limit
         end = 0
-        for start, chunk in self._chunks(sorted(set(self.columns.values())), 0):
+        for start, rows in self._pieces(reader, sorted(set(self.columns.values())), 0):
             if limit is not None and start >= limit:
                 return
-            chunk = chunk if limit is None else chunk.slice(0, limit - start)
-            yield from self._records(start, chunk)
-            end = start + chunk.num_rows
-        bad = self.reader.bad() if limit is None else min(self.reader.bad(), limit - end)
+            rows = rows if limit is None else rows.slice(0, limit - start)
+            yield from self._records(start, rows)
+            end = start + rows.num_rows
+        bad = reader.bad() if limit is None else min(reader.bad(), limit - end)
         yield from batches((Record(f"{self._stem()}/bad/{i}", None, None, "bad_row", None) for i in range(bad)), end)
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the images of `rows` (column row, ascending), reading only the image column, and only where needed."""
+        if self._images is None:
+            self._images = self._opened(self.partly or self.opening)
         name = self.columns.get("image")
         for row in rows.column("row").to_pylist():
-            start, chunk = (0, None) if name is None else self._chunk_of(name, row)
-            yield None if name is None or chunk is None else _load_cell(chunk.column(0), row - start, name, self.folder)[0]
+            start, held = (0, None) if name is None else self._piece_of(self._images, name, row)
+            yield None if name is None or held is None else _load_cell(held.column(0), row - start, name, self.folder)[0]
 
-    def _chunk_of(self, name: str, row: int) -> tuple[int, pa.RecordBatch | None]:
-        """Return the part of the image column that holds `row`, and its first row; asked in ascending order, it is read once."""
-        start, chunk = self._held
-        end = start + (chunk.num_rows if chunk is not None else 0)
-        if self._ahead is None or row < start or (self.reader.seeks and row >= end + ROW_GROUP):
-            self._ahead, end = self._chunks([name], row), 0
-        while row >= end or chunk is None:
+    def _piece_of(self, reader: Reader, name: str, row: int) -> tuple[int, pa.RecordBatch | None]:
+        """Return the piece of the image column that holds `row`, and its first row. For ascending rows it is read once."""
+        start, held = self._held
+        end = start + (held.num_rows if held is not None else 0)
+        if self._ahead is None or row < start or (row >= end and reader.skips(end, row)):
+            self._ahead, end = self._pieces(reader, [name], row), 0
+        while row >= end or held is None:
             found = next(self._ahead, None)
             if found is None:
                 self._ahead, self._held = None, (0, None)
                 return self._held
-            self._held = start, chunk = found
-            end = start + chunk.num_rows
+            self._held = start, held = found
+            end = start + held.num_rows
         return self._held
 
-    def _chunks(self, columns: list[str], first: int) -> Iterator[Chunk]:
+    def _pieces(self, reader: Reader, columns: list[str], first: int) -> Iterator[TableRows]:
         try:
-            yield from self.reader.chunks(columns, first)
+            yield from reader.pieces(columns, first)
         except DAMAGE as error:
             raise broken(self.shard.url, error) from None
 
@@ -86,16 +100,16 @@ class TableShard:
         stem = posixpath.splitext(posixpath.basename(self.shard.url))[0]
         return stem if self.shard.part is None else f"{stem}/{self.shard.part[0]}"
 
-    def _records(self, start: int, chunk: pa.RecordBatch) -> Iterator[Batch]:
-        fields, codes = self._fields(start, chunk)
+    def _records(self, start: int, piece: pa.RecordBatch) -> Iterator[Batch]:
+        fields, codes = self._fields(start, piece)
         given = fields.pop()
         name = self.columns.get("image")
         if name is None:
-            error = joined([("missing_url", pc.is_null(fields[1])), *codes], len(chunk))
-            none = pa.nulls(len(chunk), pa.binary()), pa.nulls(len(chunk), pa.int64())
-            yield pa.RecordBatch.from_arrays([_numbers(start, len(chunk)), *fields, error, *none, given], schema=RECORD_SCHEMA)
+            error = joined([("missing_url", pc.is_null(fields[1])), *codes], len(piece))
+            none = pa.nulls(len(piece), pa.binary()), pa.nulls(len(piece), pa.int64())
+            yield pa.RecordBatch.from_arrays([_numbers(start, len(piece)), *fields, error, *none, given], schema=RECORD_SCHEMA)
             return
-        column = chunk.column(chunk.schema.get_field_index(name))
+        column = piece.column(piece.schema.get_field_index(name))
         image = _bytes_of(column, name)
         if image is None:
             yield from batches(self._row_by_row(fields, codes, column), start)
@@ -113,11 +127,11 @@ class TableShard:
             rest = pa.nulls(length, pa.int64()), given.slice(begin, length)
             yield pa.RecordBatch.from_arrays([*part, data, *rest], schema=RECORD_SCHEMA)
 
-    def _fields(self, start: int, chunk: pa.RecordBatch) -> tuple[list[pa.Array], list[Code]]:
+    def _fields(self, start: int, piece: pa.RecordBatch) -> tuple[list[pa.Array], list[Code]]:
         """Return the arrays key, url, text and given_sha256, and what is wrong with them."""
-        rows = chunk.num_rows
+        rows = piece.num_rows
         have = {
-            role: clean_text(chunk.column(chunk.schema.get_field_index(name)))
+            role: clean_text(piece.column(piece.schema.get_field_index(name)))
             for role, name in self.columns.items()
             if role != "image"
         }

@@ -14,9 +14,9 @@ import pyarrow as pa
 import xxhash
 
 from curate.core.contracts import ROW_GROUP, Batch, Shard, ShardBreak
-from curate.sources.kinds import ARCHIVES
 from curate.sources.records import Record, batches
 from curate.sources.webarchive import http, warc
+from curate.sources.webarchive.archive import ARCHIVES
 from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, Pair, read_page
 from curate.sources.webarchive.image_index import ImageIndex
 from curate.sources.webarchive.warc import Tally

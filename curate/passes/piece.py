@@ -1,0 +1,119 @@
+"""Living rows of a batch on their way through the stages: the columns that are known of them so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.core.contracts import IMAGE_VIEWS, Batch, Stage
+from curate.images.picture import PIXELS_SIDE
+from curate.passes.image_views import ImageSource, ImageViews
+from curate.passes.shard_facts import ShardFacts
+from curate.passes.verdict import Mask, combined
+
+_READ_ROWS = 32  # images read at once for a stage that hands no views on: the same memory again and again, still in cache
+
+
+class PictureStage(Protocol):
+    """A stage that reads `pictures`: it knows the side that its model reads."""
+
+    def side(self) -> int:
+        """Return the side in pixels."""
+
+
+class Piece:
+    """Some rows of a batch, at most IMAGE_ROWS of them with an image."""
+
+    def __init__(self, facts: ShardFacts, source: ImageSource, rows: Batch) -> None:
+        self.columns: dict[str, pa.Array] = dict(zip(rows.schema.names, rows.columns, strict=True))
+        self.views = ImageViews(source, rows)
+        self._facts, self._activities, self._rows = facts, source.activities, rows.num_rows
+        self._known: dict[str, Mask] = {}
+
+    def ensure(self, stage: Stage, alive: Mask) -> None:
+        """Make sure that the stage's facts are known on the living rows."""
+        wanted = self.missing(stage, alive)
+        if "image" in stage.reads:  # a stage that reads bytes is told why a row has none; nothing of that is stored
+            refused = wanted & ~self.views.usable
+            if refused.any():
+                self._put(stage, refused, stage(self._given(stage, np.flatnonzero(refused), None)))
+            wanted &= self.views.usable
+        if wanted.any():
+            self._compute(stage, wanted)
+
+    def missing(self, stage: Stage, alive: Mask) -> Mask:
+        """Return the living rows on which the stage's facts are not known."""
+        if stage.name not in self._known:
+            known, columns = self._facts.recall(stage, self.columns["row"])
+            if "image" in stage.reads:  # a row may have decoded well in grey and have killed a worker in colour since
+                known &= self.views.usable
+            self.columns.update(columns)
+            self._known[stage.name] = known
+        return alive & ~self._known[stage.name]
+
+    def prepare(self, stage: Stage, alive: Mask) -> None:
+        """Read and decode what a model's stage will need, so that the model does not wait for it."""
+        wanted = self.missing(stage, alive)
+        if wanted.any():
+            for name in IMAGE_VIEWS:
+                if name in stage.reads:
+                    self.views.view(_side(stage, name), wanted)
+
+    def select(self, where: Mask, names: tuple[str, ...]) -> Batch:
+        """Return `row` and some columns (those that are known here) of some rows."""
+        index = pa.array(np.flatnonzero(where))
+        here = [name for name in dict.fromkeys(("row", *names)) if name in self.columns]
+        return pa.RecordBatch.from_arrays([self.columns[name].take(index) for name in here], names=here)
+
+    def _compute(self, stage: Stage, wanted: Mask) -> None:
+        index = np.flatnonzero(wanted)
+        reads_bytes = "image" in stage.reads
+        size = _READ_ROWS if reads_bytes and not stage.transient else len(index)
+        images = self.views.read(wanted) if reads_bytes else None
+        parts = [self._answer(stage, index[at : at + size], images) for at in range(0, len(index), size)]
+        if "pixels" in stage.transient:
+            self.views.hold(parts[0]["row"], PIXELS_SIDE, parts[0]["pixels"])
+        answer = pa.Table.from_batches([part.select(["row", *stage.provides.names]) for part in parts]).combine_chunks()
+        self._put(stage, wanted, answer)
+        self._facts.add(stage, answer)
+
+    def _put(self, stage: Stage, where: Mask, answer: Batch | pa.Table) -> None:
+        """Write a stage's answer into the rows of `where`, which are known from now on."""
+        for fact in stage.facts:
+            values, column = combined(answer[fact.name]).cast(fact.type), self.columns[fact.name]
+            if pa.types.is_nested(fact.type):  # which replace_with_mask cannot
+                place = np.where(where, np.cumsum(where) - 1 + len(where), np.arange(len(where)))
+                self.columns[fact.name] = pa.concat_arrays([column, values]).take(pa.array(place))
+            else:
+                self.columns[fact.name] = pc.replace_with_mask(column, pa.array(where), values)
+        self._known[stage.name] |= where
+
+    def _answer(self, stage: Stage, index: npt.NDArray[np.int64], images: Iterator[bytes | None] | None) -> Batch:
+        given = self._given(stage, index, images)
+        with self._activities.doing(stage.name, given.num_rows):
+            return stage(given)
+
+    def _given(self, stage: Stage, index: npt.NDArray[np.int64], images: Iterator[bytes | None] | None) -> Batch:
+        """Return what a stage reads of some rows, and `row`; takes as many of `images` as there are rows."""
+        rows = pa.array(index)
+        names = [name for name in ("row", *stage.reads, *stage.optional) if name in self.columns]
+        columns = {name: self.columns[name].take(rows) for name in dict.fromkeys(names)}
+        where = np.zeros(self._rows, np.bool_)
+        where[index] = True
+        if "image" in stage.reads:
+            none = pa.nulls(len(index), pa.binary())
+            columns["image"] = none if images is None else self.views.column(columns["row"], images)
+            columns["header"] = pa.array([self.views.reasons[place] or "ok" for place in index.tolist()], pa.string())
+        for name in IMAGE_VIEWS:
+            if name in stage.reads:
+                columns[name] = self.views.view(_side(stage, name), where)
+        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _side(stage: Stage, view: str) -> int:
+    return PIXELS_SIDE if view == "pixels" else cast(PictureStage, stage).side()

@@ -1,0 +1,93 @@
+"""The facts of one shard: those in the store, read in step with the rows, and those that are added."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.core.contracts import ROW_GROUP, Shard, Stage
+from curate.passes.verdict import Mask
+from curate.planning.plan import Plan
+from curate.storage.parquet import ParquetWriter
+from curate.storage.store import Store
+
+
+class ShardFacts:
+    """Facts of a plan's stages for one shard. Rows are visited in ascending order, a batch after the other."""
+
+    def __init__(self, store: Store, plan: Plan, shard: Shard) -> None:
+        self._store, self._keys, self._shard = store, plan.keys, shard
+        self._held = ExitStack()
+        self._stages = {stage.name: _StageFacts(stage, self.stored(self._keys[stage.name])) for stage in plan.stages()}
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._held.close()
+
+    def stored(self, key: str) -> Path | None:
+        """Return a path with this shard's facts of a provider, until `close`; None where there are none."""
+        name = self._store.facts(key, self._shard.fingerprint)
+        return None if name is None else self._held.enter_context(self._store.storage.reading(name))
+
+    def advance(self, low: int, high: int) -> None:
+        """Go on to rows `low` to `high` (exclusive)."""
+        for facts in self._stages.values():
+            facts.advance(low, high)
+
+    def recall(self, stage: Stage, rows: pa.Array) -> tuple[Mask, dict[str, pa.Array]]:
+        """Return on which of some rows of the current batch the stage's facts are in the store, and these facts."""
+        known = self._stages[stage.name].known
+        where = pc.index_in(rows, value_set=known["row"].combine_chunks())
+        columns = {fact.name: known[fact.name].combine_chunks().take(where).cast(fact.type) for fact in stage.facts}
+        return (where.is_valid().to_numpy(zero_copy_only=False) if len(rows) else np.zeros(0, np.bool_)), columns
+
+    def add(self, stage: Stage, table: pa.Table) -> None:
+        """Take new facts (row, and those of the stage) to be committed."""
+        self._stages[stage.name].added.append(table)
+
+    def commit(self) -> None:
+        """Store what was added, with what was there."""
+        for name, facts in self._stages.items():
+            if facts.added:
+                with self._store.writing_facts(self._keys[name], self._shard.fingerprint) as path:
+                    facts.write(path)
+
+
+@dataclass
+class _StageFacts:
+    """One stage's facts of the shard."""
+
+    stage: Stage
+    path: Path | None
+    added: list[pa.Table] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.schema = pa.schema([pa.field("row", pa.int64()), *self.stage.provides])
+        self._batches = pq.ParquetFile(self.path).iter_batches(ROW_GROUP) if self.path else iter(())
+        self._ahead = self.schema.empty_table()
+        self.known = self.schema.empty_table()
+
+    def advance(self, low: int, high: int) -> None:
+        """Make `known` the stored facts of rows low to high (exclusive)."""
+        while not self._ahead.num_rows or self._ahead["row"][-1].as_py() < high:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            self._ahead = pa.concat_tables([self._ahead, pa.Table.from_batches([batch]).cast(self.schema)])
+        inside = pc.and_(pc.greater_equal(self._ahead["row"], low), pc.less(self._ahead["row"], high))
+        self.known = self._ahead.filter(inside)
+        self._ahead = self._ahead.filter(pc.greater_equal(self._ahead["row"], high))
+
+    def write(self, path: Path) -> None:
+        """Write what was there and what was added, sorted by row."""
+        stored = [pq.ParquetFile(self.path).read().cast(self.schema)] if self.path else []
+        merged = pa.concat_tables([*stored, *(table.select(self.schema.names).cast(self.schema) for table in self.added)])
+        writer = ParquetWriter(path, self.schema, "lz4")
+        writer.write(merged.sort_by("row"))
+        writer.close()
