@@ -22,7 +22,7 @@ from curate.counts.keys import both_known
 from curate.counts.lookup import counted
 from curate.driver.progress import Outcome
 from curate.driver.resolve import resolve
-from curate.driver.run import Job
+from curate.driver.run import Run
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.sources.listing import list_shards
@@ -153,7 +153,7 @@ def run_with_counts(inputs: list[Path], out: Path, runner: Runner) -> Outcome:
     recipe = recipes.load(str(out.parent / "recipe.yaml"))
     rules: dict[str, Filter] = {"host_images": HostImages(), "host_words": HostWords(), **recipe.filters}
     plan, _ = resolve(planning.plan(dataclasses.replace(recipe, filters=rules)), Path(os.environ["CURATE_CACHE"]))
-    return Job(plan, list_shards([str(path) for path in inputs], {}), Store(storage(out)), runner).run()
+    return Run(plan, list_shards([str(path) for path in inputs], {}), Store(storage(out)), runner).run()
 
 
 def expected() -> Iterator[tuple[int | None, int | None, str | None]]:

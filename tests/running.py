@@ -25,9 +25,10 @@ from PIL import Image
 
 from curate.core.contracts import Needs, Runner, Stage, TaskDied
 from curate.core.counting import Counting
+from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome, Progress, Quiet
 from curate.driver.resolve import resolve
-from curate.driver.run import Job
+from curate.driver.run import Run
 from curate.passes.fetch import Download
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
@@ -130,7 +131,7 @@ class Setup:
 def run_job(
     setup: Setup, out: Path, runner: Runner | None = None, progress: Progress | None = None, at: str | None = None
 ) -> Outcome:
-    """Run a job in this process (or with `runner`) into `out`, or at a URL."""
+    """Run a recipe in this process (or with `runner`) into `out`, or at a URL."""
     file = out.parent / "recipe.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(setup.recipe)
@@ -141,11 +142,16 @@ def run_job(
     planned = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
     plan, _ = resolve(planned, Path(os.environ["CURATE_CACHE"]))
     plan = plan.with_stages(setup.stages(plan))
-    job = Job(plan, shards, Store(storage(at or out), beat=setup.beat), runner or InProcess(), progress or Quiet())
-    job.row_seconds, job.max_failed_shards = setup.row_seconds, setup.max_failed_shards
-    job.download, job.retry_failed = setup.download, setup.retry_failed
-    job.counted_only = len(shards) - len(list_shards([str(path) for path in setup.inputs], {})) if setup.counts_of else 0
-    return job.run()
+    counted_only = len(shards) - len(list_shards([str(path) for path in setup.inputs], {})) if setup.counts_of else 0
+    options = RunOptions(
+        row_seconds=setup.row_seconds,
+        max_failed_shards=setup.max_failed_shards,
+        download=setup.download,
+        retry_failed=setup.retry_failed,
+        counted_only=counted_only,
+    )
+    store = Store(storage(at or out), beat=setup.beat)
+    return Run(plan, shards, store, runner or InProcess(), options, progress or Quiet()).run()
 
 
 def command(*arguments: object) -> list[str]:
@@ -207,8 +213,8 @@ def leftovers(out: Path) -> list[str]:
     """Return what a finished run must not leave: hidden files but the lock, work/, facts that no mark names."""
     found = [path for path in out.rglob(".*") if path.name != ".lock"]
     found += out.glob("work")
-    named = {json.loads(mark.read_text()).get("file") for mark in out.glob("facts/*/*.json")}
-    found += [path for path in out.glob("facts/*/*.parquet") if path.name not in named]
+    named = {name for mark in out.glob("facts/*/*.json") for name in json.loads(mark.read_text()).get("files", {})}
+    found += [path for path in out.glob("facts/*/*.parquet") if str(path.relative_to(out)) not in named]
     return sorted(str(path.relative_to(out)) for path in found)
 
 

@@ -81,7 +81,7 @@ def test_from_urls_to_tars_in_one_command(web, tmp_path):
     assert (tmp_path / "out" / "report.html").exists()
 
 
-PIECES = "facts/fetch-v1/*.json"
+PIECES = "facts/fetch-v2/*.json"
 
 
 @pytest.mark.parametrize(("pattern", "count"), [(PIECES, 1), (PIECES, 4), ("marks/*/judge-*/*.json", 2)])

@@ -21,9 +21,10 @@ from click.testing import CliRunner, Result
 from curate.cli import main
 from curate.core.contracts import Batch, ModelKind, Needs, Runner, Stage, TaskDied
 from curate.core.errors import ModelError, OutOfDeviceMemory
+from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome, Quiet
 from curate.driver.resolve import resolve
-from curate.driver.run import Job
+from curate.driver.run import Run
 from curate.models import checks
 from curate.models.checks import ModelFacts, check
 from curate.planning import loader as recipes
@@ -72,9 +73,8 @@ def run_on(gpus: int, setup: Setup, out: Path, runner: Runner | None = None, pro
     plan, _ = resolve(planning.plan(recipes.load(str(file), setup.overrides)), Path(os.environ["CURATE_CACHE"]))
     plan = plan.with_stages(setup.stages(plan))
     shards = list_shards([str(path) for path in setup.inputs], {})
-    job = Job(plan, shards, Store(storage(out)), runner or InProcess(), progress or Quiet())
-    job.gpus, job.threads = gpus, 2
-    return job.run()
+    options = RunOptions(gpus=gpus, threads=2)
+    return Run(plan, shards, Store(storage(out)), runner or InProcess(), options, progress or Quiet()).run()
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_a_run_that_was_killed_between_the_passes_prepares_nothing_again(setup: 
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run_on(2, setup, out, progress=Watching("judge with models"))
-    before = stamps(out, "marks/*/prepare-*/*.json")
+    before = stamps(out, "marks/*/models-*/*.json")
     assert len(before) == 2
     watching = Watching()
     run_on(2, replace(setup, stages=prepared), out, progress=watching)

@@ -23,9 +23,10 @@ import pytest
 
 from curate.core import watchdog
 from curate.core.contracts import Runner, Shard, Stage
+from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome
 from curate.driver.resolve import resolve
-from curate.driver.run import Job
+from curate.driver.run import Run
 from curate.images import resize as pictures
 from curate.images.picture import DecodeRequest
 from curate.images.resize import squashed
@@ -81,9 +82,8 @@ def run_on(gpus: int, setup: Setup, out: Path, runner: Runner) -> Outcome:
     file.write_text(setup.recipe)
     plan, _ = resolve(planning.plan(recipes.load(str(file), setup.overrides)), Path(os.environ["CURATE_CACHE"]))
     shards = list_shards([str(path) for path in setup.inputs], {})
-    job = Job(plan.with_stages(setup.stages(plan)), shards, Store(storage(out)), runner)
-    job.gpus, job.threads, job.row_seconds = gpus, 3, setup.row_seconds
-    return job.run()
+    options = RunOptions(gpus=gpus, threads=3, row_seconds=setup.row_seconds)
+    return Run(plan.with_stages(setup.stages(plan)), shards, Store(storage(out)), runner, options).run()
 
 
 # Images that kill ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from curate.core.errors import InputError, OutputError
 from curate.storage.backend import Disk, Found, Remote, Storage, storage
 from curate.storage.lease import FOLDER, Lease, superseded
 from curate.storage.local_copies import local_copy, own_folder
+from curate.storage.marks import Mark
 from curate.storage.store import Store
 
 PLACES = ["disk", "memory", "s3"]
@@ -185,7 +186,7 @@ def test_what_is_left_of_a_run_that_lost_its_lease_commits_nothing(tmp_path: Pat
     with Store(place, beat=BEAT).locked() as zombie:
         place.create(f"{FOLDER}/{2:08d}", b"{}")  # cut off from the store for a while: another run took over
         with pytest.raises(OutputError, match="was taken over"):
-            zombie.commit("run", "judge-x/000000", {})
+            zombie.commit("run", "judge-x/000000", Mark())
         with pytest.raises(OutputError, match="was taken over"), zombie.writing("shards/00000-00000.tar") as path:
             path.write_bytes(b"")
         assert place.folders("") == [FOLDER]

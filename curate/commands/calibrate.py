@@ -7,7 +7,7 @@ import dataclasses
 import click
 
 from curate.commands import common
-from curate.commands.common import _table
+from curate.commands.common import print_table
 from curate.commands.options import Calibrate
 
 
@@ -19,5 +19,5 @@ def calibrate_command(given: Calibrate) -> None:
     if given.as_json:
         common.print_json(dataclasses.asdict(found))
         return
-    _table(("what", "share", ""), table(found))
+    print_table(("what", "share", ""), table(found))
     click.echo(f"use: --set eval_overlap.similarity={found.threshold:.4g} --set eval_overlap.embedder={given.embedder}")

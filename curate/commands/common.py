@@ -108,7 +108,8 @@ def manifest_of(out: Storage) -> dict[str, Any]:
     return manifest
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text under these titles."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -50,10 +50,10 @@ def dry_run_command(given: DryRun) -> None:
         if given.as_json:
             common.print_json(as_json(found, given.pairs))
         else:
-            _fingerprint(found, given)
+            _print(found, given)
 
 
-def _fingerprint(found: Found, given: DryRun) -> None:
+def _print(found: Found, given: DryRun) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -28,7 +28,7 @@ def extract_command(given: Extract) -> int:
     if given.as_json:
         common.print_json(_described(outcome, seconds))
     else:
-        _tell(outcome, seconds)
+        _print(outcome, seconds)
     return PARTIAL if outcome.failed or outcome.cut_short() else 0
 
 
@@ -38,7 +38,7 @@ def _described(outcome: Extracted, seconds: float) -> dict[str, object]:
     return told | {"cut_short": outcome.cut_short(), "failed": outcome.failed, "out": outcome.out}
 
 
-def _tell(outcome: Extracted, seconds: float) -> None:
+def _print(outcome: Extracted, seconds: float) -> None:
     import click
     from rich.console import Console
     from rich.table import Table

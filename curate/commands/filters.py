@@ -9,7 +9,7 @@ import click
 
 from curate import filters
 from curate.commands import common
-from curate.commands.common import _table
+from curate.commands.common import print_table
 from curate.commands.options import List
 from curate.core import facts
 from curate.fetch.policy import FetchPolicy
@@ -32,9 +32,9 @@ def filters_command(given: List) -> None:
     for name, section in (("output", Output), ("fetch", FetchPolicy)):
         click.secho(f"\nsection {name}", bold=True)
         keys = [(item.name, str(item.default), item.metadata["doc"]) for item in dataclasses.fields(section)]
-        _table(("key", "default", "what"), keys)
+        print_table(("key", "default", "what"), keys)
     click.secho("\nfacts that sql can read", bold=True)
-    _table(("fact", "type", "what"), [(fact.name, str(fact.type), fact.doc) for fact in facts.FACTS.values()])
+    print_table(("fact", "type", "what"), [(fact.name, str(fact.type), fact.doc) for fact in facts.FACTS.values()])
 
 
 def _described(rule: type[Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import dataclasses
 import click
 
 from curate.commands import common
-from curate.commands.common import _table
+from curate.commands.common import print_table
 from curate.commands.options import Plan
 from curate.core.contracts import CorpusCount, Stage
 from curate.core.shards import Shards
@@ -34,9 +34,9 @@ def plan_command(given: Plan) -> None:
         described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": plan.warnings()}
         common.print_json({**described, "recipe_hash": plan.recipe.digest()})
         return
-    _table(("pass", "rows", "what", "core time a record"), rows)
+    print_table(("pass", "rows", "what", "core time a record"), rows)
     if models:
-        _table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
+        print_table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
     if shards:
         click.echo(f"input: {len(shards):,} shards, {shards.bytes() / 1e9:,.2f} GB")
     if saved is not None:

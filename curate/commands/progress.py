@@ -40,10 +40,11 @@ class Bars:
 
     def warn(self, text: str) -> None:
         """Say it above the bars, and where there are none."""
-        _warn(text)
+        warn(text)
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
     import click
 
     click.secho(f"curate: {text}", err=True, fg="yellow")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from dataclasses import replace
 
-from curate.commands import common
-from curate.commands.options import Run
-from curate.commands.progress import Bars, _warn
-from curate.commands.runners import crew
+from curate.commands import common, options
+from curate.commands.progress import Bars, warn
+from curate.commands.runners import Crew, crew
 from curate.driver.manifest import checked
+from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome
 from curate.driver.resolve import resolve
-from curate.driver.run import Job
+from curate.driver.run import Run
 from curate.passes.evaluation import WAIT
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
@@ -25,11 +26,11 @@ from curate.storage.store import Store
 PARTIAL = 3
 
 
-def run_command(given: Run) -> int:
-    """Run a recipe and print what came of it; return the exit code."""
+def run_command(given: options.Run) -> int:
+    """Run a recipe and print the result; return the exit code."""
     recipe = recipes.load(given.recipe, given.overrides, given.models)
     if given.samples_per_shard is not None:
-        recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=given.samples_per_shard))
+        recipe = replace(recipe, output=replace(recipe.output, samples_per_shard=given.samples_per_shard))
     common.apart([*given.inputs, *given.counts_of], given.out)
     store = Store(storage(given.out))
     judged = len(common.shards_of(given.inputs, given.columns)) if given.counts_of else None
@@ -39,19 +40,30 @@ def run_command(given: Run) -> int:
     plan, unread = resolve(plan, common.cache())
     warnings = [*plan.warnings(), *unread]
     for warning in warnings:
-        _warn(warning)
+        warn(warning)
+    counted_only = 0 if judged is None else len(shards) - judged
     started = time.monotonic()
     with Bars() as bars, crew(given, plan, len(shards)) as workers:
-        job = Job(plan, shards, store, workers.runner, bars, common.size(given.memory), warnings, given.max_failed_shards)
-        job.gpus, job.threads, job.gpu_share, job.shared = workers.gpus, workers.threads, given.gpu_share, given.runner != "local"
-        job.retry_failed, job.counted_only = given.retry_failed, 0 if judged is None else len(shards) - judged
-        outcome = job.run()
+        run_options = replace(_options(given, workers), warnings=warnings, counted_only=counted_only)
+        outcome = Run(plan, shards, store, workers.runner, run_options, bars).run()
     seconds = time.monotonic() - started
     if given.as_json:
         common.print_json(_described(outcome, seconds, plan))
     else:
-        _tell(outcome, seconds, plan)
+        _print(outcome, seconds, plan)
     return PARTIAL if outcome.failed or outcome.partial else 0
+
+
+def _options(given: options.Run, workers: Crew) -> RunOptions:
+    return RunOptions(
+        memory=common.size(given.memory),
+        max_failed_shards=given.max_failed_shards,
+        gpus=workers.gpus,
+        gpu_share=given.gpu_share,
+        threads=workers.threads,
+        retry_failed=given.retry_failed,
+        shared=given.runner != "local",
+    )
 
 
 def _described(outcome: Outcome, seconds: float, plan: Plan) -> dict[str, object]:
@@ -71,7 +83,7 @@ def _described(outcome: Outcome, seconds: float, plan: Plan) -> dict[str, object
     }
 
 
-def _tell(outcome: Outcome, seconds: float, plan: Plan) -> None:
+def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     import click
     from rich.console import Console
 

@@ -29,7 +29,7 @@ def train_mini_command(given: TrainMini) -> None:
     if given.as_json:
         common.print_json(told)
     else:
-        _fingerprint(told, given.out)
+        _print(told, given.out)
 
 
 def _tars(names: Sequence[str]) -> tuple[Path, ...]:
@@ -44,7 +44,7 @@ def _tars(names: Sequence[str]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _fingerprint(told: dict[str, Any], out: Path) -> None:
+def _print(told: dict[str, Any], out: Path) -> None:
     for name, size in told["files"].items():
         click.echo(f"{out / name}  {size:,} bytes")
     click.echo(f"{told['pictures']:,} pictures, {told['words']:,} words, {told['seconds']:,} s")

@@ -27,9 +27,9 @@ def why_command(given: Why) -> None:
         common.print_json([_plain(record) for record in found])
         return
     for record in found[:_SHOWN]:
-        _fingerprint(record, manifest)
+        _print(record, manifest)
     if len(found) > _SHOWN:
-        click.echo(f"... and {len(found) - _SHOWN} more records of that name (--json fingerprints all)")
+        click.echo(f"... and {len(found) - _SHOWN} more records of that name (--json prints all)")
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def _plain(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "phash": None if phash is None else f"{phash:016x}"}
 
 
-def _fingerprint(record: dict[str, Any], manifest: dict[str, Any]) -> None:
+def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

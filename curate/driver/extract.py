@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,24 +18,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from curate.core.contracts import Needs, Report, Runner, Shard, ShardBreak, TaskDied, shard_name
-from curate.core.errors import DiskFull, InputError, OutputError
+from curate.core.contracts import Report, Runner, Shard, ShardBreak, shard_name
+from curate.core.errors import InputError, OutputError
 from curate.core.hashing import file_sha256
 from curate.core.shards import Shards
 from curate.core.timing import Activities
 from curate.core.version import __version__
+from curate.driver.attempts import Attempts
 from curate.driver.progress import Progress, Quiet
 from curate.sources.webarchive.image_index import ImageIndex
 from curate.sources.webarchive.images import ArchiveImageWriter
 from curate.sources.webarchive.pairs import PAIR_SCHEMA, Options, Reading, pair_key, pairs
+from curate.storage.marks import File, Mark
 from curate.storage.parquet import ParquetWriter
 from curate.storage.paths import staged
 from curate.storage.store import Store
 
-ATTEMPTS = 3
-"""How often an archive is tried before it is reported as failed."""
-
 _KIND = "extract"
+_DAMAGED = "damaged:"  # begins the count of a reason
+_FORMAT = 2  # of marks; an extraction with another one starts again
 _TOTALS = ("pages", "images", "with_alt", "pairs", "different", "images_written")
 
 
@@ -61,14 +62,14 @@ class Extract:
             except ShardBreak as broken:
                 error = f"{shard.url}: {broken}"
             writer.close()
-            mark = self._write(shard, reading, first) | {"damaged": dict(sorted(reading.tally.damaged.items())), "error": error}
-        self.store.commit(self.run, f"{_KIND}/{shard.index:06d}", {"archive": shard_name(shard), **mark})
-        return Report(shard.index, mark["pairs"], activities.seconds, {name: mark[name] for name in _TOTALS}, error)
+            mark = replace(self._write(shard, reading, first), error=error)
+        self.store.commit(self.run, f"{_KIND}/{shard.index:06d}", mark)
+        return Report(shard.index, mark.counts["pairs"], activities.seconds, {name: mark.counts[name] for name in _TOTALS}, error)
 
-    def _write(self, shard: Shard, reading: Reading, first: Path) -> dict[str, Any]:
-        """Write the pairs with their counts, and the images; return what the mark says of them."""
+    def _write(self, shard: Shard, reading: Reading, first: Path) -> Mark:
+        """Write the pairs with their counts, and the images; return the mark to commit."""
         name, tally = f"{shard.index:06d}", reading.tally
-        different, sums = 0, {}
+        different, files = 0, {}
         images = ArchiveImageWriter(reading, first.with_name("images.tar"), shard.index) if reading.images is not None else None
         with self.store.writing(f"pairs/{name}.parquet") as path:
             writer = ParquetWriter(path, PAIR_SCHEMA)
@@ -79,14 +80,15 @@ class Extract:
                 writer.write(counted)
                 different += batch.num_rows
             writer.close()
-            sums[f"pairs/{name}.parquet"] = file_sha256(path)
+            files[f"pairs/{name}.parquet"] = File(path.stat().st_size, file_sha256(path))
         written = 0 if images is None else images.close()
         if written:
             with self.store.writing(f"shards/{name}.tar") as path:
                 shutil.copyfile(first.with_name("images.tar"), path)
-                sums[f"shards/{name}.tar"] = file_sha256(path)
-        told = {"pages": tally.pages, "images": tally.images, "with_alt": tally.with_alt, "pairs": tally.pairs}
-        return {**told, "different": different, "images_written": written, "files": sums}
+                files[f"shards/{name}.tar"] = File(path.stat().st_size, file_sha256(path), written)
+        counts = {"pages": tally.pages, "images": tally.images, "with_alt": tally.with_alt, "pairs": tally.pairs}
+        counts |= {"different": different, "images_written": written}
+        return Mark(files, counts | {f"{_DAMAGED}{reason}": count for reason, count in tally.damaged.items()})
 
 
 def _counted(table: pa.Table, repeats: dict[int, int]) -> pa.Table:
@@ -97,9 +99,9 @@ def _counted(table: pa.Table, repeats: dict[int, int]) -> pa.Table:
     return table.set_column(PAIR_SCHEMA.get_field_index("count"), PAIR_SCHEMA.field("count"), counts)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Extracted:
-    """What an extraction did. `archives` has what the mark of each says, in order; `failed` those that were given up."""
+    """What an extraction did: one entry per archive in `archives`, in order; those given up (archive, reason) in `failed`."""
 
     out: str
     state: str = "done"  # done, or nothing to do
@@ -123,7 +125,7 @@ class Extracted:
         return [{"archive": one["archive"], "reason": one["error"]} for one in self.archives if one["error"]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Extraction:
     """One run over archives into OUT."""
 
@@ -135,28 +137,29 @@ class Extraction:
     progress: Progress = field(default_factory=Quiet)
 
     def run(self) -> Extracted:
-        """Do what is missing. Raises InputError for an input that is no archive, OutputError when another run holds OUT."""
+        """Do what is missing. Raises InputError for an input that is no web archive, OutputError when another run holds OUT."""
         if other := next((shard for shard in self.shards if shard.kind != "archive"), None):
             raise InputError(f"{other.url}: not a web archive; extract reads .warc, .wat and .arc, also packed")
-        outcome, key = Extracted(self.store.storage.root), self.key()
-        with self.store.locked() as self.store:
-            if self.store.storage.size("manifest.json") is not None:
-                raise OutputError(f"{self.store.storage.root} is an output of curate run; choose another --out")
-            before = self.store.read_json("extract.json")
-            if before is not None and before.get("run") == key and not before["failed"]:
-                outcome.state, outcome.archives = "nothing to do", before["archives"]
-                return outcome
-            self._clear(key)
-            done = self._standing(key)
-            missing = [shard for shard in self.shards if shard.index not in done]
-            self.progress.start("extract", len(missing))
-            self._try(Extract(self.store, key, self.options, self.with_images), missing, outcome)
-            self._conclude(key, outcome)
-        return outcome
+        with self.store.locked() as store:
+            if store.storage.size("manifest.json") is not None:
+                raise OutputError(f"{store.storage.root} is an output of curate run; choose another --out")
+            return replace(self, store=store)._complete()
+
+    def _complete(self) -> Extracted:
+        key, before = self.key(), self.store.read_json("extract.json")
+        if before is not None and before.get("run") == key and not before["failed"]:
+            return Extracted(self.store.storage.root, "nothing to do", before["archives"])
+        self._clear(key)
+        done = self._done(key)
+        missing = [shard for shard in self.shards if shard.index not in done]
+        self.progress.start("extract", len(missing))
+        attempts = Attempts(self.store, self.runner, self.progress)
+        attempts.run(Extract(self.store, key, self.options, self.with_images), missing)
+        return self._conclude(key, attempts)
 
     def key(self) -> str:
-        """Return what decides the output: input, options and code."""
-        described = json.dumps([__version__, self.options.surrounding, self.with_images, self.shards.digest])
+        """Return the name of this output: a hash of input, options and code version."""
+        described = json.dumps([__version__, _FORMAT, self.options.surrounding, self.with_images, self.shards.digest])
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def _clear(self, key: str) -> None:
@@ -170,41 +173,31 @@ class Extraction:
         storage.remove(["extract.json"])
         storage.remove([f"pairs/{found.name}" for found in storage.listing("pairs") if found.name.startswith(".")])
 
-    def _standing(self, key: str) -> set[int]:
-        """Return the indexes of the archives whose mark and pairs are there."""
+    def _done(self, key: str) -> set[int]:
+        """Return the indexes of the archives whose mark and pairs exist."""
         there = {found.name.removesuffix(".parquet") for found in self.store.storage.listing("pairs")}
         return {int(name) for name in self.store.marked(key, _KIND) if name in there}
 
-    def _try(self, task: Extract, missing: list[Shard], outcome: Extracted) -> None:
-        """Run the task over archives, again for those whose worker died or raised."""
-        attempts: dict[int, int] = {}
-        waiting: Iterable[Shard] = missing
-        while waiting:
-            again: list[Shard] = []
-            for answer in self.runner.map(task, waiting, Needs()):
-                if not isinstance(answer, TaskDied):
-                    self.progress.advance(answer.rows)
-                    continue
-                if answer.error == DiskFull.__name__:
-                    raise OutputError(f"{answer.reason.partition(': ')[2]}; make room and run the same command again")
-                shard: Shard = answer.item
-                attempts[shard.index] = attempts.get(shard.index, 0) + 1
-                if attempts[shard.index] < ATTEMPTS:
-                    again.append(shard)
-                else:
-                    outcome.failed.append({"archive": shard_name(shard), "reason": answer.reason})
-            waiting = again
-
-    def _conclude(self, key: str, outcome: Extracted) -> None:
+    def _conclude(self, key: str, attempts: Attempts) -> Extracted:
         """Write extract.json, whose presence means done, from the marks in order."""
-        outcome.archives = list(self._marks(key))
-        outcome.failed.sort(key=lambda one: one["archive"])
-        told = {"run": key, "version": __version__, "surrounding": self.options.surrounding, **outcome.totals()}
-        told |= {"damaged": outcome.damaged(), "archives": outcome.archives, "failed": outcome.failed}
-        self.store.write_json("extract.json", told)
+        failed = sorted((failure.described("archive") for failure in attempts.failures), key=lambda one: one["archive"])
+        outcome = Extracted(self.store.storage.root, "done", list(self._archives(key)), failed)
+        described = {"run": key, "version": __version__, "surrounding": self.options.surrounding, **outcome.totals()}
+        described |= {"damaged": outcome.damaged(), "archives": outcome.archives, "failed": outcome.failed}
+        self.store.write_json("extract.json", described)
+        return outcome
 
-    def _marks(self, key: str) -> Iterator[dict[str, Any]]:
-        names = [f"{_KIND}/{index:06d}" for index in sorted(self._standing(key))]
-        for _, mark in self.store.marks(key, names):
+    def _archives(self, key: str) -> Iterator[dict[str, Any]]:
+        done = sorted(self._done(key))
+        marks = self.store.marks(key, (f"{_KIND}/{index:06d}" for index in done))
+        for index, (_, mark) in zip(done, marks, strict=True):
             if mark is not None:
-                yield mark
+                yield _archive(self.shards[index], mark)
+
+
+def _archive(shard: Shard, mark: Mark) -> dict[str, Any]:
+    """Return an archive's entry in extract.json."""
+    files = {name: file.sha256 for name, file in mark.files.items()}
+    damaged = {name.removeprefix(_DAMAGED): count for name, count in mark.counts.items() if name.startswith(_DAMAGED)}
+    counts = {name: mark.counts[name] for name in _TOTALS}
+    return {"archive": shard_name(shard), **counts, "files": files, "damaged": damaged, "error": mark.error}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,6 +13,8 @@ from curate.core.shards import Shards
 from curate.core.version import __version__
 from curate.counts.lookup import Lookup
 from curate.planning.plan import Plan
+from curate.storage.backend import Storage
+from curate.storage.marks import Mark
 
 
 def checked(plan: Plan) -> list[dict[str, str | None]]:
@@ -65,18 +67,22 @@ class RunSummary:
     tally: Counter[str] = field(default_factory=Counter)
     broken: dict[int, str] = field(default_factory=dict)  # index of a shard with records lost: why
     tars: dict[str, dict[str, Any]] = field(default_factory=dict)
-    index: dict[str, str] = field(default_factory=dict)
-    decisions: dict[str, str] = field(default_factory=dict)
+    index: dict[str, str | None] = field(default_factory=dict)
+    decisions: dict[str, str | None] = field(default_factory=dict)
 
-    def add(self, mark: Mapping[str, Any]) -> None:
+    def add(self, mark: Mark) -> None:
         """Add the mark of a block."""
-        for name, verdict in sorted(mark["shards"].items(), key=lambda item: int(item[0])):
-            self.tally.update(verdict["tally"])
-            self.decisions[f"{name}.parquet"] = verdict["decisions"]
-            if verdict["error"]:
-                self.broken[int(name)] = verdict["error"]
-        self.tars.update(mark["tars"])
-        self.index.update(mark["index"])
+        for index, verdict in sorted((int(name), part) for name, part in mark.parts.items()):
+            self.tally.update(verdict.counts)
+            self.decisions.update({name.partition("/")[2]: file.sha256 for name, file in verdict.files.items()})
+            if verdict.error:
+                self.broken[index] = verdict.error
+        for name, file in mark.files.items():
+            folder, _, name = name.partition("/")
+            if folder == "index":
+                self.index[name] = file.sha256
+            else:
+                self.tars[name] = file.to_json()
 
 
 def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:
@@ -88,3 +94,12 @@ def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:
         left -= dropped
     counted = {name: tally[name] for name in ("records", "texts", "kept")}
     return {**counted, "kept_texts": left, "attrition": rows}
+
+
+def remove_leftovers(out: Storage, summary: RunSummary) -> None:
+    """Remove files that belong to no block: of shards that have failed since, or of blocks with other boundaries."""
+    wanted: dict[str, Container[str]] = {
+        "shards": summary.tars, "index": summary.index, "decisions": summary.decisions, "thumbs": summary.decisions,
+    }  # fmt: skip
+    for folder, names in wanted.items():
+        out.remove([f"{folder}/{found.name}" for found in out.listing(folder) if found.name not in names])

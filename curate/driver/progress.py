@@ -11,7 +11,7 @@ _MODELS = ("caption", "match")  # stages whose models wait for pictures
 
 
 class Progress(Protocol):
-    """What a job tells while it runs; the terminal draws it, tests ignore it."""
+    """Receives the progress of a run; the terminal draws it."""
 
     def start(self, name: str, total: int) -> None:
         """A step begins, with so many items to do."""
@@ -37,9 +37,9 @@ class Quiet:
         """Say nothing."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    """What a job did."""
+    """What a run did."""
 
     out: str  # path or URL
     state: str = "done"  # done, or nothing to do
@@ -47,7 +47,6 @@ class Outcome:
     texts: int = 0  # with the synthetic ones
     kept: int = 0  # records: those with a kept text
     failed: list[dict[str, str]] = field(default_factory=list)  # shards given up: shard, reason
-    gone: set[int] = field(default_factory=set)  # indexes of the failed shards
     partial: list[dict[str, str]] = field(default_factory=list)  # shards with records lost after a break: shard, reason
     seconds: dict[str, float] = field(default_factory=dict)  # by activity, over all workers; `wait` is no work
 

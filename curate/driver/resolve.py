@@ -34,7 +34,7 @@ def resolve(plan: Plan, cache: Path) -> tuple[Plan, list[str]]:
     return plan.with_stages(resolved), warnings
 
 
-def _published(plan: Plan, store: Store) -> Plan:
+def published(plan: Plan, store: Store) -> Plan:
     """Return the plan with the signatures of its evaluation sets in OUT."""
     from curate.stages.evalsets import published
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from curate.core.contracts import ROW_GROUP, Batch, Shard
 from curate.core.counting import PLACE_BITS
 from curate.sources.opening import open_shard
 from curate.stages.header import HeaderStage
+from curate.storage.marks import File, Mark
 from curate.storage.store import FETCHED, FETCHED_TARS, Store, data_name
 
 HEADER = tuple(HeaderStage.provides.names)
@@ -69,6 +70,14 @@ class Piece(NamedTuple):
     facts: Path
 
 
+class Committed(NamedTuple):
+    """A committed piece: the names of its files in OUT, and the tar's size."""
+
+    facts: str
+    tar: str
+    tar_bytes: int
+
+
 @dataclass(frozen=True)
 class Log:
     """The pieces of one shard."""
@@ -76,11 +85,14 @@ class Log:
     store: Store
     shard: Shard
 
-    def marks(self) -> Iterator[dict[str, Any]]:
-        """Yield the marks of the pieces, in order."""
+    def pieces(self) -> Iterator[Committed]:
+        """Yield the committed pieces, in order."""
         number = 0
-        while (mark := self.store.read_json(f"facts/{FETCHED}/{self._fingerprint(number)}.json")) is not None:
-            yield mark
+        while (content := self.store.read_json(f"facts/{FETCHED}/{self._fingerprint(number)}.json")) is not None:
+            files = Mark.from_json(content).files
+            tar = next(name for name in files if name.endswith(".tar"))
+            facts = next(name for name in files if name != tar)
+            yield Committed(facts, tar, files[tar].bytes)
             number += 1
 
     @contextmanager
@@ -89,15 +101,14 @@ class Log:
 
         Raises RuntimeError when another attempt has committed a piece meanwhile.
         """
-        number = sum(1 for _ in self.marks())
-        name = data_name(self._fingerprint(number), uuid.uuid4().hex[:8])
-        tar = Path(name).with_suffix(".tar").name
+        number = sum(1 for _ in self.pieces())
+        file = data_name(self._fingerprint(number), uuid.uuid4().hex[:8])
+        name, tar = f"facts/{FETCHED}/{file}", f"{FETCHED_TARS}/{Path(file).stem}.tar"
         storage = self.store.storage
-        with storage.writing(f"facts/{FETCHED}/{name}") as path, storage.writing(f"{FETCHED_TARS}/{tar}") as images:
+        with storage.writing(name) as path, storage.writing(tar) as images:
             yield Piece(images, path)
-            size, weight = path.stat().st_size, images.stat().st_size
-        mark = json.dumps({"file": name, "size": size, "tar": tar, "tar_size": weight}).encode()
-        if not storage.create(f"facts/{FETCHED}/{self._fingerprint(number)}.json", mark):
+            mark = Mark({name: File(path.stat().st_size), tar: File(images.stat().st_size)})
+        if not storage.create(f"facts/{FETCHED}/{self._fingerprint(number)}.json", json.dumps(mark.to_json()).encode()):
             raise RuntimeError(f"shard {self.shard.index} is being fetched by another attempt too")
 
     def table(self) -> pa.Table:
@@ -106,10 +117,10 @@ class Log:
         Images whose tar is not there any more are left out.
         """
         parts = []
-        for number, mark in enumerate(self.marks()):
-            with self.store.storage.reading(f"facts/{FETCHED}/{mark['file']}") as path:
+        for number, piece in enumerate(self.pieces()):
+            with self.store.storage.reading(piece.facts) as path:
                 part = pq.ParquetFile(path).read()
-            if self.store.storage.size(f"{FETCHED_TARS}/{mark['tar']}") != mark["tar_size"]:
+            if self.store.storage.size(piece.tar) != piece.tar_bytes:
                 part = part.filter(pc.not_equal(part["fetched"], "ok"))  # lost: as if nobody had asked
             place = pc.add(part["offset"], number << PLACE_BITS)
             parts.append(part.set_column(SCHEMA.get_field_index("offset"), "offset", place).cast(SCHEMA))
@@ -147,7 +158,7 @@ class Fetched:
     def __init__(self, store: Store, shard: Shard) -> None:
         self._store = store
         log = Log(store, shard)
-        self._tars = [mark["tar"] for mark in log.marks()]
+        self._tars = [piece.tar for piece in log.pieces()]
         self.table = log.table()
         self._rows = self.table["row"].to_numpy()
         self._open: dict[int, tuple[ExitStack, BinaryIO]] = {}
@@ -189,7 +200,7 @@ class Fetched:
                 oldest = next(iter(self._open))
                 self._open.pop(oldest)[0].close()
             held = ExitStack()
-            path = held.enter_context(self._store.storage.reading(f"{FETCHED_TARS}/{self._tars[piece]}"))
+            path = held.enter_context(self._store.storage.reading(self._tars[piece]))
             self._open[piece] = held, held.enter_context(path.open("rb"))
         return self._open[piece][1]
 

@@ -27,6 +27,7 @@ from curate.passes.scan import content_keys
 from curate.planning.plan import FETCH
 from curate.sources.records import BATCH_BYTES, image_array
 from curate.stages.header import HeaderStage
+from curate.storage.marks import Mark
 from curate.storage.parquet import ParquetWriter
 from curate.storage.tar import member_header
 
@@ -70,7 +71,7 @@ class Fetch:
             evaluation.commit()
         known = log.table()
         failed = pc.sum(pc.not_equal(known["fetched"], "ok")).as_py() or 0
-        done = {"asked": known.num_rows, "failed": failed}
+        done = Mark(counts={"asked": known.num_rows, "failed": failed})
         self.judge.store.commit(self.judge.run, f"{self.marks}/{shard.index:06d}", done)
         return Report(shard.index, rows, activities.seconds, {**activities.rows, "fetch": rows})
 

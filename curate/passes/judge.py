@@ -18,11 +18,9 @@ from curate.passes import decisions
 from curate.passes.evaluation import ShardEvaluation, evaluating
 from curate.passes.sampler import Sampler
 from curate.planning.plan import Plan
+from curate.storage.marks import File, Mark
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store
-
-ASKS = "-asks"
-"""Ends the name of a mark of a prepared shard on which models have something to say."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,10 @@ class Judge:
                 with activities.doing("write"):
                     evaluation.commit()
             writer.close()
-            digest = file_sha256(path)
-        note = self.store.mark_of_facts(self.base, shard.fingerprint) or {}
-        done = {"decisions": digest, "tally": tally, "error": note.get("error")}
-        self.store.commit(self.run, f"{self.marks}/{shard.index:06d}", done)
-        return Report(shard.index, tally["records"], activities.seconds, {**activities.rows, **tally}, note.get("error"))
+            file = File(path.stat().st_size, file_sha256(path), tally["kept"])
+        error = (self.store.mark_of_facts(self.base, shard.fingerprint) or Mark()).error
+        self.store.commit(self.run, f"{self.marks}/{shard.index:06d}", Mark({f"decisions/{name}": file}, tally, error))
+        return Report(shard.index, tally["records"], activities.seconds, {**activities.rows, **tally}, error)
 
     def _judge(self, evaluation: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> Sampler:
         sampler = Sampler(self.plan, self.samples)
@@ -94,13 +91,18 @@ class Prepare:
                 rows += facts.num_rows
             with activities.doing("write"):
                 evaluation.commit()
-        task.store.commit(task.run, f"{self.marks}/{shard.index:06d}{ASKS if asks else ''}", {})
+        task.store.commit(task.run, f"{self.marks_for_models if asks else self.marks}/{shard.index:06d}", Mark())
         return Report(shard.index, rows, activities.seconds, activities.rows)
 
     @property
     def marks(self) -> str:
-        """Return the folder of its marks."""
+        """Return the folder of its marks of shards for which no model has to run."""
         return f"prepare-{_digest(self.judge.lookups)}"
+
+    @property
+    def marks_for_models(self) -> str:
+        """Return the folder of its marks of the other shards: a listing tells them apart, without a read per mark."""
+        return f"models-{_digest(self.judge.lookups)}"
 
 
 def _digest(lookups: dict[str, Lookup]) -> str:

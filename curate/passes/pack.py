@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,6 +25,7 @@ from curate.core.timing import Activities
 from curate.fetch.image_log import known, open_images
 from curate.images.thumbnails import reencode
 from curate.planning.plan import Plan
+from curate.storage.marks import File, Mark
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store
 from curate.storage.tar import member_header
@@ -79,12 +80,19 @@ class Pack:
                     writer.write(pa.Table.from_pylist([tars.add(sample) for sample in samples], schema=INDEX_SCHEMA))
             tars.close()
             writer.close()
-            digest = file_sha256(path)
-        verdicts = {f"{shard.index:06d}": self.store.mark(self.run, f"{self.judged}/{shard.index:06d}") for shard in block.shards}
-        done = {"made_with": self.made_with(), "shards": verdicts, "tars": tars.written, "index": {name: digest}}
-        self.store.commit(self.run, mark_of(block.index), done)
-        samples_written = sum(tar["samples"] for tar in tars.written.values())
+            samples_written = sum(tar.samples or 0 for tar in tars.written.values())
+            index = File(path.stat().st_size, file_sha256(path), samples_written)
+        files = {**{f"shards/{tar}": file for tar, file in tars.written.items()}, f"index/{name}": index}
+        verdicts = {f"{shard.index:06d}": self._verdict(shard) for shard in block.shards}
+        self.store.commit(self.run, mark_of(block.index), Mark(files, made_with=self.made_with(), parts=verdicts))
         return Report(block.index, samples_written, activities.seconds, {"pack": samples_written})
+
+    def _verdict(self, shard: Shard) -> Mark:
+        """Return the mark of a shard's verdicts. Raises RuntimeError when it is gone."""
+        mark = self.store.mark(self.run, f"{self.judged}/{shard.index:06d}")
+        if mark is None:
+            raise RuntimeError(f"shard {shard.index} was not judged")
+        return mark
 
     def _samples(self, shard: Shard) -> Iterator[Iterator[Sample]]:
         """Yield the kept records of a shard, a row group of its base facts at a time, one image of it in memory."""
@@ -156,9 +164,9 @@ class Pack:
         return max(texts, key=lambda text: (text[score] is not None, text[score], -text["text_no"]))
 
 
-def packed(mark: Mapping[str, Any], made_with: str, indexes: Iterable[int]) -> bool:
-    """Return whether a mark says that its block is packed so, from exactly the shards of these indexes."""
-    return mark["made_with"] == made_with and set(mark["shards"]) == {f"{index:06d}" for index in indexes}
+def packed(mark: Mark, made_with: str, indexes: Iterable[int]) -> bool:
+    """Return whether a block's mark is up to date: same settings, and exactly the shards of these indexes."""
+    return mark.made_with == made_with and set(mark.parts) == {f"{index:06d}" for index in indexes}
 
 
 def mark_of(block: int) -> str:
@@ -207,7 +215,7 @@ class _Tars:
         self._file: BinaryIO | None = None
         self._held = ExitStack()
         self._samples = 0
-        self.written: dict[str, dict[str, Any]] = {}
+        self.written: dict[str, File] = {}
 
     def __enter__(self) -> _Tars:
         return self
@@ -259,7 +267,7 @@ class _Tars:
             return
         self._put(bytes(1024))
         self._held.close()
-        self.written[self._name()] = {"samples": self._samples, "bytes": self._offset, "sha256": self._hash.hexdigest()}
+        self.written[self._name()] = File(self._offset, self._hash.hexdigest(), self._samples)
         self._file, self._samples = None, 0
 
 

@@ -18,6 +18,7 @@ from curate.counts.partial import Partial, partial_name
 from curate.sources.opening import open_shard
 from curate.stages.header import HeaderStage
 from curate.stages.text import TextStage, hash_strings, normalised, text_facts, tokens
+from curate.storage.marks import Note
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store
 
@@ -59,7 +60,7 @@ class Scan:
         activities = Activities()
         rows, problem = 0, None
         name = self.store.facts(self.base, shard.fingerprint)
-        note: dict[str, object] = {}
+        note = Note()
         with ExitStack() as commits, watchdog.watching():
             partials = []
             stored = None if name is None else commits.enter_context(self.store.storage.reading(name))
@@ -88,7 +89,7 @@ class Scan:
                     partial.close()
                 if writer is not None:
                     writer.close()
-            note.update(rows=rows, error=problem)
+            note.counts["rows"], note.error = rows, problem
         return Report(shard.index, rows, activities.seconds, activities.rows, problem)
 
     def _fresh(self, shard: Shard, activities: Activities) -> Iterator[tuple[Batch, pa.Array]]:

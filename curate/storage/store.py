@@ -29,11 +29,12 @@ from curate.core.file_lock import try_lock
 from curate.storage.backend import Disk, Storage
 from curate.storage.json_files import _json, _parsed
 from curate.storage.lease import BEAT_SECONDS, FOLDER, Lease, superseded
+from curate.storage.marks import File, Mark, Note
 
 OUTPUTS = ("shards", "index", "decisions", "thumbs")
 """Folders that one recipe's run fills; facts and counts outlive it."""
 
-FETCHED, FETCHED_TARS = "fetch-v1", "fetched"
+FETCHED, FETCHED_TARS = "fetch-v2", "fetched"
 """The provider of what came of fetching, and the folder of the images themselves (see curate.fetch.image_log)."""
 
 _NAME = re.compile(r"([0-9a-f]{16})\.(?:([0-9a-f]{8})\.(?:parquet|tar)|json)")
@@ -99,24 +100,24 @@ class Store:
     def facts(self, key: str, fingerprint: str) -> str | None:
         """Return the name of the committed facts of one provider and shard, or None."""
         mark = self.mark_of_facts(key, fingerprint)
-        return None if mark is None else f"facts/{key}/{mark['file']}"
+        return None if mark is None else next(iter(mark.files))
 
-    def mark_of_facts(self, key: str, fingerprint: str) -> dict[str, Any] | None:
-        """Return what was committed beside the facts, or None when there are none."""
-        mark: dict[str, Any] | None = self.read_json(f"facts/{key}/{fingerprint}.json")
-        if mark is None or self.storage.size(f"facts/{key}/{mark['file']}") != mark["size"]:
+    def mark_of_facts(self, key: str, fingerprint: str) -> Mark | None:
+        """Return the mark of the facts, which names one file, or None when there are none."""
+        mark = self._read_mark(f"facts/{key}/{fingerprint}.json")
+        if mark is None or any(self.storage.size(name) != file.bytes for name, file in mark.files.items()):
             return None
         return mark
 
     @contextmanager
-    def writing_facts(self, key: str, fingerprint: str, note: dict[str, Any] | None = None) -> Iterator[Path]:
+    def writing_facts(self, key: str, fingerprint: str, note: Note | None = None) -> Iterator[Path]:
         """Give the path to write to; commits it when the block ends, removes it when it raises. `note` joins the mark."""
-        file = data_name(fingerprint, uuid.uuid4().hex[:8])
-        with self.storage.writing(f"facts/{key}/{file}") as path:
+        name = f"facts/{key}/{data_name(fingerprint, uuid.uuid4().hex[:8])}"
+        with self.storage.writing(name) as path:
             yield path
             size = path.stat().st_size
-        old = self.facts(key, fingerprint)
-        self.write_json(f"facts/{key}/{fingerprint}.json", {"file": file, "size": size, **(note or {})})
+        old, note = self.facts(key, fingerprint), note or Note()
+        self.write_json(f"facts/{key}/{fingerprint}.json", Mark({name: File(size)}, note.counts, note.error).to_json())
         if old is not None:
             self.storage.remove([old])
 
@@ -146,21 +147,27 @@ class Store:
         keep = ~same
         for place in np.flatnonzero(same).tolist():
             fingerprint = f"{int(found.fingerprints[place]):016x}"
-            mark = self.read_json(f"facts/{key}/{fingerprint}.json") or {}
-            keep[place] = mark.get("file") == data_name(fingerprint, f"{int(found.attempts[place]):08x}")
+            mark = self._read_mark(f"facts/{key}/{fingerprint}.json") or Mark()
+            keep[place] = f"facts/{key}/{data_name(fingerprint, f'{int(found.attempts[place]):08x}')}" in mark.files
         return Committed(found.fingerprints[keep], found.attempts[keep], found.sizes[keep])
 
     # Marks -----------------------------------------------------------------------------------------------------------
 
-    def mark(self, run: str, name: str) -> dict[str, Any] | None:
+    def mark(self, run: str, name: str) -> Mark | None:
         """Return the commit mark of a task of a run, or None."""
-        found: dict[str, Any] | None = self.read_json(f"marks/{run}/{name}.json")
-        return found
+        return self._read_mark(f"marks/{run}/{name}.json")
 
-    def commit(self, run: str, name: str, content: dict[str, Any]) -> None:
-        """Write a commit mark."""
+    def _read_mark(self, name: str) -> Mark | None:
+        """Return the mark in a file, or None when it is not there, not whole, or in another version's format."""
+        try:
+            return Mark.from_json(self.read_json(name))
+        except ValueError:
+            return None
+
+    def commit(self, run: str, name: str, mark: Mark) -> None:
+        """Write a commit mark. Raises OutputError when another run has taken over OUT."""
         self._fence()
-        self.write_json(f"marks/{run}/{name}.json", content)
+        self.write_json(f"marks/{run}/{name}.json", mark.to_json())
 
     def marked(self, run: str, folder: str) -> Iterator[str]:
         """Yield the names of a run's marks of one kind, in no order."""
@@ -168,7 +175,7 @@ class Store:
             if found.name.endswith(".json") and not found.name.startswith("."):
                 yield found.name.removesuffix(".json")
 
-    def marks(self, run: str, names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    def marks(self, run: str, names: Iterable[str]) -> Iterator[tuple[str, Mark | None]]:
         """Yield names and contents of many marks, in order, several read at once where each costs a request."""
         if isinstance(self.storage, Disk):
             yield from ((name, self.mark(run, name)) for name in names)

@@ -9,7 +9,7 @@ from curate.driver.resolve import resolve
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.runners.local.runner import LocalRunner
-from tests.bench.measure import DEMO, SHARED, WORKERS, Figure, Phases, at_most, cpu_seconds, job_of, scratch, share
+from tests.bench.measure import DEMO, SHARED, WORKERS, Figure, Phases, at_most, cpu_seconds, run_of, scratch, share
 from tests.conftest import make_pool
 
 WORK = {"decode", "eval_similarity", "header", "text", "language", "lookup", "count", "read", "write", "pack"}
@@ -25,7 +25,7 @@ def pool_of(folder: Path) -> tuple[Path, Path]:
 
 
 def run() -> list[Figure]:
-    """Run the job once and name every second of its workers and of its driver."""
+    """Run it once and name every second of its workers and of its driver."""
     with scratch() as folder:
         pairs, evaluation = pool_of(folder)
         text = (recipes.folder() / "align.yaml").read_text(encoding="utf-8").replace("  nsfw:\n", "")
@@ -35,9 +35,7 @@ def run() -> list[Figure]:
         phases = Phases()
         before, started = cpu_seconds(), time.perf_counter()
         with LocalRunner(WORKERS) as runner:
-            job = job_of(plan, [pairs], folder / "out", runner)
-            job.progress = phases
-            outcome = job.run()
+            outcome = run_of(plan, [pairs], folder / "out", runner, phases).run()
         wall = time.perf_counter() - started
         phases.start("end", 0)
         processor = cpu_seconds() - before

@@ -18,17 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.core.contracts import TaskDied
-from curate.core.shards import Shards
 from curate.counts.merge import Engine, Scanned, merge
-from curate.driver.progress import Outcome
-from curate.driver.run import Job
-from curate.passes.judge import Judge
+from curate.driver.run import Run
 from curate.passes.pack import Pack
-from curate.passes.scan import base_key
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.sources.listing import list_shards
 from curate.storage.backend import Found, Storage
+from curate.storage.marks import File, Mark
 from curate.storage.store import Store
 from tests.bench.measure import ROOT, Figure, at_most
 
@@ -65,12 +62,15 @@ class Finished(Storage):
 
     def _block(self, block: int) -> bytes:
         tally = {"records": 10_000, "texts": 10_000, "kept": 4000, "kept_texts": 4000}
-        verdict = {"decisions": "0" * 64, "tally": tally, "error": None}
         first = block * self.block_shards
-        shards = {f"{index:06d}": verdict for index in range(first, first + self.block_shards)}
-        tars = {f"{block:05d}-{n:05d}.tar": {"samples": 10_000, "bytes": 10**9, "sha256": "0" * 64} for n in range(4)}
+        verdicts = {
+            f"{index:06d}": Mark({f"decisions/{index:06d}.parquet": File(10**6, "0" * 64, 4000)}, tally)
+            for index in range(first, first + self.block_shards)
+        }
+        files = {f"shards/{block:05d}-{n:05d}.tar": File(10**9, "0" * 64, 10_000) for n in range(4)}
+        files[f"index/{block:05d}.parquet"] = File(10**6, "0" * 64, 40_000)
         made_with = self.written["made_with"].decode()
-        return json.dumps({"made_with": made_with, "shards": shards, "tars": tars, "index": {f"{block:05d}": "0" * 64}}).encode()
+        return json.dumps(Mark(files, made_with=made_with, parts=verdicts).to_json()).encode()
 
     def listing(self, folder: str) -> Iterator[Found]:
         kind = folder.partition("/")[0]
@@ -130,22 +130,20 @@ def child() -> None:
     assert len(shards) == SHARDS
     planned = time.perf_counter() - started
     storage = Finished("crawl://bucket/out", shards.fingerprints)
-    job = Job(plan, shards, Store(storage), NothingToDo())
-    storage.written["made_with"] = made_with(job, shards).encode()
+    held = Run(plan, shards, Store(storage), NothingToDo())
+    storage.written["made_with"] = made_with(held).encode()
     started = time.perf_counter()
-    outcome = Outcome("")
-    marks = job.steps(outcome)
-    assert sum(1 for _ in marks) == SHARDS // storage.block_shards
+    packed = held.steps(held.attempts())
+    assert sum(1 for _ in packed.marks) == SHARDS // storage.block_shards
     resumed = time.perf_counter() - started
     print(planned, resumed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def made_with(job: Job, shards: Shards) -> str:
-    """Return what the marks of the blocks must say for the job to take them as its own."""
-    scanned = Scanned(shards.fingerprints, np.arange(len(shards)))
-    lookups = merge(job.store, job.plan.counts, scanned, Engine(job.runner, job.memory))
-    judge = Judge(job.store, job.plan, base_key(job.plan), job.key(), lookups)
-    return Pack(job.store, job.plan, judge.base, judge.run, judge.marks).made_with()
+def made_with(held: Run) -> str:
+    """Return what the marks of the blocks must contain for the run to accept them."""
+    scanned = Scanned(held.shards.fingerprints, np.arange(len(held.shards)))
+    judge = held.judge(merge(held.store, held.plan.counts, scanned, Engine(held.runner, held.options.memory)))
+    return Pack(held.store, held.plan, judge.base, judge.run, judge.marks).made_with()
 
 
 def run() -> list[Figure]:

@@ -22,7 +22,7 @@ import numpy as np
 from curate.core.contracts import Needs, Report, Runner
 from curate.counts.merge import Engine, Scanned, merge
 from curate.passes.judge import Judge
-from curate.passes.scan import Scan, base_key
+from curate.passes.scan import Scan
 from curate.planning.plan import Plan
 from curate.sources.listing import list_shards
 from curate.storage.backend import storage
@@ -86,7 +86,7 @@ class Child:
         return time.perf_counter() - started
 
     def _passes(self, plan: Plan, names: Sequence[str], out: str) -> float:
-        started, base = time.perf_counter(), base_key(plan)
+        started, base = time.perf_counter(), plan.base_key
         self._scan(plan, names, f"{out}-out")
         store = Store(storage(self._folder / f"{out}-out"))
         judge = Judge(store, plan, base, "run", {})
@@ -95,7 +95,7 @@ class Child:
 
     def _scan(self, plan: Plan, names: Sequence[str], out: str) -> float:
         started = time.perf_counter()
-        self._all(Scan(Store(storage(self._folder / out)), base_key(plan), plan.header, plan.text, plan.counts), names, Needs())
+        self._all(Scan(Store(storage(self._folder / out)), plan.base_key, plan.header, plan.text, plan.counts), names, Needs())
         return time.perf_counter() - started
 
     def _all(self, task: Any, names: Sequence[str], needs: Needs) -> None:

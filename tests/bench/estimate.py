@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from curate.driver.run import Job
+from curate.driver.run import Run
 from curate.sources.listing import list_shards
 from curate.storage.backend import Disk, Found
 from curate.storage.store import Store
@@ -149,7 +149,7 @@ def _run(folder: Path, shards: int) -> tuple[Counter[str], dict[str, float], Pat
         for path in (folder / "in").iterdir():
             store.pipe_file(f"/in/{path.name}", path.read_bytes())
         progress = Passes(store)
-        outcome = Job(plan, list_shards(["asking://in/*.tar"], {}), Store(place), InProcess(), progress).run()
+        outcome = Run(plan, list_shards(["asking://in/*.tar"], {}), Store(place), InProcess(), progress).run()
     progress.start("", 0)
     assert (outcome.records, outcome.failed) == (shards * RECORDS, [])
     return place.asked, outcome.seconds, folder / "out", progress.found

@@ -11,7 +11,7 @@ from curate.models.fakes import FakeCaptioner, FakeMatcher
 from curate.models.protocols import Captioner, Floats, Matcher, Pixels
 from curate.passes.evaluation import WAIT
 from curate.passes.judge import Judge
-from curate.passes.scan import Scan, base_key
+from curate.passes.scan import Scan
 from curate.planning.plan import Plan
 from curate.sources.listing import list_shards
 from curate.stages.caption import CaptionStage
@@ -95,7 +95,7 @@ def run() -> list[Figure]:
         records = [(f"{n:06d}", given[n % len(given)], f"a picture of thing number {n}") for n in range(RECORDS)]
         shards = list_shards([str(write_tar(folder / "0.tar", records))], {})
         plan = slowed(plan_of(RECIPE, folder))
-        store, base = Store(storage(folder / "out")), base_key(plan)
+        store, base = Store(storage(folder / "out")), plan.base_key
         Scan(store, base, plan.header, plan.text, ())(shards[0])
         started = time.perf_counter()
         report = Judge(store, plan, base, "run", {}, threads=WORKERS)(shards[0])

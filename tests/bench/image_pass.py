@@ -9,7 +9,7 @@ from curate.core.contracts import Needs, Report
 from curate.images.jpeg import grey_scale_decode
 from curate.passes.judge import Judge
 from curate.passes.sampler import per_shard
-from curate.passes.scan import Scan, base_key
+from curate.passes.scan import Scan
 from curate.planning.plan import Plan
 from curate.runners.local.runner import LocalRunner
 from curate.sources.tar import members
@@ -17,11 +17,11 @@ from tests.bench.measure import (
     WORKERS,
     Figure,
     at_least,
-    job_of,
     median,
     photos,
     plan_of,
     rounded,
+    run_of,
     scratch,
     seconds_of,
     write_tar,
@@ -73,15 +73,15 @@ def run_bare(runner: LocalRunner, paths: list[Path]) -> None:
 
 
 def run_pass(runner: LocalRunner, plan: Plan, paths: list[Path], out: Path, samples: int = 0) -> None:
-    """Scan and judge all tars, as a job does, until the last decision is written; `samples` thumbnails a category and tar."""
-    job = job_of(plan, paths, out, runner)
-    base = base_key(plan)
-    with job.store.locked():
+    """Scan and judge all tars, as a run does, until the last decision is written; `samples` thumbnails a category and tar."""
+    held = run_of(plan, paths, out, runner)
+    base = plan.base_key
+    with held.store.locked():
         (out / "marks" / "run").mkdir(parents=True)
-        scan = Scan(job.store, base, plan.header, plan.text, plan.counts)
-        assert sum(rows_of(answer) for answer in runner.map(scan, job.shards, Needs())) == RECORDS
-        judge = Judge(job.store, plan, base, "run", {}, samples)
-        assert sum(rows_of(answer) for answer in runner.map(judge, job.shards, Needs())) == RECORDS
+        scan = Scan(held.store, base, plan.header, plan.text, plan.counts)
+        assert sum(rows_of(answer) for answer in runner.map(scan, held.shards, Needs())) == RECORDS
+        judge = Judge(held.store, plan, base, "run", {}, samples)
+        assert sum(rows_of(answer) for answer in runner.map(judge, held.shards, Needs())) == RECORDS
 
 
 def rows_of(answer: object) -> int:
@@ -91,7 +91,7 @@ def rows_of(answer: object) -> int:
 
 
 def run() -> list[Figure]:
-    """Measure both in turn, in the same processes; then each with the start of its processes and, as in a job, thumbnails."""
+    """Measure both in turn, in the same processes; then each with the start of its processes and, as in a run, thumbnails."""
     with scratch() as folder:
         paths, evaluation = write_records(folder)
         plan = plan_of(RECIPE, folder, [f"eval_overlap.sets={evaluation}"])

@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from curate.core.contracts import Runner
-from curate.driver.progress import Outcome
+from curate.driver.progress import Outcome, Progress, Quiet
 from curate.driver.resolve import resolve
-from curate.driver.run import Job
+from curate.driver.run import Run
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.planning.plan import Plan
@@ -140,19 +140,20 @@ def plan_of(text: str, folder: Path, overrides: Sequence[str] = ()) -> Plan:
     return plan
 
 
-def job_of(plan: Plan, inputs: Sequence[Path], out: Path, runner: Runner) -> Job:
-    """Return the job of a plan over inputs into `out`."""
-    return Job(plan, list_shards([str(path) for path in inputs], {}), Store(storage(out)), runner)
+def run_of(plan: Plan, inputs: Sequence[Path], out: Path, runner: Runner, progress: Progress | None = None) -> Run:
+    """Return the run of a plan over inputs into `out`."""
+    shards = list_shards([str(path) for path in inputs], {})
+    return Run(plan, shards, Store(storage(out)), runner, progress=progress or Quiet())
 
 
 def share(outcome: Outcome) -> dict[str, float]:
-    """Return the core-seconds of a job's workers by activity, the largest first."""
+    """Return the core-seconds of a run's workers by activity, the largest first."""
     ordered = sorted(outcome.seconds.items(), key=lambda item: -item[1])
     return {name: round(value, 3) for name, value in ordered}
 
 
 class Phases:
-    """Progress of a job that keeps the wall-clock seconds of each of its steps."""
+    """Progress of a run that keeps the wall-clock seconds of each of its steps."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -165,4 +166,7 @@ class Phases:
         self._name, self._since = name, now
 
     def advance(self, records: int) -> None:
+        """Take no notice."""
+
+    def warn(self, text: str) -> None:
         """Take no notice."""

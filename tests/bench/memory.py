@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from curate.runners.local.runner import LocalRunner
-from tests.bench.measure import WORKERS, Figure, at_most, job_of, photos, plan_of, scratch, write_tar
+from tests.bench.measure import WORKERS, Figure, at_most, photos, plan_of, run_of, scratch, write_tar
 
 LARGE = 4000  # records of one large shard of photos
 SMALL = 40  # records of each of the small shards, of pictures of a few kB
@@ -85,7 +85,7 @@ def peak_with(shards: int, images: list[bytes], per_shard: int, folder: Path) ->
     evaluation = write_tar(folder / "eval.tar", [("one", images[0], "")])
     plan = plan_of(RECIPE, folder, [f"eval_overlap.sets={evaluation}"])
     with peaks() as found, LocalRunner(WORKERS) as runner:
-        outcome = job_of(plan, [inputs], folder / f"out{shards}-{per_shard}", runner).run()
+        outcome = run_of(plan, [inputs], folder / f"out{shards}-{per_shard}", runner).run()
     assert outcome.records == per_shard * shards and not outcome.failed, outcome
     return max(found.values())
 

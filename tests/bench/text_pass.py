@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.runners.local.runner import LocalRunner
-from tests.bench.measure import WORKERS, Figure, Phases, at_least, cpu_seconds, job_of, median, plan_of, rounded, scratch, share
+from tests.bench.measure import WORKERS, Figure, Phases, at_least, cpu_seconds, median, plan_of, rounded, run_of, scratch, share
 
 TEXTS = 1_000_000
 FILES = 8
@@ -71,9 +71,7 @@ def run() -> list[Figure]:
             phases = Phases()
             started, processor = time.perf_counter(), cpu_seconds()
             with LocalRunner(WORKERS) as runner:
-                job = job_of(plan, inputs, folder / f"out{repeat}", runner)
-                job.progress = phases
-                outcome = job.run()
+                outcome = run_of(plan, inputs, folder / f"out{repeat}", runner, phases).run()
             wholes.append(time.perf_counter() - started)
             processor = cpu_seconds() - processor
             assert outcome.records == TEXTS and not outcome.failed

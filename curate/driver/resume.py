@@ -1,0 +1,101 @@
+"""What earlier attempts at a run have committed, found by listing, and what must be undone before it is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from curate.core.shards import Shards
+from curate.fetch.image_log import lost
+from curate.passes.fetch import Fetch
+from curate.passes.judge import Judge, Prepare
+from curate.passes.pack import Pack, mark_of, packed
+from curate.passes.scan import Scan
+from curate.storage.backend import Found
+from curate.storage.marks import Mark
+from curate.storage.store import Store
+
+Index: TypeAlias = npt.NDArray[np.int64]
+"""Indexes of shards, ascending."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Answers which shards and blocks are done; never reads one mark per shard to do so."""
+
+    store: Store
+    block_shards: int  # shards per block
+
+    def unscanned(self, task: Scan, shards: Shards) -> Index:
+        """Return the shards whose base facts or partial counts are missing."""
+        done = np.ones(len(shards), np.bool_)
+        for key in task.provides():
+            done &= self.store.committed(key).holds(shards.fingerprints)
+        return np.flatnonzero(~done)
+
+    def unfetched(self, task: Fetch, shards: Shards, web: Index) -> Index:
+        """Return which of the shards `web`, whose images are URLs, have images to fetch.
+
+        These are shards that were not finished, that have lost a tar of images, and with `task.retry` those with failures.
+        """
+        if task.retry:
+            self._undo_fetch(task, self._with_failures(task, web))
+        self._undo_fetch(task, lost(self.store, shards.at(web)))
+        return np.setdiff1d(web, index_of(self.store.marked(task.judge.run, task.marks)))
+
+    def _with_failures(self, task: Fetch, web: Index) -> list[int]:
+        found = self.store.marks(task.judge.run, (f"{task.marks}/{index:06d}" for index in web))
+        return [index for index, (_, mark) in zip(web.tolist(), found, strict=True) if mark is not None and mark.counts["failed"]]
+
+    def _undo_fetch(self, task: Fetch, shards: Sequence[int]) -> None:
+        """Remove the fetch marks of some shards, and first what was decided from them."""
+        if shards:
+            self._undo_verdicts(task.judge, shards)
+            self.store.unmark(task.judge.run, [f"{task.marks}/{index:06d}" for index in shards])
+
+    def _undo_verdicts(self, judge: Judge, shards: Sequence[int]) -> None:
+        """Remove the marks of some shards' verdicts, and first those of the blocks that they are in."""
+        prepare = Prepare(judge)
+        self.store.unmark(judge.run, dict.fromkeys(mark_of(index // self.block_shards) for index in shards))
+        for folder in (judge.marks, prepare.marks, prepare.marks_for_models):
+            self.store.unmark(judge.run, [f"{folder}/{index:06d}" for index in shards])
+
+    def judged(self, task: Judge) -> Index:
+        """Return the shards whose verdicts are valid; removes marks whose decisions are gone or that used other counts."""
+        for kind in self.store.storage.folders(f"marks/{task.run}"):
+            if kind.startswith("judge-") and kind != task.marks:  # made with other counts; their decisions are overwritten now
+                self.store.storage.remove_folder(f"marks/{task.run}/{kind}")
+        there = index_of(found.name.removesuffix(".parquet") for found in self._files("decisions"))
+        marked = index_of(self.store.marked(task.run, task.marks))
+        if len(without := np.setdiff1d(marked, there)):
+            self._undo_verdicts(task, without.tolist())
+        return np.intersect1d(marked, there)
+
+    def _files(self, folder: str) -> Iterator[Found]:
+        return (found for found in self.store.storage.listing(folder) if not found.name.startswith("."))
+
+    def prepared(self, task: Prepare) -> Index:
+        """Return the shards whose facts before the models are committed."""
+        without = index_of(self.store.marked(task.judge.run, task.marks))
+        return np.union1d(without, self.for_models(task))
+
+    def for_models(self, task: Prepare) -> Index:
+        """Return the prepared shards that have rows for which model facts are missing."""
+        return index_of(self.store.marked(task.judge.run, task.marks_for_models))
+
+    def packed(self, task: Pack, blocks: Mapping[int, Index]) -> Iterator[tuple[int, Mark]]:
+        """Yield the blocks (index -> shards) that are packed from exactly these shards, with their marks, in order."""
+        made_with, listed = task.made_with(), list(blocks)
+        found = self.store.marks(task.run, map(mark_of, listed))
+        for block, (_, mark) in zip(listed, found, strict=True):
+            if mark is not None and packed(mark, made_with, blocks[block]):
+                yield block, mark
+
+
+def index_of(numbers: Iterable[str] | Iterable[int]) -> Index:
+    """Return numbers, as text or not, as an array."""
+    return np.fromiter(map(int, numbers), np.int64)
