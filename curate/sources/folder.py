@@ -13,10 +13,10 @@ import pyarrow as pa
 import xxhash
 
 from curate.core.contracts import Batch, Shard
+from curate.sources.lines import lines_of, parse_line
 from curate.sources.linked_files import Folder
 from curate.sources.records import IMAGE_TYPES, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
 from curate.sources.source import OpenShard, Source, shard_of
-from curate.sources.tables.lines import lines_of, parse_line
 from curate.storage.paths import Entry, staged, tree
 
 SHARD_IMAGES = 10_000

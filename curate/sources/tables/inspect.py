@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from curate.core.errors import InputError
+from curate.sources.lines import SAMPLE_LINES
 from curate.sources.tables.columns import clean_text, is_binary, is_string, on_the_web, resolve, without_images
-from curate.sources.tables.lines import SAMPLE_LINES
 from curate.sources.tables.reader import DAMAGE, Reader, is_damage
 
 R = TypeVar("R", bound=Reader)
