@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines import cluster, engine, line, runner, setup, undisturbed
 from tests.s3 import bucket, s3_server
 
-__all__ = ["bucket", "s3_server"]  # fixtures of every test
+__all__ = ["bucket", "cluster", "engine", "line", "runner", "s3_server", "setup", "undisturbed"]  # fixtures of every test
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
