@@ -35,7 +35,7 @@ class Folder:
         root = os.path.realpath(self.url)
         try:
             path = os.path.realpath(os.path.join(root, name))
-            if not path.startswith(root.rstrip("/") + "/"):
+            if not path.startswith(root.rstrip(os.sep) + os.sep):
                 return None, "unsafe_path"
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):

@@ -17,8 +17,14 @@ MAX_TEXT = 65_536
 MAX_IMAGE = 256 << 20
 """Bytes of the largest image file that is read."""
 
+MAX_JSON = 1 << 20
+"""Bytes of the largest JSON file beside an image that is read."""
+
 BATCH_BYTES = 8 << 20
 """Bytes of images and texts in a batch; a single larger image is a batch of its own. More costs more: memory that is new."""
+
+URLS = ("url", "URL", "image_url")
+"""Fields of a record's JSON that name where its image came from, the likeliest first."""
 
 IMAGE_TYPES = frozenset(
     [

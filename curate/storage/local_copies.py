@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
 import time
 from collections.abc import Sequence
+from getpass import getuser
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
 import xxhash
 
 from curate.storage.backend import Disk, Storage, storage
+from curate.storage.locks import locked
 from curate.storage.paths import is_local
 
 _UNUSED_SECONDS = 86_400.0
@@ -21,10 +22,11 @@ _UNUSED_SECONDS = 86_400.0
 
 def own_folder(name: str, under: Path | None = None) -> Path:
     """Return a folder for temporary files that all processes of this user share. Raises PermissionError when it is another's."""
-    folder = (under or Path(gettempdir())) / f"curate-{name}-{os.getuid()}"
+    user = os.getuid() if hasattr(os, "getuid") else None  # on Windows the folder for temporary files is the user's own
+    folder = (under or Path(gettempdir())) / f"curate-{name}-{getuser() if user is None else user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+    if user not in (None, found.st_uid) or not stat.S_ISDIR(found.st_mode):
         raise PermissionError(f"{folder} is another user's")
     return folder
 
@@ -38,8 +40,7 @@ def local_copy(storage: Storage, folder: str, names: Sequence[str]) -> Path:
         return Path(storage.root, folder)
     copies = own_folder("copies")
     copy = copies / xxhash.xxh3_64_hexdigest(storage.url(folder).encode())
-    with (copies / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (copies / "lock").open("a") as lock, locked(lock, wait=True):
         if not copy.is_dir():
             _tidy(copies)
             partial = Path(mkdtemp(dir=copies))

@@ -7,14 +7,13 @@ decisions and thumbnails have the names that their readers know: a file appears 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import uuid
 from array import array
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,6 +28,7 @@ from curate.core.errors import OutputError
 from curate.storage.backend import Disk, Storage
 from curate.storage.json_files import _json, _parsed
 from curate.storage.lease import BEAT_SECONDS, FOLDER, Lease, superseded
+from curate.storage.locks import locked
 
 OUTPUTS = ("shards", "index", "decisions", "thumbs")
 """Folders that one recipe's run fills; facts and counts outlive it."""
@@ -191,7 +191,7 @@ class Store:
         On a disk the lock is gone with the process, however it ends; on an object store a lease runs out.
         """
         if isinstance(self.storage, Disk):
-            with _flocked(Path(self.storage.root)):
+            with _held(Path(self.storage.root)):
                 yield self
             return
         try:
@@ -251,7 +251,7 @@ def data_name(fingerprint: str, attempt: str) -> str:
 
 
 @contextmanager
-def _flocked(out: Path) -> Iterator[None]:
+def _held(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -259,13 +259,15 @@ def _flocked(out: Path) -> Iterator[None]:
     if any(out.iterdir()) and not (out / ".lock").exists():
         raise OutputError(f"{out} is not empty and not an output of curate; choose an empty or new folder")
     with (out / ".lock").open("a+") as file:
+        held = ExitStack()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(file, wait=False))
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise OutputError(f"{out} is in use by {holder}; wait for it, or choose another --out") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
-        yield
+        with held:
+            file.truncate(0)
+            file.write(f"process {os.getpid()}")
+            file.flush()
+            yield

@@ -1,44 +1,24 @@
-"""WebDataset tars: a scanner of 512-byte headers, because Python's tarfile takes 80 us for a pair.
+"""The members of a tar: a scanner of 512-byte headers, because Python's tarfile takes 80 us for a pair.
 
-Reads v7, ustar, GNU (long names, base-256 sizes) and pax (path, size). A record is a run of members with one key: the
-path up to the first dot of its last part. Knows nothing of pixels.
+Reads v7, ustar, GNU (long names, base-256 sizes) and pax (path, size).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import BinaryIO, NamedTuple
 
-import pyarrow as pa
-import xxhash
-
-from curate.core.contracts import Batch, Shard, ShardBreak
-from curate.core.errors import InputError
-from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
-from curate.sources.source import OpenShard, Source, shard_of
-from curate.storage.input_file import InputFile
-from curate.storage.paths import Entry
+from curate.core.contracts import ShardBreak
 
 BLOCK = 512
 BUFFER = 1 << 20
-MAX_JSON = 1 << 20
 MAX_EXTENDED = 1 << 20  # a long name or pax header above this is an attack
-KEYS_REMEMBERED = 2_000_000  # about 140 MB; a repeated key is not noticed past so many records
-CAPTIONS = ("caption", "text", "alt", "TEXT", "alt_text", "title")
-URLS = ("url", "URL", "image_url")
 
 _ZERO = bytes(BLOCK)
-_ROLES = {name.encode(): "image" for name in IMAGE_TYPES} | {b"txt": "text", b"json": "json"}
-_BOUNDS = {"image": MAX_IMAGE, "text": MAX_TEXT * 4 + 4, "json": MAX_JSON}
-_UNSAFE = re.compile(UNSAFE_KEY)
 _HEADER = struct.Struct("100s24x12s12x8s1x100x6s82xc166x")  # name, size, checksum, magic, first byte of the prefix
 _REGULAR, _NO_DATA, _SPARSE = b"0\x007", b"123456", ord("S")
 _LONG_NAME, _PAX = ord("L"), ord("x")
@@ -53,7 +33,7 @@ class Member(NamedTuple):
     size: int
 
 
-class _Cut(ShardBreak):
+class Cut(ShardBreak):
     """A break, and the name of the member that it hit; None when the name is not known."""
 
     def __init__(self, message: str, name: bytes | None) -> None:
@@ -66,29 +46,6 @@ class _Cut(ShardBreak):
             return True
         # only the last parts are compared: a broken header may lack the folder, which ustar keeps in another field
         return self.name.rpartition(b"/")[2].startswith(key.rpartition(b"/")[2] + b".")
-
-
-@dataclass
-class TarShard:
-    """A tar that is open for reading: records from a copy on this disk, images from wherever the tar is."""
-
-    shard: Shard
-    file: InputFile
-
-    def read(self) -> Iterator[Batch]:
-        """Yield batches of RECORD_SCHEMA. Raises ShardBreak after the last whole record when the tar is damaged."""
-        with open(self.file.path(), "rb", buffering=BUFFER) as file:
-            yield from batches(islice(records(file), self.shard.limit))
-
-    def images(self, rows: pa.Table) -> Iterator[bytes | None]:
-        """Yield the bytes of `rows` (columns offset, bytes), each read at its offset; None where either is null."""
-        yield from self.file.pieces(map(_place, rows.column("offset").to_pylist(), rows.column("bytes").to_pylist()))
-
-
-def _place(offset: int | None, size: int | None) -> tuple[int, int] | None:
-    if offset is None or size is None or offset < 0 or not 0 <= size <= MAX_IMAGE:
-        return None
-    return offset, size
 
 
 def members(file: BinaryIO) -> Iterator[Member]:
@@ -116,14 +73,14 @@ class _Scanner:
             block = self.file.read(BLOCK)
             if len(block) < BLOCK:
                 known = b"\0" in block[:100] and not self.extended
-                raise _Cut(self._cut_header(), _text(block[:100]) if known else None)
+                raise Cut(self._cut_header(), _text(block[:100]) if known else None)
             if block[0] == 0 and block == _ZERO:
                 break
             member = self._member(block)
             if member is not None:
                 yield member
         if self.extended or self.at > self.end:
-            raise _Cut(f"cut off at byte {self.end}, after a member or before what its header announces", None)
+            raise Cut(f"cut off at byte {self.end}, after a member or before what its header announces", None)
         self._check_end()
 
     def _cut_header(self) -> str:
@@ -135,7 +92,7 @@ class _Scanner:
         name = name.partition(b"\0")[0]
         if not _checksum_holds(block, stored):
             message = f"wrong header checksum at byte {self.at}" if self.at else "not a tar, at byte 0"
-            raise _Cut(message, None if self.extended else name)
+            raise Cut(message, None if self.extended else name)
         if prefix != b"\0" and magic == b"ustar\0":
             name = _text(block[345:500]) + b"/" + name
         kind, data = block[156], self.at + BLOCK
@@ -143,13 +100,13 @@ class _Scanner:
         if kind not in _REGULAR or self.extended:
             name, data, size = self._unusual(block, name, size)
         if size is None or size < 0:
-            raise _Cut(f"impossible size at byte {self.at}, in member {_shown(name)}", name)
+            raise Cut(f"impossible size at byte {self.at}, in member {shown(name)}", name)
         folder = name.endswith(b"/")
         if kind in _NO_DATA or (kind == 0 and folder):
             size = 0
         if data + size > self.end:
             known = None if kind in (_LONG_NAME, _PAX) else name
-            raise _Cut(f"cut off at byte {self.end}, in member {_shown(name)}", known)
+            raise Cut(f"cut off at byte {self.end}, in member {shown(name)}", known)
         self.at = data + (size + 511 & ~511)
         if kind in _ABOUT_NEXT:
             self._extend(kind, size, data)
@@ -171,7 +128,7 @@ class _Scanner:
         while more:
             block = self.file.read(BLOCK)
             if len(block) < BLOCK:
-                raise _Cut(f"cut off at byte {self.end}, in a sparse file's map", None)
+                raise Cut(f"cut off at byte {self.end}, in a sparse file's map", None)
             more, length = block[504], length + BLOCK
         return length
 
@@ -180,7 +137,7 @@ class _Scanner:
         if kind not in (_LONG_NAME, _PAX):
             return
         if size > MAX_EXTENDED:
-            raise _Cut(f"impossible size at byte {at - BLOCK}, of a name or pax header", None)
+            raise Cut(f"impossible size at byte {at - BLOCK}, of a name or pax header", None)
         data = self.file.read(size)
         self.extended = True
         if kind == _LONG_NAME:
@@ -190,7 +147,7 @@ class _Scanner:
             fields = dict(_pax(data))
             self.size = int(fields[b"size"]) if b"size" in fields else self.size
         except ValueError:
-            raise _Cut(f"broken pax header at byte {at - BLOCK}", None) from None
+            raise Cut(f"broken pax header at byte {at - BLOCK}", None) from None
         self.path = fields.get(b"path") or self.path
         self.sparse = self.sparse or any(name.startswith(b"GNU.sparse.") for name in fields)
 
@@ -199,7 +156,7 @@ class _Scanner:
         self.file.seek(min(self.at, self.end))
         while chunk := self.file.read(BUFFER):
             if chunk.count(0) != len(chunk):
-                raise _Cut(f"data after the end mark at byte {self.at}", None)
+                raise Cut(f"data after the end mark at byte {self.at}", None)
 
 
 def _checksum_holds(block: bytes, stored: bytes) -> bool:
@@ -231,7 +188,8 @@ def _text(raw: bytes) -> bytes:
     return raw.partition(b"\0")[0]
 
 
-def _shown(name: bytes) -> str:
+def shown(name: bytes) -> str:
+    """Return a member's name for a message."""
     return name[:200].decode(errors="replace").replace("\n", " ")
 
 
@@ -246,121 +204,3 @@ def _pax(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise ValueError("pax field")
         yield name, value[:-1]
         at += length
-
-
-class _Group:
-    """The members of one record so far. Not a dataclass: a million are made, and slots halve their cost."""
-
-    __slots__ = ("codes", "extensions", "fields", "has_image", "image", "key", "offset", "text", "text_codes")
-
-    def __init__(self, key: bytes, codes: list[str]) -> None:
-        self.key = key
-        self.codes = codes
-        self.extensions: set[bytes] = set()
-        self.has_image = False
-        self.image: bytes | None = None
-        self.offset: int | None = None
-        self.text: str | None = None
-        self.text_codes: list[str] = []
-        self.fields: dict[str, object] = {}
-
-    def add(self, role: str, member: Member, file: BinaryIO) -> None:
-        """Read a member's data. Raises ShardBreak when the file ends before they do."""
-        name, offset, size = member
-        if role == "image":
-            self.has_image = True
-        if size > _BOUNDS[role]:
-            if role != "text":
-                self.codes.append("image_too_large" if role == "image" else "bad_json")
-                return
-            size = _BOUNDS[role]
-        data = file.read(size)
-        if len(data) < size:
-            raise _Cut(f"cut off while it was read, in member {_shown(name)}", name)
-        if role == "image":
-            self.image, self.offset = data, offset
-        elif role == "json":
-            self._parse(data)
-        elif self.text is None:
-            self.text = decode(data, self.text_codes)
-
-    def _parse(self, data: bytes) -> None:
-        try:
-            fields = json.loads(data.decode() if data[:1] == b"{" else data)  # else json guesses the encoding, slowly
-        except (ValueError, RecursionError):
-            fields = None
-        if isinstance(fields, dict):
-            self.fields = {**fields, **self.fields} if self.fields else fields
-        else:
-            self.codes.append("bad_json")
-
-    def record(self) -> Record:
-        """Return the record that the members make."""
-        codes = self.codes
-        text = self.text if self.text is not None else first(self.fields, CAPTIONS, self.text_codes)
-        if not self.has_image:
-            codes.append("missing_image")
-        if text is None:
-            codes.append("missing_text")
-        key = self.key.decode(errors="replace")
-        if not key.isascii() and key.encode() != self.key:
-            codes.append("key_not_utf8")
-        if _UNSAFE.search(key):
-            codes.append("unsafe_key")
-        codes += self.text_codes
-        return Record(key, first(self.fields, URLS), text, join(codes) if codes else None, self.image, self.offset)
-
-
-def records(file: BinaryIO) -> Iterator[Record]:
-    """Yield the records of a tar. Raises ShardBreak after the last record that is surely whole."""
-    group: _Group | None = None
-    seen: set[int] = set()
-    try:
-        for member in members(file):
-            folder, slash, base = member.name.rpartition(b"/")
-            stem, _, extension = base.partition(b".")
-            role = _ROLES.get(extension.rpartition(b".")[2].lower())
-            if not stem or role is None:
-                continue
-            key = folder + slash + stem
-            again = group is not None and key == group.key and role == "image" and group.has_image
-            if group is None or key != group.key or again or extension in group.extensions:
-                if group is not None:
-                    yield group.record()
-                group = _Group(key, ["second_image"] if again else _repeated(key, seen))
-            group.extensions.add(extension)
-            group.add(role, member, file)
-    except _Cut as cut:
-        if group is not None and not cut.hits(group.key):
-            yield group.record()
-        raise ShardBreak(str(cut)) from None
-    if group is not None:
-        yield group.record()
-
-
-def _repeated(key: bytes, seen: set[int]) -> list[str]:
-    digest = xxhash.xxh3_64_intdigest(key)
-    if digest in seen:
-        return ["duplicate_key"]
-    if len(seen) < KEYS_REMEMBERED:
-        seen.add(digest)
-    return []
-
-
-PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-
-
-def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
-    if entry.url.lower().endswith(PACKED):
-        raise InputError(f"{entry.url}: compressed tars cannot be read at random; unpack it first (gunzip, zstd -d)")
-    return [shard_of(entry, SOURCE.kind)]
-
-
-@contextmanager
-def _open(shard: Shard) -> Iterator[OpenShard]:
-    with InputFile(shard.url) as file:
-        yield TarShard(shard, file)
-
-
-SOURCE = Source("tar", (".tar", *PACKED), _open, _list)
-"""WebDataset tars."""

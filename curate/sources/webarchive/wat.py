@@ -7,7 +7,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from curate.sources.records import MAX_TEXT
-from curate.sources.webarchive.html import LAZY, MAX_IMAGES, MAX_PAGE, Found, Page, Pair, collapsed, unescaped
+from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, Pair
+from curate.sources.webarchive.image_sources import LAZY
+from curate.sources.webarchive.markup import collapsed, unescaped
 from curate.sources.webarchive.urls import base_of, resolve
 
 MAX_WAT = 4 * MAX_PAGE
