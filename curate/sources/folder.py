@@ -27,13 +27,13 @@ _UNSAFE = re.compile(UNSAFE_KEY)
 
 
 def is_image(url: str) -> bool:
-    """Say whether a file is an image by its name."""
+    """Return whether a file name has an image extension."""
     return posixpath.splitext(url)[1][1:].lower() in IMAGE_TYPES
 
 
 @dataclass
 class FolderShard:
-    """Consecutive images of a folder, sorted by name; `shard.part` says which."""
+    """Consecutive images of a folder, sorted by name; `shard.part` is their range."""
 
     shard: Shard
 
@@ -79,7 +79,7 @@ class FolderShard:
             yield Record(key, url or first(fields, URLS), text, join(codes), data)
 
     def _caption(self, stem: str, files: dict[str, Entry], codes: list[str]) -> tuple[str | None, str | None]:
-        """Return the text and url of the sidecar files beside an image; a linked one is not followed."""
+        """Return the text and url from the sidecar files of an image. Symbolic links are not followed."""
         text, fields = None, {}
         folder = Folder(self.shard.url)
         if stem + ".txt" in files:
@@ -93,7 +93,7 @@ class FolderShard:
         return first(fields, _CAPTIONS, codes) if text is None else text, first(fields, URLS)
 
     def _listed(self, names: set[str], files: dict[str, Entry]) -> dict[str, dict[str, object]]:
-        """Return what caption lists say of the images `names`, only of these: a list may be larger than memory."""
+        """Return the fields of the images `names` in caption lists. Others are not kept: a list may be larger than memory."""
         found: dict[str, dict[str, object]] = {}
         for url in files:
             if posixpath.basename(url) not in LISTS or files[url].link:

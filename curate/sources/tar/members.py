@@ -26,7 +26,7 @@ _ABOUT_NEXT = b"LxKg"  # headers that are no members: of a long name, pax, of a 
 
 
 class Member(NamedTuple):
-    """A regular file in a tar: its name as bytes, where its data begin, and how many bytes they are."""
+    """A regular file in a tar: its name as bytes, the offset of its data, and their size in bytes."""
 
     name: bytes
     offset: int
@@ -34,14 +34,14 @@ class Member(NamedTuple):
 
 
 class Cut(ShardBreak):
-    """A break, and the name of the member that it hit; None when the name is not known."""
+    """A break, with the name of the damaged member; None when it is unknown."""
 
     def __init__(self, message: str, name: bytes | None) -> None:
         super().__init__(message)
         self.name = name
 
     def hits(self, key: bytes) -> bool:
-        """Say whether the broken member may have belonged to the record `key`."""
+        """Return whether the damaged member may belong to the record `key`."""
         if self.name is None or self.name.startswith(b"././@") or b"PaxHeader" in self.name:
             return True
         # only the last parts are compared: a broken header may lack the folder, which ustar keeps in another field
@@ -49,7 +49,7 @@ class Cut(ShardBreak):
 
 
 def members(file: BinaryIO) -> Iterator[Member]:
-    """Yield the regular files of a tar, with `file` standing at the member's data.
+    """Yield the regular files of a tar, with `file` positioned at the member's data.
 
     Raises ShardBreak where a header's checksum is wrong, a size makes no sense, or the file ends too early.
     """
@@ -61,7 +61,7 @@ class _Scanner:
     file: BinaryIO
     at: int = 0
     end: int = 0
-    path: bytes | None = None  # what a long-name or pax header says of the member after it
+    path: bytes | None = None  # from a long-name or pax header, for the member after it
     size: int | None = None
     sparse: bool = False
     extended: bool = False
@@ -133,7 +133,7 @@ class _Scanner:
         return length
 
     def _extend(self, kind: int, size: int, at: int) -> None:
-        """Remember what a long-name or pax header says of the next member."""
+        """Remember the fields of a long-name or pax header for the next member."""
         if kind not in (_LONG_NAME, _PAX):
             return
         if size > MAX_EXTENDED:
@@ -152,7 +152,7 @@ class _Scanner:
         self.sparse = self.sparse or any(name.startswith(b"GNU.sparse.") for name in fields)
 
     def _check_end(self) -> None:
-        """Raise ShardBreak when anything but zeros follows the end mark: else a hole would pass for the end."""
+        """Raise ShardBreak when anything but zeros follows the end mark: a hole must not pass for the end."""
         self.file.seek(min(self.at, self.end))
         while chunk := self.file.read(BUFFER):
             if chunk.count(0) != len(chunk):

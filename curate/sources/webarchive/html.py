@@ -28,13 +28,13 @@ _DESCRIBED = re.compile(r"([^,(]*+(?:\([^)]*+\)?[^,(]*+)*+),?")
 _DESCRIPTOR = re.compile(r"(?<![^\t\n\f\r ])(\d{1,9}(?:\.\d{1,9})?)([wx])(?![^\t\n\f\r ])")
 _NUMBER = re.compile(r"[\t\n\f\r ]*([0-9]{1,9})(?:px)?[\t\n\f\r ]*")
 
-_FIGURES = 32  # figures in figures that are told apart
+_FIGURES = 32  # nested figures that are told apart
 _CAPTION = 8192  # characters of a caption's source: many images may share one
 _AROUND = 32 << 20  # characters of surrounding text of all images of a page together
 
 
 class Pair(NamedTuple):
-    """An image of a page with its texts; whitespace is collapsed, what is absent or blank is None (`text` never is)."""
+    """An image of a page with its texts; whitespace is collapsed, an absent or blank text is None (`text` never is)."""
 
     url: str
     text: str  # of `alt`
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """What is known of a page beside its bytes, all as HTTP says it."""
+    """What HTTP says about a page."""
 
     url: str
     charset: str | None = None
@@ -97,7 +97,7 @@ def read_text(source: str, page: Page, surrounding: int = 0) -> Found:
 
 
 class _Walk:
-    """Goes over the tags of a page and keeps what is said of images."""
+    """Goes over the tags of a page and keeps the images and their texts."""
 
     def __init__(self, source: str, texts: list[str] | None) -> None:
         self.source, self.texts = source, texts
@@ -135,7 +135,7 @@ class _Walk:
             self._offset += len(text)
 
     def _open(self, tag: re.Match[str]) -> int:
-        """Take in a start tag; return where to go on: after it, or after the raw text that it begins."""
+        """Handle a start tag; return where to continue: after it, or after the raw text that it begins."""
         name, after = tag[2].lower(), tag.end()
         if name in ("svg", "math"):
             self._foreign += not tag[3].endswith("/")
@@ -197,14 +197,14 @@ class _Walk:
 
 @dataclass(frozen=True)
 class _Pairing:
-    """Makes pairs of what a walk has found."""
+    """Makes pairs from the results of a walk."""
 
     walk: _Walk
     page: Page
     surrounding: int
 
     def found(self) -> Found:
-        """Return what the page holds."""
+        """Return the images of the page."""
         walk, base = self.walk, base_of(self.page.url)
         if walk.base is not None and (href := resolve(base, walk.base)) is not None:
             base = base_of(href)
