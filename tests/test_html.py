@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.sources.webarchive.charset import codec, decoded
-from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, attributes, largest, plain_text, read_page
+from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, read_page
+from curate.sources.webarchive.image_sources import largest
+from curate.sources.webarchive.markup import attributes, plain_text
 from curate.sources.webarchive.urls import base_of, resolve
 
 PAGE = Page("http://site.example/dir/page.html")

@@ -22,7 +22,8 @@ from curate.sources import folder as folder_source
 from curate.sources.listing import list_shards
 from curate.sources.opening import images, open_shard, read
 from curate.sources.records import ERRORS, MAX_TEXT
-from curate.sources.tar import members, records
+from curate.sources.tar.members import members
+from curate.sources.tar.records import records
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 

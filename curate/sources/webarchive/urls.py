@@ -30,7 +30,7 @@ _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"<>
 
 @dataclass(frozen=True)
 class Base:
-    """What relative URLs stand on."""
+    """What relative URLs are resolved against."""
 
     scheme: str
     host: str  # with the port, where it is not the scheme's
