@@ -1,20 +1,25 @@
-"""URLs as they are asked for: joined, checked, and the host that they go to."""
+"""URLs as they are requested: joined, checked, and the host that they lead to."""
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from yarl import URL
 
+from curate.core.hosts import ascii_host
 from curate.fetch.errors import FetchError
 
 
 def place(text: str) -> URL:
-    """Return the url of a text, without user, password and fragment. Raises FetchError when it is none of http or https.
+    """Return the url of a text, without user, password and fragment. Raises FetchError unless it is one of http or https.
+
+    Host names are encoded by IDNA 2008; a name that it refuses, one with symbols for instance, makes a bad url.
 
     >>> str(place(" HTTP://user:word@Example.org/a b.jpg#top "))
     'http://example.org/a%20b.jpg'
     """
     try:
-        url = URL(text.strip())
+        url = _url(text.strip())
         if url.scheme not in ("http", "https") or not url.host or url.port is None:
             raise FetchError("bad_url")
         return url.with_user(None).with_fragment(None)
@@ -31,6 +36,12 @@ def _joined(url: URL, location: str | None) -> URL:
     if location is None:
         raise FetchError("bad_url")
     try:
-        return place(str(url.join(URL(location))))
+        return place(str(url.join(_url(location))))
     except (ValueError, TypeError) as error:
         raise FetchError("bad_url") from error
+
+
+def _url(text: str) -> URL:
+    """Return the url of a text. Raises ValueError; yarl alone would fall back to IDNA 2003 where IDNA 2008 refuses a host."""
+    ascii_host(urlsplit(text).hostname or "")
+    return URL(text)
