@@ -41,6 +41,7 @@ class EvalSimilarityStage(Stage):
 
     embedder: str = "efficientnet-lite0"
     sets: tuple[EvalSetRef, ...] = ()
+    weights: str | None = None
 
     name: ClassVar[str] = "eval_similarity"
     version: ClassVar[int] = 1
