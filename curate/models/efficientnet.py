@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan & Le 2019, the Lite variant) as an image signature that everyday edits do not change.
+"""EfficientNet-Lite0 (Tan & Le 2019, the Lite variant) as an image signature that is robust to common edits.
 
 The weights come from a package and are read without torch. The network is written down here once, as a list of
 convolutions with their batch normalisation folded in, and run by ONNX Runtime on a CPU (four times as fast there as torch)
@@ -6,7 +6,7 @@ or by torch on a GPU. ONNX Runtime's graphs are files, graphs/*.onnx, that hold 
 The signature: the last features, averaged over the picture, square-rooted, of length 1.
 
 Pictures are made grey first. In colour a grey copy is as far from its original as unrelated pictures are from each
-other; in grey nothing else gets worse, and one channel is quicker to prepare.
+other; grey makes nothing else worse, and one channel is faster to prepare.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from curate.models.protocols import Floats, Pixels, in_blocks, unit
 from curate.models.torch_file import read_state_dict
 
 SIDE = 192
-"""Pixels of a side of the network's input: recall is that of 224, at 1.35 times its speed; below, copies get lost."""
+"""Pixels of a side of the network's input: the recall of 224 at 1.35 times its speed; with less, copies are missed."""
 
 DIM = 1280
 _BLOCKS = 16

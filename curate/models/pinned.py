@@ -18,7 +18,7 @@ MINILM = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 
 
 def verified(spec: str, path: Path, sha256: str) -> Path:
-    """Return `path`, a file whose sha256 is the given one, hex. Raises ModelError where it is another file, or none."""
+    """Return `path`, a file whose sha256 is the given one, hex. Raises ModelError if the file differs or is missing."""
     try:
         found = file_sha256(path)
     except OSError as error:

@@ -1,7 +1,7 @@
 """State dicts in torch's file format of before 1.6, read without torch and without running anything that a pickle names.
 
-The format: four pickles (a magic number, the version, the writer's sizes, the state dict, whose tensors refer to storages by
-key), a pickle with the list of keys, then for each key its number of elements (int64) and the elements, little-endian.
+The format: four pickles (a magic number, the version, the writer's sizes, the state dict with tensors that refer to storages
+by key), a pickle with the list of keys, then for each key its number of elements (int64) and the elements, little-endian.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Looks = list[tuple[Any, Any]]
 class MiniCaptioner:
     """Words of a small vocabulary, drawn one by one; the settings are those of `Sampling`.
 
-    `greedy` takes the likeliest word each time, without penalty, and looks at no draws.
+    `greedy` takes the most likely word each time, without penalty, and ignores the draws.
     """
 
     vision: Vision = field(repr=False, compare=False)

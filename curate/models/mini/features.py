@@ -1,4 +1,4 @@
-"""What the mini models see: frozen EfficientNet-Lite0 maps of pictures and MiniLM states of texts, from their packages."""
+"""Features of the mini models: frozen EfficientNet-Lite0 maps of pictures and MiniLM states of texts, from their packages."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ REGIONS = 49
 """Cells of the 7 x 7 map."""
 
 TEXT_DIM = 384
-_MAX_PIECES = 64  # of a text; what comes after is not read
+_MAX_PIECES = 64  # of a text; the rest is not read
 _MAX_WORDS, _MAX_CHARACTERS = 40, 2000
-_REMEMBERED = 64  # blocks of maps, 2 MB each: captioner and matcher are asked about the same pictures one after the other
+_REMEMBERED = 64  # blocks of maps, 2 MB each: captioner and matcher see the same pictures one after the other
 
 _PUNCTUATION = re.compile(r"[.!\"()*#:;~,?\[\]{}<>|_]+")
 
@@ -55,7 +55,7 @@ def cleaned(text: str) -> str:
 
 @dataclass
 class Vision:
-    """Maps of features: square roots of EfficientNet-Lite0's last ones, which keeps the strongest from drowning the rest."""
+    """Maps of features: square roots of EfficientNet-Lite0's last ones, so that the strongest do not dominate."""
 
     run: Callable[[Floats], Floats]
     _memo: OrderedDict[bytes, Any] = field(default_factory=OrderedDict)
@@ -95,7 +95,7 @@ class Language:
     def states(self, text: str) -> Floats:
         """Return float32 [pieces, TEXT_DIM] of a text, with its two end marks.
 
-        One text a call: int8 activations are scaled over a whole call, so a neighbour would change the result.
+        One text a call: int8 activations are scaled over a whole call, so other texts in the call would change the result.
         """
         pieces = np.array([self.tokenizer.encode(cleaned(text)).ids], np.int64)
         given = {"input_ids": pieces, "attention_mask": np.ones_like(pieces), "token_type_ids": np.zeros_like(pieces)}
@@ -130,7 +130,7 @@ def pooled_states(states: Floats) -> Floats:
 
 
 def in_picture_blocks(pictures: Pixels) -> Sequence[tuple[int, int, Pixels]]:
-    """Return (start, rows, block of MODEL_ROWS pictures): the last block is filled up with black."""
+    """Return (start, rows, block of MODEL_ROWS pictures): the last block is padded with black."""
     blocks = []
     for start in range(0, len(pictures), MODEL_ROWS):
         block = pictures[start : start + MODEL_ROWS]

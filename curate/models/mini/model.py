@@ -40,7 +40,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Space:
-    """The space of pictures and texts: canonical correlation in closed form (see mini_matcher_train), and P(match) in it.
+    """The space of pictures and texts: canonical correlation in closed form (see train_matcher), and P(match) in it.
 
     A row is projected alone and in float64: in a product of many rows the last bits would change with their number.
     """
@@ -66,10 +66,10 @@ class Space:
         return out
 
     def evidence(self, image: Doubles, text: Doubles) -> tuple[float, float]:
-        """Return how far the cosine of two vectors stands above that of others, in standard deviations.
+        """Return how far the cosine of two vectors is above that of others, in standard deviations.
 
-        Above the text's cosines to the pictures of the training set, and above the picture's to its texts (as the z- and
-        t-norm of speaker verification, Auckenthaler et al. 2000): some texts are near every picture.
+        Above the text's cosines to the pictures of the training set, and above the picture's to its texts (like the z- and
+        t-norm of speaker verification, Auckenthaler et al. 2000): some texts are close to every picture.
         """
         cosine = float(image @ text)
         return self._above(cosine, "image", text), self._above(cosine, "text", image)
@@ -120,7 +120,7 @@ class MiniEmbedder:
 
 @dataclass(frozen=True)
 class MiniMatcher:
-    """P(match) of a picture and a text, calibrated for the share of mismatches that mini_matcher_train states."""
+    """P(match) of a picture and a text, calibrated for the share of mismatches in curate.models.mini.train_matcher."""
 
     vision: Vision = field(repr=False)
     language: Language = field(repr=False)
