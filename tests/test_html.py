@@ -54,6 +54,7 @@ def test_an_image_with_all_that_is_said_of_it() -> None:
         ("<img data-src='data:,x' src=i.jpg alt=a>", "i.jpg"),
         ("<img src='a&copy=1&amp;b=2.jpg' alt=a>", "a&copy=1&b=2.jpg"),
         ("<img src=//cdn.example/a.jpg alt=a>", "http://cdn.example/a.jpg"),
+        ("<img data-src=//i❤.example/a.jpg src=//Straße.example/a.jpg alt=a>", "http://xn--strae-oqa.example/a.jpg"),
         ("<img src='a\n b\t.jpg' alt=a>", "a%20b.jpg"),
         ("<noscript><img src=i.jpg alt=a></noscript>", "i.jpg"),
         ("<p title='<img src=no.jpg alt=no>'><img src=i.jpg alt=a>", "i.jpg"),

@@ -682,7 +682,7 @@ def test_a_missing_backend_names_the_extra():
         "s3fs"
     ):
         pytest.skip("s3fs is installed")
-    with pytest.raises(InputError, match=r'pip install "curate\[s3\]"'):
+    with pytest.raises(InputError, match=r'pip install "curate-image-text\[s3\]"'):
         list_shards(["s3://bucket/a.tar"], {})
 
 

@@ -54,7 +54,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
 def versions() -> dict[str, str]:
     """Return the versions that decide bytes."""
     found = {"curate": __version__, "python": platform.python_version()}
-    for name in ("duckdb", "fasttext-numpy2", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
+    for name in ("duckdb", "fasttext-community", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

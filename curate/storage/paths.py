@@ -50,7 +50,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         fs, path = url_to_fs(url)
     except ImportError as error:
         protocol = url.partition("://")[0]
-        extra = 'pip install "curate[s3]"' if protocol in ("s3", "s3a") else str(error)
+        extra = 'pip install "curate-image-text[s3]"' if protocol in ("s3", "s3a") else str(error)
         raise InputError(f"{url}: reading {protocol}:// needs a package that is not installed: {extra}") from None
     except ValueError as error:
         raise InputError(f"{url}: {error}") from None
