@@ -21,6 +21,7 @@ from curate.cli import main
 from curate.core.errors import OutputError
 from curate.report import attrition, write_report
 from curate.report.find import find
+from curate.report.rules import rules_of
 from curate.report.verify import verify
 from curate.report.what_if import what_if
 from curate.storage.backend import Storage, storage
@@ -215,8 +216,8 @@ def test_only_the_columns_that_are_needed_are_read(once: Path, heavy: Storage) -
     assert what_if(heavy, told, ()).kept == told["kept"]
     assert 0 < Counted.read < size / 5
     Counted.read = 0
-    rows = attrition(heavy, told["filters"])
-    assert rows == attrition(storage(once), told["filters"])
+    rows = attrition(heavy, rules_of(told))
+    assert rows == attrition(storage(once), rules_of(told))
     assert 0 < Counted.read < size
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from curate.core.errors import OutputError
 from curate.report import attrition, attrition_table, charts, write_report
 from curate.report.page import shorten, visible
+from curate.report.rules import rules_of
 from curate.report.statistics import as_json, render, statistics, write_html
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
@@ -270,21 +271,21 @@ def expected(rows: list[dict[str, object]]) -> list[tuple[str, int, int, int, in
 
 
 def test_attrition_counts_what_the_decisions_say(out: Path, rows: list[dict[str, object]]) -> None:
-    found = attrition(storage(out), FILTERS)
+    found = attrition(storage(out), rules_of({"filters": FILTERS}))
     assert [(a.filter, a.seen, a.dropped, a.left, a.failed_anywhere, a.evaluated) for a in found] == expected(rows)
     assert found[1].share == found[1].dropped / found[1].seen
     assert found[-1].left == sum(row["dropped_by"] is None for row in rows)
 
 
 def test_rows_dropped_by_an_unknown_filter_are_not_lost(out: Path) -> None:
-    found = attrition(storage(out), [name for name in FILTERS if name != "min_side"])
+    found = attrition(storage(out), rules_of({"filters": [name for name in FILTERS if name != "min_side"]}))
     assert found[-1].filter == "min_side"
-    assert found[-1].left == attrition(storage(out), FILTERS)[-1].left
+    assert found[-1].left == attrition(storage(out), rules_of({"filters": FILTERS}))[-1].left
 
 
 def test_terminal_table_shows_input_first_and_kept_last(out: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
-    found = attrition(storage(out), FILTERS)
+    found = attrition(storage(out), rules_of({"filters": FILTERS}))
     console.print(attrition_table(found))
     lines = [line for line in console.file.getvalue().splitlines() if line.strip()]
     assert lines[1].split()[:2] == ["input", "400"]
@@ -373,7 +374,7 @@ def test_too_many_pictures_are_cut_to_the_budget(rows: list[dict[str, object]], 
 @pytest.mark.parametrize("number", [0, 1])
 def test_hardly_any_records(rows: list[dict[str, object]], tmp_path: Path, number: int) -> None:
     out = make_out(tmp_path / "out", rows[:number])
-    found = attrition(storage(out), FILTERS)
+    found = attrition(storage(out), rules_of({"filters": FILTERS}))
     assert [line.seen for line in found][:1] == [number]
     assert f"<b>{number}</b>" in html_of(out)
     Console(file=io.StringIO()).print(attrition_table(found))

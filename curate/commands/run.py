@@ -89,11 +89,12 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
 
     from curate.models.checks import gpus
     from curate.report.attrition import attrition, attrition_table
+    from curate.report.rules import rules_of
 
     if outcome.state == "nothing to do":
         click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
     out = storage(outcome.out)
-    rows = attrition(out, common.manifest_of(out)["filters"])
+    rows = attrition(out, rules_of(common.manifest_of(out)))
     Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")

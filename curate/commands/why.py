@@ -11,6 +11,7 @@ from curate.commands import common
 from curate.commands.options import Why
 from curate.core.errors import InputError
 from curate.report.find import find
+from curate.report.rules import rules_of
 
 _SHOWN = 20
 _HIDDEN = ("failed", "not_evaluated", "dropped_by", "key", "shard", "row", "shard_index", "text_no", "source")
@@ -55,8 +56,9 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
     table = Table(box=None, padding=(0, 2))
     for title in ("filter", "evidence", "verdict", "parameters"):
         table.add_column(title)
-    for name in manifest["filters"]:
-        if record["text_no"] and _of_web_texts(name):
+    rules = rules_of(manifest)
+    for name in rules:
+        if record["text_no"] and rules[name].web_texts_only:
             continue
         state = "fails" if name in record["failed"] else "not evaluated" if name in record["not_evaluated"] else "passes"
         first = "fails first" if name == record["dropped_by"] else state
@@ -67,10 +69,3 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
         table.add_row(name, Text(evidence), Text(first, style=style), Text(parameters))
     console.print(table)
     console.print()
-
-
-def _of_web_texts(name: str) -> bool:
-    from curate.report.attrition import described
-
-    rule = described(name)
-    return rule.about == "text" and not rule.per_text

@@ -22,6 +22,7 @@ from curate.passes.judge import Judge
 from curate.passes.scan import Scan
 from curate.planning.plan import Plan
 from curate.report.attrition import Attrition, attrition
+from curate.report.rules import rule_of
 from curate.storage.backend import Storage, storage
 from curate.storage.json_files import write_json
 from curate.storage.store import Store
@@ -94,7 +95,7 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
         started = time.perf_counter()
         reports = _once(plan, shard, lookups, out / "try")
         wall = time.perf_counter() - started
-        table = attrition(storage(out / "try"), [step.name for step in plan.steps])
+        table = attrition(storage(out / "try"), {step.name: rule_of(step.rule) for step in plan.steps})
         seconds: dict[str, float] = {}
         rows: dict[str, int] = {}
         for report in reports:

@@ -14,6 +14,7 @@ from curate.core.shards import Shards
 from curate.core.version import __version__
 from curate.counts.lookup import Lookup
 from curate.planning.plan import Plan
+from curate.report import rules
 from curate.storage.file_lists import LISTED, FileLists, listed, unlisted, writing_lists
 from curate.storage.marks import Mark
 from curate.storage.store import Store
@@ -43,7 +44,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
             "fingerprint": shards.digest,
         },
         "filters": [step.name for step in plan.steps],
-        "about": {step.name: step.rule.about for step in plan.steps},
+        "rules": rules.described(plan.recipe.filters),
         "thresholds": {step.name: list(step.rule.thresholds()) for step in plan.steps},
         "models": checked(plan),
         "warnings": list(warnings),

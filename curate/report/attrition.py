@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from curate.core.contracts import Filter
 from curate.report.query import View, opened, parquet_files
+from curate.report.rules import Rule
 from curate.storage.backend import Storage
 
 if TYPE_CHECKING:
@@ -77,17 +75,17 @@ def combinations(view: View) -> list[Combination]:
     return [Combination(by, frozenset(failed or ()), frozenset(missing or ()), *rest) for by, failed, missing, *rest in found]
 
 
-def attrition(out: Storage, filters: list[str]) -> list[Attrition]:
+def attrition(out: Storage, rules: Mapping[str, Rule]) -> list[Attrition]:
     """Return one line per filter, in the given order, from the decisions of an output.
 
-    Rows dropped by anything not in `filters` get additional lines at the end, so that the last `left` is the number of
+    Rows dropped by anything not in `rules` get additional lines at the end, so that the last `left` is the number of
     kept rows. Raises OutputError if a file cannot be read.
     """
     with opened(parquet_files(out, "decisions"), COLUMNS) as view:
-        return tally(combinations(view), filters)
+        return tally(combinations(view), rules)
 
 
-def tally(found: Sequence[Combination], filters: Sequence[str]) -> list[Attrition]:
+def tally(found: Sequence[Combination], rules: Mapping[str, Rule]) -> list[Attrition]:
     """Turn counted combinations into one line per filter."""
     dropped, written = Counter[str](), Counter[str]()
     failed, missing = Counter[str](), Counter[str]()
@@ -100,11 +98,11 @@ def tally(found: Sequence[Combination], filters: Sequence[str]) -> list[Attritio
     total = alive = sum(one.rows for one in found)
     web = sum(one.rows for one in found if not one.synthetic)
     lines = []
-    for name in [*filters, *sorted(dropped.keys() - set(filters))]:
+    for name in [*rules, *sorted(dropped.keys() - rules.keys())]:
         share = dropped[name] / alive if alive else 0.0
         left = alive - dropped[name]
-        rule = described(name)
-        judged = web if rule.about == "text" and not rule.per_text else total
+        rule = rules.get(name, Rule())
+        judged = web if rule.web_texts_only else total
         evaluated = max(failed[name], judged - missing[name])
         lines.append(Attrition(name, rule.about, alive, dropped[name], left, share, failed[name], evaluated, written[name]))
         alive = left
@@ -119,33 +117,6 @@ def overlaps(found: Iterable[Combination], filters: Sequence[str]) -> list[list[
             for second in one.failed:
                 counts[first, second] += one.rows
     return [[counts[first, second] for second in filters] for first in filters]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A filter's description: 'image' or 'text', whether it judges synthetic texts, the first sentence of its docstring."""
-
-    about: str = ""
-    per_text: bool = False
-    drops: str = ""
-
-
-def described(name: str) -> Rule:
-    """Return the description of a filter; an empty one if it is unknown."""
-    if not name.isidentifier():
-        return Rule()
-    try:
-        module = importlib.import_module(f"curate.filters.{name}")
-    except ModuleNotFoundError:
-        return Rule()
-    for _, item in inspect.getmembers(module, inspect.isclass):
-        if issubclass(item, Filter) and item.__module__ == module.__name__:
-            return Rule(item.about, item.per_text, _sentence(inspect.getdoc(item) or ""))
-    return Rule()
-
-
-def _sentence(doc: str) -> str:
-    return " ".join(doc.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
 
 
 def attrition_table(rows: Sequence[Attrition]) -> Table:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.core.facts import FACTS
-from curate.report.attrition import described
 from curate.report.charts import UNITS, Bins, Chart, draw, linear_bins, log_bins
 from curate.report.query import View, quoted
+from curate.report.rules import Rule
 
 CATEGORIES = 12
 CUT = 120
@@ -95,14 +95,14 @@ class _Column:
         return value if self.whole else f"CASE WHEN isfinite({value}) THEN {value} END"
 
 
-def evidence_histograms(view: View, filters: Sequence[str], thresholds: Mapping[str, Any]) -> list[Histogram]:
+def evidence_histograms(view: View, rules: Mapping[str, Rule], thresholds: Mapping[str, Any]) -> list[Histogram]:
     """Return a histogram for each filter with numeric evidence, with its thresholds (by filter name)."""
     drawn: dict[str, Histogram] = {}
     for source in (RECORDS, TEXTS):
-        named = [name for name in filters if view.is_number(name) and (source == TEXTS) == (described(name).about == "text")]
+        named = [name for name, rule in rules.items() if view.is_number(name) and (source == TEXTS) == (rule.about == "text")]
         columns = [_Column(name, quoted(name), view.is_whole(name), name, _numbers(thresholds.get(name))) for name in named]
         drawn.update(zip(named, _histograms(view, columns, source), strict=True))
-    return [drawn[name] for name in filters if name in drawn]
+    return [drawn[name] for name in rules if name in drawn]
 
 
 def fact_histograms(view: View) -> list[Histogram]:

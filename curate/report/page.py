@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from curate.core.errors import OutputError
 from curate.report import charts, gallery, histograms
-from curate.report.attrition import COLUMNS, Attrition, Combination, combinations, described, overlaps, percent, tally
+from curate.report.attrition import COLUMNS, Attrition, Combination, combinations, overlaps, percent, tally
 from curate.report.query import opened, parquet_files
+from curate.report.rules import Rule, rules_of
 from curate.storage.backend import Storage, storage
 
 if TYPE_CHECKING:
@@ -112,13 +113,13 @@ def _manifest(out: Storage) -> dict[str, Any]:
 
 
 def _content(out: Storage, manifest: dict[str, Any]) -> Content:
-    filters = [str(name) for name in manifest.get("filters", [])]
+    rules = rules_of(manifest)
     with opened(parquet_files(out, "decisions"), COLUMNS) as view:
         found = combinations(view)
-        lines = tally(found, filters)
-        evidence = histograms.evidence_histograms(view, filters, manifest.get("thresholds") or {})
+        lines = tally(found, rules)
+        evidence = histograms.evidence_histograms(view, rules, manifest.get("thresholds") or {})
         facts = histograms.fact_histograms(view)
-        categorical = ["format", "language", *histograms.text_columns(view, filters)]
+        categorical = ["format", "language", *histograms.text_columns(view, list(rules))]
         values = histograms.categories(view, categorical)
         kept_texts, dropped_texts = histograms.frequent_texts(view)
         records, kept = view.rows(f"SELECT count(*), count(*) FILTER (NOT gone) FROM {histograms.RECORDS}")[0]
@@ -127,7 +128,7 @@ def _content(out: Storage, manifest: dict[str, Any]) -> Content:
     return Content(
         manifest=_complete(manifest),
         attrition=lines,
-        about={name: _sentence(name, manifest) for name in names},
+        about={name: _sentence(name, rules, manifest) for name in names},
         records=records,
         kept=kept,
         texts=texts,
@@ -151,10 +152,10 @@ def _texts(found: Sequence[Combination]) -> Texts:
     return Texts(*(rows(synthetic=synthetic, kept=kept) for synthetic in (False, True) for kept in (False, True)))
 
 
-def _sentence(name: str, manifest: Mapping[str, Any]) -> str:
+def _sentence(name: str, rules: Mapping[str, Rule], manifest: Mapping[str, Any]) -> str:
     """Return what a filter drops: its docstring's first sentence, with parameters in backticks replaced by their values."""
     values = ((manifest.get("recipe") or {}).get("filters") or {}).get(name) or {}
-    return re.sub(r"`(\w+)`", lambda found: str(values.get(found[1], found[1])), described(name).drops)
+    return re.sub(r"`(\w+)`", lambda found: str(values.get(found[1], found[1])), rules.get(name, Rule()).drops)
 
 
 def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:
