@@ -52,11 +52,15 @@ def _passes(plan: planning.Plan) -> list[tuple[str, str, str, str]]:
         *(("scan", "every record", f"partial count: {count.fact}", _cost(count)) for count in plan.counts),
         *(("merge", "whole corpus", f"{count.fact}, exact from {count.exact_from()}", "") for count in plan.counts),
     ]
-    for step in plan.steps:
-        rows += [("judge", f"alive before {step.name}", stage.name, _cost(stage)) for stage in step.stages]
-        if step.name == planning.FETCH:
-            rows.append(("fetch", "images alive", "the image, by its url", ""))
-        rows.append(("judge", "every record" if not step.lazy else "records alive", f"filter {step.name}", ""))
+    shown: set[str] = set()
+    for one in plan.passes():
+        for step in one.steps:  # each under the first pass that evaluates it
+            if step.name not in shown:
+                rows += [(one.name, f"alive before {step.name}", stage.name, _cost(stage)) for stage in step.stages]
+                rows.append((one.name, "every record" if not step.lazy else "records alive", f"filter {step.name}", ""))
+                shown.add(step.name)
+        if one.until == "fetch":
+            rows.append((one.name, "images alive", "the image, by its url", ""))
     rows += [("judge", "kept records", stage.name, _cost(stage)) for stage in plan.last]
     output = plan.recipe.output
     rows.append(("pack", f"blocks of {output.block_shards} shards", f"tars of {output.samples_per_shard} samples", ""))

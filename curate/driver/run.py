@@ -36,7 +36,7 @@ from curate.passes.judge import Judge, Prepare
 from curate.passes.pack import Block, Pack
 from curate.passes.sampler import per_shard
 from curate.passes.scan import Scan
-from curate.planning.plan import Plan
+from curate.planning.plan import Pass, Plan
 from curate.storage.marks import Mark
 from curate.storage.store import Store
 
@@ -141,7 +141,7 @@ class Run:
     def steps(self, attempts: Attempts) -> Packed:
         """Scan, merge, fetch, judge and pack what is missing."""
         lookups = self._scan(attempts)
-        if self.plan.fetches:
+        if "fetch" in self._passes:
             self._fetch(lookups, attempts)
         run, judge = self, self.judge(lookups)
         try:
@@ -153,6 +153,10 @@ class Run:
             judge = run.judge(lookups)
             run._judge(judge, attempts)
         return Packed(run, lookups, run._pack(judge, attempts))
+
+    @property
+    def _passes(self) -> dict[str, Pass]:
+        return {one.name: one for one in self.plan.passes(gpus=self.options.gpus > 0)}
 
     @property
     def _resume(self) -> Resume:
@@ -192,11 +196,11 @@ class Run:
     def _judge(self, task: Judge, attempts: Attempts) -> None:
         """Judge what is missing. Raises OutOfDeviceMemory when a GPU is too small for the recipe's batch."""
         missing = np.setdiff1d(self._judged_shards(attempts), self._resume.judged(task))
-        with_gpu = self._prepare(Prepare(task), missing, attempts) if self.options.gpus and self.plan.on_gpu else _NONE
+        with_gpu = self._prepare(Prepare(task), missing, attempts) if "prepare" in self._passes else _NONE
         rest = np.setdiff1d(np.intersect1d(missing, self._judged_shards(attempts)), with_gpu)
         advice = None if not self.halved and batches.can_halve(self.plan) else batches.advice(self.plan)
         self.progress.start("judge", len(rest))
-        attempts.run(task, self.shards.at(rest), Needs(models=any(self.plan.models())), advice)
+        attempts.run(task, self.shards.at(rest), replace(self._passes["judge"].needs, gpus=0), advice)
         if len(with_gpu):
             threads = max(1, int(self.options.threads * self.options.gpu_share))
             needs = Needs(threads, gpus=self.options.gpu_share, models=True)
