@@ -11,7 +11,7 @@ A model of your own is one entry, made known by `register` or by an entry point 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from typing import Any
 
 from curate.core.contracts import ModelKind
 from curate.core.errors import ModelError, near
+from curate.core.hashing import code_of
 from curate.models.protocols import Compute, Sampling
 
 GROUP = "curate.models"
@@ -127,7 +128,8 @@ def check(kind: ModelKind, spec: str) -> ModelFacts:
         if find_spec(package) is None:
             raise entry.missing(spec, package)
     try:
-        return entry.check(kind, spec)
+        facts = entry.check(kind, spec)
+        return facts if facts.sha256 else replace(facts, sha256=code_of(entry.load))  # of a plug-in at least its code
     except ImportError as error:
         raise entry.missing(spec, error.name or str(error)) from error
 

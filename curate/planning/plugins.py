@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import os
 import pickle
 import re
 import sys
@@ -22,9 +23,11 @@ from typing import Any
 
 from curate import filters
 from curate.core.contracts import Filter, Stage
-from curate.core.errors import RecipeError
+from curate.core.errors import ModelError, RecipeError
 from curate.core.facts import declare
 from curate.core.hashing import ORIGIN
+from curate.models import registry as models
+from curate.models.registry import ModelEntry
 from curate.sources import registry as sources
 from curate.sources.source import Source
 
@@ -89,7 +92,9 @@ class Plugin:
                     _enter_class(value)
                 elif isinstance(value, Source) and value.open.__module__ == self.module:
                     sources.register(value)
-            except ValueError as error:
+                elif isinstance(value, ModelEntry) and value.load.__module__ == self.module:
+                    models.register(value)
+            except (ValueError, ModelError) as error:
                 raise RecipeError(f"{self.path}:{self._line_of(name)}: {error}") from None
 
     def _line_of(self, name: str) -> int:
@@ -120,6 +125,11 @@ def read(path: Path, named: str | None = None) -> Plugin:
         raise RecipeError(f"plug-in {shown}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"plug-in {shown}: not UTF-8: {error.reason}") from None
+
+
+def given(paths: Iterable[str | os.PathLike[str]]) -> list[Plugin]:
+    """Return the plug-ins in files that the user named outside of a recipe. Raises RecipeError."""
+    return [read(Path(path), str(path)) for path in paths]
 
 
 def beside(recipe: Path, names: Sequence[str], where: str) -> list[Plugin]:
