@@ -25,7 +25,7 @@ from curate.fetch.errors import FetchError
 from curate.fetch.host_limits import BUSY, HostLimits, Slot
 from curate.fetch.opt_outs import Rules, covers, opted_out, parse_robots, parse_tdmrep
 from curate.fetch.preflight import check_ready
-from curate.fetch.urls import host_of, parse_url
+from curate.fetch.urls import host_of, parse_url, redirect_target
 from tests.running import jpeg
 from tests.webserver import Hostile, needs_nginx, nginx, page, requests, self_signed
 
@@ -227,6 +227,22 @@ NO_URLS = ["", "no url", "ftp://e.org/a.jpg", "http://", "http:///a", "http://e.
 @pytest.mark.parametrize("url", [*NO_URLS, "data:image/png;base64,AA", "http://\ud800.org/"])
 def test_what_is_no_url(url):
     assert came([url], policy())[url] == "bad_url"
+
+
+@pytest.mark.parametrize("host", ["i❤.example", "☃.example", "a\u2024b.example", "-ä.example", "ab--ä.example"])
+def test_host_names_that_idna_2008_refuses_are_bad_urls(host):
+    """IDNA 2003, to which yarl falls back, accepts some of them."""
+    for url in (f"http://{host}/a.jpg", f"http://user@{host}:81/a.jpg"):
+        assert came([url], policy())[url] == "bad_url"
+    with pytest.raises(FetchError, match="bad_url"):
+        redirect_target(parse_url("http://e.example/"), f"//{host}/b.jpg")
+
+
+def test_host_names_are_encoded_as_idna_2008_does():
+    assert parse_url("http://Straße.example/ä.jpg").raw_host == "xn--strae-oqa.example"  # strasse.example in IDNA 2003
+    assert parse_url("http://日本。example/").raw_host == "xn--wgv71a.example"
+    assert parse_url("http://xn--i-7iq.example/").raw_host == "xn--i-7iq.example"  # ASCII: DNS has the last word
+    assert redirect_target(parse_url("http://e.example/"), "//Straße.example/").raw_host == "xn--strae-oqa.example"
 
 
 def test_a_host_that_does_not_answer_is_given_up():

@@ -209,7 +209,7 @@ def make_out(out: Path, rows: list[dict[str, object]], schema: pa.Schema = DECIS
         "failed_shards": [{"shard": "part-3.tar", "reason": "cannot be opened: permission denied"}],
         "partial_shards": [{"shard": "part-2.tar", "reason": "tar cut off at byte 1,048,576; 212 records before it stand"}],
         "warnings": ["eval_overlap: no evaluation sets given, nothing was checked"],
-        "shards": {"00000.tar": {"samples": kept, "bytes": 40_000_000, "sha256": "ab" * 32}},
+        "files": {"shards": {"files": 1, "samples": kept, "bytes": 40_000_000}},
     }
     (out / "manifest.json").write_text(json.dumps(manifest))
     return out

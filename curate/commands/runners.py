@@ -58,7 +58,7 @@ def _ray_runner(given: Work, gpus: int | None = None, least: int = 1) -> RayRunn
     try:
         from curate.runners.ray.runner import RayRunner
     except ImportError as error:
-        raise RunnerError(f"--runner ray needs {error.name}: pip install 'curate[ray]'") from None
+        raise RunnerError(f"--runner ray needs {error.name}: pip install 'curate-image-text[ray]'") from None
     return RayRunner(given.address, given.workers, gpus, least)
 
 
@@ -66,7 +66,7 @@ def _spark_runner(given: Work, gpus: int | None = None) -> SparkRunner:
     try:
         from curate.runners.spark.runner import SparkRunner
     except ImportError as error:
-        raise RunnerError(f"--runner spark needs {error.name}: pip install 'curate[spark]'") from None
+        raise RunnerError(f"--runner spark needs {error.name}: pip install 'curate-image-text[spark]'") from None
     return SparkRunner(given.master, given.workers, gpus)
 
 

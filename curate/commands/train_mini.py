@@ -25,7 +25,9 @@ def train_mini_command(given: TrainMini) -> None:
         task = Task(tars, held, given.out, given.epochs, common.workers(given.workers))
         told = train(task, lambda line: click.echo(line, err=True))
     except ImportError as error:
-        raise ModelError(f'train-mini needs the package {error.name or error}: pip install "curate[models]"') from error
+        raise ModelError(
+            f'train-mini needs the package {error.name or error}: pip install "curate-image-text[models]"'
+        ) from error
     if given.as_json:
         common.print_json(told)
     else:

@@ -14,13 +14,14 @@ def verify_command(given: Report) -> int:
     """Print what is wrong; return 0 when nothing is."""
     with common.output(given.out) as out:
         manifest = common.manifest_of(out)
-        with LocalRunner(min(common.workers(None), max(1, len(manifest["shards"])))) as runner:
+        tars: int = manifest["files"]["shards"]["files"]
+        with LocalRunner(min(common.workers(None), max(1, tars))) as runner:
             wrong = verify(out, manifest, runner)
     if given.as_json:
-        common.print_json({"ok": not wrong, "wrong": wrong, "tars": len(manifest["shards"]), "samples": manifest["kept"]})
+        common.print_json({"ok": not wrong, "wrong": wrong, "tars": tars, "samples": manifest["kept"]})
     else:
         for line in wrong:
             click.echo(line)
-        good = f"all well: {len(manifest['shards'])} tars, {manifest['kept']:,} samples"
+        good = f"all well: {tars} tars, {manifest['kept']:,} samples"
         click.echo(f"{len(wrong)} things are wrong" if wrong else good)
     return 1 if wrong else 0

@@ -104,7 +104,7 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
         judged = reports[-1].counts
         records, kept = judged["records"], judged["kept"]
         counted = {"records": records, "texts": judged["texts"], "kept": kept}
-        totals = {**counted, "shards": {}, "failed_shards": [], "partial_shards": []}
+        totals = {**counted, "files": {}, "failed_shards": [], "partial_shards": []}
         write_json(out / "try" / "manifest.json", {**described(plan, Shards([shard]), lookups, plan.warnings()), **totals})
         yield storage(out / "try")
         yield DryRun(

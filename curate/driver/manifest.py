@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,8 +14,9 @@ from curate.core.shards import Shards
 from curate.core.version import __version__
 from curate.counts.lookup import Lookup
 from curate.planning.plan import Plan
-from curate.storage.backend import Storage
+from curate.storage.file_lists import LISTED, FileLists, listed, unlisted, writing_lists
 from curate.storage.marks import Mark
+from curate.storage.store import Store
 
 
 def checked(plan: Plan) -> list[dict[str, str | None]]:
@@ -52,7 +54,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
 def versions() -> dict[str, str]:
     """Return the versions that decide bytes."""
     found = {"curate": __version__, "python": platform.python_version()}
-    for name in ("duckdb", "fasttext-numpy2", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
+    for name in ("duckdb", "fasttext-community", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -60,29 +62,51 @@ def versions() -> dict[str, str]:
     return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunSummary:
-    """What the marks of all blocks say together."""
+    """Sums over the marks of all blocks, and what is listed of their files (see FileLists.described)."""
 
-    tally: Counter[str] = field(default_factory=Counter)
-    broken: dict[int, str] = field(default_factory=dict)  # index of a shard with records lost: why
-    tars: dict[str, dict[str, Any]] = field(default_factory=dict)
-    index: dict[str, str | None] = field(default_factory=dict)
-    decisions: dict[str, str | None] = field(default_factory=dict)
+    tally: Mapping[str, int]
+    broken: Mapping[int, str]  # index of a shard with records lost: why
+    files: Mapping[str, Mapping[str, Any]]
 
-    def add(self, mark: Mark) -> None:
-        """Add the mark of a block."""
-        for index, verdict in sorted((int(name), part) for name, part in mark.parts.items()):
-            self.tally.update(verdict.counts)
-            self.decisions.update({name.partition("/")[2]: file.sha256 for name, file in verdict.files.items()})
-            if verdict.error:
-                self.broken[index] = verdict.error
-        for name, file in mark.files.items():
-            folder, _, name = name.partition("/")
-            if folder == "index":
-                self.index[name] = file.sha256
-            else:
-                self.tars[name] = file.to_json()
+
+def write_lists(store: Store, marks: Iterable[Mark]) -> RunSummary:
+    """Write the lists of a run's files and sizes.json from the marks of its blocks; remove files that are on no list.
+
+    These are of shards that have failed since, or of blocks with other boundaries.
+    """
+    tally: Counter[str] = Counter()
+    broken: dict[int, str] = {}
+    with writing_lists(store) as lists:
+        for mark in marks:
+            for index, verdict in sorted((int(name), part) for name, part in mark.parts.items()):
+                tally.update(verdict.counts)
+                _add(lists, verdict)
+                if verdict.error:
+                    broken[index] = verdict.error
+            _add(lists, mark)
+    out = store.storage
+    for folder in LISTED:
+        out.remove([f"{folder}/{name}" for name in unlisted(out, folder)])
+    out.remove([f"thumbs/{name}" for name in unlisted(out, "thumbs", "decisions")])
+    _write_sizes(store)
+    return RunSummary(tally, broken, lists.described())
+
+
+def _add(lists: FileLists, mark: Mark) -> None:
+    for name, file in mark.files.items():
+        lists.add(name, file)
+
+
+def _write_sizes(store: Store) -> None:
+    """Write sizes.json, which open_clip reads: the samples of each tar."""
+    lines = (f"\n {json.dumps(name)}: {file.samples}" for name, file in listed(store.storage, "shards"))
+    with store.writing("sizes.json") as path, path.open("w", encoding="utf-8") as file:
+        first = next(lines, None)
+        file.write("{" if first is None else "{" + first)
+        file.writelines(f",{line}" for line in lines)
+        file.write("}\n" if first is None else "\n}\n")
 
 
 def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:
@@ -94,12 +118,3 @@ def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:
         left -= dropped
     counted = {name: tally[name] for name in ("records", "texts", "kept")}
     return {**counted, "kept_texts": left, "attrition": rows}
-
-
-def remove_leftovers(out: Storage, summary: RunSummary) -> None:
-    """Remove files that belong to no block: of shards that have failed since, or of blocks with other boundaries."""
-    wanted: dict[str, Container[str]] = {
-        "shards": summary.tars, "index": summary.index, "decisions": summary.decisions, "thumbs": summary.decisions,
-    }  # fmt: skip
-    for folder, names in wanted.items():
-        out.remove([f"{folder}/{found.name}" for found in out.listing(folder) if found.name not in names])

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from curate.core.contracts import Stage
 from curate.core.errors import ModelError
 from curate.planning.plan import Plan
 from curate.stages.blocklist import BlocklistStage
-from curate.stages.caption import CaptionStage
-from curate.stages.clip import ClipStage
 from curate.stages.eval_overlap import EvalDistanceStage, EvalSimilarityStage
-from curate.stages.match import MatchStage
 from curate.storage.store import Store
 
 
@@ -24,7 +22,8 @@ def resolve(plan: Plan, cache: Path) -> tuple[Plan, list[str]]:
     """
     resolved = _weighed(plan)
     warnings: list[str] = []
-    for stage in plan.stages():
+    for planned in plan.stages():
+        stage = resolved.get(planned.name, planned)
         if isinstance(stage, EvalSimilarityStage | EvalDistanceStage):
             signed = stage.resolved(cache)
             resolved[stage.name] = signed
@@ -46,17 +45,18 @@ def published(plan: Plan, store: Store) -> Plan:
 
 
 def _weighed(plan: Plan) -> dict[str, Stage]:
-    """Return the stages with large models, each with the sha256 of its weights. Raises ModelError where a recipe has another."""
+    """Return the stages that load a model, each with the sha256 of its weights. Raises ModelError where a recipe has another."""
     from curate.models.checks import check
 
     found: dict[str, Stage] = {}
     for stage in plan.stages():
-        if isinstance(stage, CaptionStage | MatchStage | ClipStage):
-            [(kind, spec)] = stage.models()
+        models = stage.models()
+        if len(models) == 1 and hasattr(stage, "weights"):
+            [(kind, spec)] = models
             digest = check(kind, spec).sha256
             if stage.weights not in (None, digest):
                 raise ModelError(f"{spec}: the recipe wants weights {stage.weights}, these are {digest or 'of unknown sha256'}")
-            found[stage.name] = replace(stage, weights=digest)
+            found[stage.name] = replace(cast(Any, stage), weights=digest)
     return found
 
 

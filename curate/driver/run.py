@@ -25,7 +25,7 @@ from curate.counts.lookup import Lookup
 from curate.counts.merge import Engine, Scanned, merge
 from curate.driver import batches
 from curate.driver.attempts import Attempts, CrashSearch
-from curate.driver.manifest import RunSummary, attrition, checked, described, remove_leftovers
+from curate.driver.manifest import attrition, checked, described, write_lists
 from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome, Progress, Quiet
 from curate.driver.resolve import published
@@ -92,6 +92,8 @@ class Run:
         return replace(self, plan=self.plan.with_batches(halved), halved=halved)
 
     def _complete(self) -> Outcome:
+        from curate.report import write_report
+
         manifest = self.store.read_json("manifest.json")
         retry = self.options.retry_failed and self.plan.fetches
         same = manifest is not None and manifest.get("run") == self._packed_as()
@@ -101,7 +103,9 @@ class Run:
         self.store.sweep()
         attempts = self.attempts()
         packed = self.steps(attempts)
-        outcome = packed.run._conclude(packed, attempts)
+        outcome = packed.run.conclude(packed, attempts)
+        self.progress.start("report", 0)
+        write_report(self.store.storage)
         self.store.sweep()
         return outcome
 
@@ -221,27 +225,18 @@ class Run:
         cuts = np.flatnonzero(np.diff(places // size)) + 1
         return {int(some[0] // size): some for some in np.split(places, cuts) if len(some)}
 
-    def _conclude(self, packed: Packed, attempts: Attempts) -> Outcome:
-        """Write sizes.json, then the manifest (its presence means done), then the report."""
-        from curate.report import write_report
-
-        summary = RunSummary()
-        for mark in packed.marks:
-            summary.add(mark)
+    def conclude(self, packed: Packed, attempts: Attempts) -> Outcome:
+        """Write the lists of files, sizes.json, and last the manifest, whose presence means done."""
+        summary = write_lists(self.store, packed.marks)
         partial = [{"shard": shard_name(self.shards[at]), "reason": reason} for at, reason in summary.broken.items()]
         failed = [failure.described() for failure in attempts.failures]
-        remove_leftovers(self.store.storage, summary)
-        self.store.write_json("sizes.json", {name: tar["samples"] for name, tar in summary.tars.items()})
         warnings = [*self.options.warnings, *([batches.warning(self.halved)] if self.halved else [])]
         about = described(self.plan, self.shards, packed.lookups, warnings)
         about["input"]["counted_only"] = self.options.counted_only
-        manifest = {"run": self._packed_as(), **about, **attrition(self.plan, summary.tally)}
+        manifest = {"run": self._packed_as(), **about, **attrition(self.plan, summary.tally), "files": summary.files}
         manifest |= {"halved_batch": self.halved} if self.halved else {}
-        manifest |= {"shards": summary.tars, "index": summary.index, "decisions": summary.decisions}
         manifest |= {"failed_shards": failed, "partial_shards": partial}
         self.store.write_json("manifest.json", manifest)
-        self.progress.start("report", 0)
-        write_report(self.store.storage)
         tally, root = summary.tally, self.store.storage.root
         return Outcome(root, "done", tally["records"], tally["texts"], tally["kept"], failed, partial, attempts.seconds)
 

@@ -160,6 +160,7 @@ def _sentence(name: str, manifest: Mapping[str, Any]) -> str:
 def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in what a manifest may lack, so that the template needs no checks."""
     recipe = manifest.get("recipe") or {}
+    tars = (manifest.get("files") or {}).get("shards") or {}
     return {
         "name": recipe.get("name") or "unnamed",
         "source": recipe.get("source") or "",
@@ -169,8 +170,8 @@ def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "input": manifest.get("input") or {},
         "failed": _shards(manifest.get("failed_shards")),
         "partial": _shards(manifest.get("partial_shards")),
-        "tars": len(manifest.get("shards") or {}),
-        "bytes": sum(int(tar.get("bytes") or 0) for tar in (manifest.get("shards") or {}).values()),
+        "tars": int(tars.get("files") or 0),
+        "bytes": int(tars.get("bytes") or 0),
         "listed": LISTED,
     }
 

@@ -20,6 +20,8 @@ from curate.core.hashing import file_sha256
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
 from curate.storage.backend import Storage, opened
+from curate.storage.file_lists import listed, unlisted
+from curate.storage.marks import File
 
 _INDEX = ["shard", "key", "offset", "size", "sha256"]
 """Columns of the index that are read."""
@@ -54,7 +56,7 @@ class Tar:
     """A tar to check, with its entry in the manifest."""
 
     name: str
-    expected: dict[str, Any]
+    expected: File
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,14 @@ class CheckTar:
 
     def _wrong(self, path: Path, tar: Tar) -> Iterator[str]:
         size, expected = path.stat().st_size, tar.expected
-        if size != expected["bytes"]:
-            yield f"has {size} bytes, the manifest says {expected['bytes']}"
-        if file_sha256(path) != expected["sha256"]:
+        if size != expected.bytes:
+            yield f"has {size} bytes, the manifest says {expected.bytes}"
+        if file_sha256(path) != expected.sha256:
             yield "sha256 differs from the manifest's"
         index = opened(self.out.url(f"index/{tar.name[:5]}.parquet"))
         rows = pq.read_table(index, columns=_INDEX, filters=[("shard", "==", tar.name)])
-        if rows.num_rows != expected["samples"]:
-            yield f"the index has {rows.num_rows} samples, the manifest {expected['samples']}"
+        if rows.num_rows != expected.samples:
+            yield f"the index has {rows.num_rows} samples, the manifest {expected.samples}"
         yield from self._images(path, rows)
 
     def _images(self, path: Path, rows: pa.Table) -> Iterator[str]:
@@ -104,13 +106,15 @@ class CheckTar:
 
 def verify(out: Storage, manifest: dict[str, Any], runner: Runner) -> list[str]:
     """Return all errors in OUT, one per line; empty if there are none. Raises OSError."""
-    wrong = []
-    if _sizes(out) != {name: tar["samples"] for name, tar in manifest["shards"].items()}:
+    lists = [Checksum(one["list"], one["sha256"]) for one in manifest["files"].values()]
+    wrong = [line for file in lists for line in CheckFile(out)(file)]
+    if wrong:  # nothing can be compared with a list that is damaged itself
+        return wrong
+    if _sizes(out) != {name: tar.samples for name, tar in listed(out, "shards")}:
         wrong.append("sizes.json: differs from the manifest")
-    strays = {*(found.name for found in out.listing("shards")), *out.folders("shards")} - set(manifest["shards"])
-    wrong += [f"{name}: is not in the manifest" for name in strays]
-    files = [Checksum(f"{folder}/{n}", digest) for folder in ("decisions", "index") for n, digest in manifest[folder].items()]
-    tars = [Tar(name, expected) for name, expected in sorted(manifest["shards"].items())]
+    wrong += [f"{name}: is not in the manifest" for name in (*unlisted(out, "shards"), *out.folders("shards"))]
+    files = (Checksum(f"{folder}/{n}", file.sha256 or "") for folder in ("decisions", "index") for n, file in listed(out, folder))
+    tars = (Tar(name, expected) for name, expected in listed(out, "shards"))
     tolerated = tuple(manifest["recipe"]["filters"]["unreadable"]["tolerate"])
     answers = chain(runner.map(CheckFile(out), files, Needs()), runner.map(CheckTar(out, tolerated), tars, Needs()))
     for answer in answers:
@@ -128,7 +132,7 @@ def _sizes(out: Storage) -> Any:
 def _keys(out: Storage, manifest: dict[str, Any]) -> list[str]:
     """Check that decisions and index have the same samples, each once."""
     try:
-        tables = [pq.read_table(opened(out.url(f"index/{name}")), columns=["key"]) for name in sorted(manifest["index"])]
+        tables = [pq.read_table(opened(out.url(f"index/{name}")), columns=["key"]) for name, _ in listed(out, "index")]
     except (OSError, pa.ArrowException):
         return []  # reported by the checksums
     keys = pa.concat_tables(tables)["key"] if tables else pa.chunked_array([], pa.string())

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from curate.core.errors import InputError
+from curate.sources.lines import SAMPLE_LINES
 from curate.sources.tables.columns import clean_text, is_binary, is_string, on_the_web, resolve, without_images
-from curate.sources.tables.lines import SAMPLE_LINES
 from curate.sources.tables.reader import DAMAGE, Reader, is_damage
 
 R = TypeVar("R", bound=Reader)
@@ -41,7 +41,7 @@ def _sample(url: str, name: str, column: pa.Array) -> list[Any]:
     if is_string(column.type):
         return list(clean_text(column.drop_null()[:SAMPLE_LINES])[0].to_pylist())
     if not (is_binary(column.type) or pa.types.is_struct(kind) or pa.types.is_null(kind)):
-        raise InputError(f"{url}: column {name} cannot hold images, it is {kind}; name the one that does")
+        raise InputError(f"{url}: column {name} cannot hold images, it is {kind}; choose another with --column")
     return []
 
 

@@ -12,12 +12,12 @@ from itertools import islice
 import pyarrow as pa
 
 from curate.core.contracts import Batch, Shard
+from curate.sources.lines import SAMPLE_LINES, lines_of, parse_line
 from curate.sources.linked_files import Folder
 from curate.sources.records import UNSAFE_KEY, Record, as_text, batches, join
 from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tables.cells import load
 from curate.sources.tables.columns import on_the_web, resolve, without_images
-from curate.sources.tables.lines import SAMPLE_LINES, lines_of, parse_line
 from curate.storage.input_file import InputFile
 from curate.storage.paths import Entry
 
