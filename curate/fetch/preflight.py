@@ -18,6 +18,7 @@ def check_ready(policy: FetchPolicy) -> None:
         )
     extra = "fetch" if policy.engine == "curate" else "img2dataset"
     needs("fetching", extra, ["aiohttp", "protego", *([] if extra == "fetch" else ["img2dataset"])])
+
     for name in ("blocklist", "opted_out"):
         path = getattr(policy, name)
         if path is not None and not Path(path).is_file():
