@@ -34,7 +34,7 @@ class InputError(CurateError):
 
 
 class StorageError(CurateError, OSError):
-    """A remote store gave no answer, however often it was asked."""
+    """A remote store did not answer after several tries."""
 
 
 class DiskFull(CurateError, OSError):

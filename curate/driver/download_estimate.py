@@ -1,4 +1,4 @@
-"""How many downloads the filters before `fetch` save: tried on the first records of an input, before anything is asked for."""
+"""How many downloads the filters before `fetch` save, measured on the first records of an input without any request."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SAMPLE = 250_000
 
 @dataclass(frozen=True)
 class Savings:
-    """Of the `records` that were tried, `asked` would be fetched; `exact` where these are all and every filter was tried.
+    """Of the `records` that were tried, `needed` would be fetched; `exact` where these are all and every filter was tried.
 
     Otherwise more is saved: a count of the whole input is larger than one of its first records. Filters that a sample would
     let drop too much are `left_out`.
     """
 
     records: int
-    asked: int
+    needed: int
     exact: bool
     left_out: tuple[str, ...]
 
@@ -42,16 +42,16 @@ class Savings:
         """Say it in one line.
 
         >>> Savings(1000, 400, True, ()).sentence()
-        'downloads: 400 of 1,000 images are asked for, 60.0% are saved'
+        'downloads: 400 of 1,000 images are needed, 60.0% are saved'
         >>> Savings(1000, 400, False, ("common_ngrams",)).sentence()
-        'downloads: of the first 1,000 images 400 are asked for, at least 60.0% are saved (without common_ngrams)'
+        'downloads: of the first 1,000 images 400 are needed, at least 60.0% are saved (without common_ngrams)'
         """
-        share = f"{1 - self.asked / max(1, self.records):.1%}"
+        share = f"{1 - self.needed / max(1, self.records):.1%}"
         if self.exact:
-            return f"downloads: {self.asked:,} of {self.records:,} images are asked for, {share} are saved"
+            return f"downloads: {self.needed:,} of {self.records:,} images are needed, {share} are saved"
         without = f" (without {', '.join(self.left_out)})" if self.left_out else ""
-        told = f"of the first {self.records:,} images {self.asked:,} are asked for, at least {share} are saved"
-        return f"downloads: {told}{without}"
+        text = f"of the first {self.records:,} images {self.needed:,} are needed, at least {share} are saved"
+        return f"downloads: {text}{without}"
 
 
 def savings(plan: Plan, shards: Shards, runner: Runner) -> Savings:
@@ -74,7 +74,7 @@ def savings(plan: Plan, shards: Shards, runner: Runner) -> Savings:
         scanned = Scanned(sample.fingerprints, np.arange(len(tried)))
         lookups = merge(store, plan.counts, scanned, Engine(runner, 500_000_000)) if plan.counts else {}
         judge = Judge(store, plan, plan.base_key, "plan", lookups)
-        return Savings(rows, sum(_asked(judge, shard) for shard in sample), whole, left_out)
+        return Savings(rows, sum(_needed(judge, shard) for shard in sample), whole, left_out)
 
 
 def _first(shards: Shards) -> Iterator[Shard]:
@@ -87,7 +87,7 @@ def _too_eager(plan: Plan) -> tuple[str, ...]:
     return tuple(name for name, count in counts.items() if isinstance(count, CorpusCount) and count.drops_rare)
 
 
-def _asked(judge: Judge, shard: Shard) -> int:
-    """Return how many records of a shard would be asked for; those without a url are not."""
+def _needed(judge: Judge, shard: Shard) -> int:
+    """Return how many images of a shard would be requested; records without a URL have none."""
     with evaluating(judge, shard, Activities()) as evaluation:
         return sum(int(pc.sum(pc.is_valid(batch["url"])).as_py() or 0) for batch in wanted(evaluation))

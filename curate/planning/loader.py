@@ -35,7 +35,7 @@ MODELS = {
         "clip_similarity.embedder": "open_clip:ViT-L-14/openai",
     },
 }
-"""Sets of models by name: what `--models` puts into a recipe's captioner, matcher and embedder."""
+"""Sets of models by name: `--models` puts them into a recipe's captioner, matcher and embedder."""
 
 _MAX_BYTES = 1 << 20
 
@@ -88,7 +88,7 @@ _KEYS = ("about", "plugins", "filters", *_SECTIONS)
 
 
 def _model_set(name: str | None, rules: dict[str, Values], others: dict[str, Values]) -> list[str]:
-    """Return the overrides that a set of MODELS stands for in this recipe. Raises RecipeError."""
+    """Return a set of MODELS as overrides of this recipe. Raises RecipeError."""
     if name is None:
         return []
     if name not in MODELS:
@@ -167,7 +167,7 @@ class _Loader:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._error(line, f"{what} must be a mapping of names to values, and a name is one word")
             if key.value in found:
-                raise self._error(line, f"{key.value!r} stands twice")
+                raise self._error(line, f"{key.value!r} is there twice")
             found[str(key.value)] = (line, value)
         return found
 

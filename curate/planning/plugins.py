@@ -58,7 +58,7 @@ class Plugin:
         return f"{_PREFIX}{re.sub(r'[^a-zA-Z0-9_]', '_', Path(self.path).stem)}_{self.sha256[:12]}"
 
     def load(self) -> ModuleType:
-        """Run the file, once a process, and enter what it defines. Raises RecipeError with file and line."""
+        """Execute the file, once a process, and register what it defines. Raises RecipeError with file and line."""
         if self.module in sys.modules:
             self._enter(sys.modules[self.module])  # another text of the same file may have come between
             return sys.modules[self.module]
@@ -144,7 +144,7 @@ def beside(recipe: Path, names: Sequence[str], where: str) -> list[Plugin]:
 
 
 class Carried:
-    """A task that brings the plug-ins along which its classes are from: they are loaded before it is unpickled."""
+    """A task together with the plug-ins that define its classes: they are loaded before the task is unpickled."""
 
     def __init__(self, task: Callable[[Any], Any], plugins: tuple[Plugin, ...]) -> None:
         self.task, self.plugins = task, plugins
@@ -154,7 +154,7 @@ class Carried:
         return self.task(item)
 
     def __reduce__(self) -> tuple[Callable[..., Carried], tuple[bytes, tuple[Plugin, ...]]]:
-        """Pickle the task as bytes, behind the plug-ins."""
+        """Pickle the task as bytes, to be unpickled after the plug-ins are loaded."""
         return _unpacked, (pickle.dumps(self.task), self.plugins)
 
 
@@ -165,13 +165,13 @@ def _unpacked(task: bytes, plugins: tuple[Plugin, ...]) -> Carried:
 
 
 def carried(task: Callable[[Any], Any], plugins: Iterable[Plugin]) -> Callable[[Any], Any]:
-    """Return a task that can be pickled to where nobody has loaded the plug-ins; the task itself without any."""
+    """Return a task that loads the plug-ins where it is unpickled; the task itself if there are none."""
     brought = tuple(plugins)
     return Carried(task, brought) if brought else task
 
 
 def load_installed() -> None:
-    """Import what installed packages offer in the entry-point groups curate.filters and curate.stages, once a process.
+    """Import the filters and stages of installed packages (entry-point groups curate.filters, curate.stages), once a process.
 
     Raises RecipeError where one cannot be imported. (curate.models and curate.sources are looked up by their registries.)
     """
