@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from curate.core.errors import CurateError, InputError, OutputError
+from curate.core.platform import cores
 from curate.core.shards import Shards
 from curate.storage.backend import Disk, Storage, storage
 
@@ -86,7 +87,7 @@ def output(text: str) -> Iterator[Storage]:
 
 def workers(wanted: int | None) -> int:
     """Return the number of worker processes: as wanted, or one for each core that this process may use."""
-    return wanted or len(os.sched_getaffinity(0))
+    return wanted or cores()
 
 
 def print_json(value: Any) -> None:
