@@ -12,7 +12,7 @@ from curate.commands.options import Calibrate
 
 
 def calibrate_command(given: Calibrate) -> None:
-    """Print the threshold that a wanted rate of unrelated images dropped asks for."""
+    """Print the threshold that drops at most the given share of unrelated images."""
     from curate.report.calibrate import calibrate, table
 
     found = calibrate(given.sets, given.candidates, given.rate, given.embedder, common.cache())

@@ -1,4 +1,4 @@
-"""curate dry-run."""
+"""`curate dry-run`: a recipe tried on one shard."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from curate.storage.backend import Storage
 
 
 def dry_run_command(given: DryRun) -> None:
-    """Try a recipe on one shard and print what it would mean."""
+    """Try a recipe on one shard and print the estimates."""
     recipe = recipes.load(given.recipe, given.overrides, given.models)
     shards = common.shards_of([given.shard], given.columns)
     plan = planning.plan(planning.fetching(recipe) if shards[0].on_the_web else recipe)
@@ -62,7 +62,7 @@ def _print(found: Found, given: DryRun) -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(attrition_table(found.attrition))
     table = Table(box=None, padding=(0, 2))
-    for title in ("stage", "records", "seconds", "records/s a core", "share"):
+    for title in ("stage", "records", "seconds", "records/s per core", "share"):
         table.add_column(title, justify="left" if title == "stage" else "right")
     total = sum(found.work().values()) or 1.0
     for name, seconds in sorted(found.work().items(), key=lambda item: -item[1]):
@@ -70,13 +70,13 @@ def _print(found: Found, given: DryRun) -> None:
         mark = "  <- bottleneck" if name == found.bottleneck() else ""
         table.add_row(name, f"{rows:,}", f"{seconds:.3f}", f"{rows / max(seconds, 1e-9):,.0f}", f"{seconds / total:.0%}{mark}")
     console.print(table)
-    if (idle := found.idle()) is not None and gpus():  # on a CPU they share the core with what they wait for
-        click.echo(f"captioner and matcher waited for pictures {idle:.0%} of their time")
+    if (idle := found.idle()) is not None and gpus():  # on a CPU, models and decoding share the same cores
+        click.echo(f"captioner and matcher waited for images {idle:.0%} of their time")
     for name in found.not_estimated:
         click.echo(f"{name}: not estimated, it needs corpus counts (--counts OUT of an earlier run)")
     click.echo(f"{found.records:,} records tried, {found.kept:,} kept. For {given.pairs:,.0f} pairs:")
     click.echo(f"  kept pairs   {_range(found.kept_pairs)}")
-    click.echo(f"  core-hours   {_range(found.core_hours)}  on cores like this one, storage and network as here")
+    click.echo(f"  core-hours   {_range(found.core_hours)}  on cores, storage and network like these")
     if given.html is not None:
         click.echo(f"gallery: {given.html}")
 

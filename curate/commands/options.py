@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Work:
-    """What is done, into what, and where."""
+    """Inputs, output and runner."""
 
     inputs: tuple[str, ...]
     out: str

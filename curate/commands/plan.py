@@ -1,4 +1,4 @@
-"""curate plan, stats, report, calibrate, filters and recipes."""
+"""`curate plan`: the passes of a recipe, their costs, and the downloads that its filters save."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plan_command(given: Plan) -> None:
         described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": plan.warnings()}
         common.print_json({**described, "recipe_hash": plan.recipe.digest()})
         return
-    print_table(("pass", "rows", "what", "core time a record"), rows)
+    print_table(("pass", "rows", "what", "core time per record"), rows)
     if models:
         print_table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
     if shards:

@@ -1,4 +1,4 @@
-"""curate run."""
+"""`curate run` and `curate fetch`: a recipe over an input."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
     if plan.fetches and (fetched := fetches(out)) is not None:
         click.echo(fetched.sentence())
-    if (idle := outcome.idle()) is not None and gpus():  # on a CPU they share the core with what they wait for
-        click.echo(f"captioner and matcher waited for pictures {idle:.0%} of their time")
+    if (idle := outcome.idle()) is not None and gpus():  # on a CPU, models and decoding share the same cores
+        click.echo(f"captioner and matcher waited for images {idle:.0%} of their time")
     for item in outcome.partial:
         click.secho(f"cut short: {item['shard']}: {item['reason']} (the records before are kept)", err=True, fg="yellow")
     for item in outcome.failed:

@@ -1,4 +1,4 @@
-"""curate verify."""
+"""`curate verify`: checks everything that a run wrote."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from curate.runners.local.runner import LocalRunner
 
 
 def verify_command(given: Report) -> int:
-    """Print what is wrong; return 0 when nothing is."""
+    """Print the problems; return 0 if there are none, else 1."""
     with common.output(given.out) as out:
         manifest = common.manifest_of(out)
         tars: int = manifest["files"]["shards"]["files"]

@@ -40,5 +40,5 @@ def what_if_command(given: WhatIf) -> None:
         return
     click.echo(
         f"between {answer.at_least:,} and {answer.kept:,} of {answer.records:,} records would be kept, now {answer.was:,}: "
-        "records that are newly alive were never seen by the filters with unknowns; only a run can tell"
+        "some filters have never seen the records that would pass now; only a run can tell"
     )

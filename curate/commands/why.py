@@ -1,4 +1,4 @@
-"""curate why and curate what-if."""
+"""`curate why`: everything known about one record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HIDDEN = ("failed", "not_evaluated", "dropped_by", "key", "shard", "row", "shar
 
 
 def why_command(given: Why) -> None:
-    """Print what is known of a record. Raises InputError when there is none of that name."""
+    """Print what is known about a record. Raises InputError if there is no such record."""
     with common.output(given.out) as out:
         manifest = common.manifest_of(out)
         found = find(out, given.key)
@@ -30,7 +30,7 @@ def why_command(given: Why) -> None:
     for record in found[:_SHOWN]:
         _print(record, manifest)
     if len(found) > _SHOWN:
-        click.echo(f"... and {len(found) - _SHOWN} more records of that name (--json prints all)")
+        click.echo(f"... and {len(found) - _SHOWN} more such records (--json prints all)")
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is said of a run beside its bytes: recipe, versions, models, input, and what each filter dropped."""
+"""The manifest of a run: recipe, versions, models, input, what each filter dropped, and the lists of files."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from curate.core.version import __version__
 from curate.counts.lookup import Lookup
 from curate.planning.plan import Plan
 from curate.report import rules
+from curate.stages import language
 from curate.storage.file_lists import LISTED, FileLists, listed, unlisted, writing_lists
 from curate.storage.marks import Mark
 from curate.storage.store import Store
 
 
 def checked(plan: Plan) -> list[dict[str, str | None]]:
-    """Return stage, kind, spec, revision and sha256 of every model of a plan. Raises ModelError for one that cannot be had."""
+    """Return stage, kind, spec, revision and sha256 of every model of a plan. Raises ModelError if one is not available."""
     from curate.models.checks import check
 
     found = [(stage, kind, check(kind, spec)) for stage, kind, spec in plan.models()]
-    return [
+    models = [
         {"stage": stage, "kind": kind, "spec": facts.spec, "revision": facts.revision, "sha256": facts.sha256}
         for stage, kind, facts in found
     ]
+    return [*models, *(language.model_facts() for stage in plan.stages() if isinstance(stage, language.LanguageStage))]
 
 
 def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: Sequence[str]) -> dict[str, Any]:
-    """Return what a manifest says of a run before anything is counted."""
+    """Return the part of a manifest that is known before the run."""
     return {
         "recipe": {**plan.recipe.resolved(), "about": plan.recipe.about, "source": plan.recipe.source},
         "recipe_hash": plan.recipe.digest(),
@@ -53,7 +55,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that decide bytes."""
+    """Return the versions of curate, Python and the packages that affect output bytes."""
     found = {"curate": __version__, "python": platform.python_version()}
     for name in ("duckdb", "fasttext-community", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
         try:
@@ -65,10 +67,10 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Sums over the marks of all blocks, and what is listed of their files (see FileLists.described)."""
+    """Sums over the marks of all blocks, and totals of their files (see FileLists.described)."""
 
     tally: Mapping[str, int]
-    broken: Mapping[int, str]  # index of a shard with records lost: why
+    broken: Mapping[int, str]  # why records were lost, by index of the shard
     files: Mapping[str, Mapping[str, Any]]
 
 
@@ -111,7 +113,7 @@ def _write_sizes(store: Store) -> None:
 
 
 def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:
-    """Return what each filter dropped, in texts: one a record without captions."""
+    """Return how many texts each filter dropped. Without captions, a record has one text."""
     left, rows = tally["texts"], []
     for step in plan.steps:
         dropped = tally.get(f"dropped:{step.name}", 0)

@@ -46,7 +46,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Packed:
-    """A run whose blocks are all packed: the run as it went on (batches may be halved), its counts, and the blocks' marks.
+    """A run whose blocks are all packed: the run, maybe with halved batches, its counts, and the blocks' marks.
 
     The marks come in the order of the blocks and are read as they are taken.
     """
@@ -120,7 +120,7 @@ class Run:
         return Outcome(self.store.storage.root, "nothing to do", records, texts, kept, partial=manifest["partial_shards"])
 
     def attempts(self) -> Attempts:
-        """Return what runs this run's tasks."""
+        """Return the attempts that run this run's tasks."""
         find_crashes = CrashSearch(self.plan, self.store, self.runner, self.options.row_seconds)
         limit, plugins = self.options.max_failed_shards, self.plan.recipe.plugins
         return Attempts(self.store, self.runner, self.progress, find_crashes, limit, plugins)

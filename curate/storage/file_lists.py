@@ -20,7 +20,7 @@ from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store
 
 LISTED = ("shards", "index", "decisions")
-"""The folders of OUT whose files are listed, each in a file of its own."""
+"""The folders of OUT that have a list of files."""
 
 FOLDER = "manifest"
 
@@ -69,7 +69,7 @@ class FileLists:
             one.close()
 
     def described(self) -> dict[str, dict[str, Any]]:
-        """Return, once all is written, what the manifest holds by folder: files, samples, bytes, and the list's sha256."""
+        """Return totals by folder for the manifest (files, samples, bytes, the list's sha256), once everything is written."""
         return {folder: {"list": list_name(folder), **one.totals} for folder, one in self._lists.items()}
 
 

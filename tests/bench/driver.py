@@ -164,7 +164,7 @@ def made_with(held: Run) -> str:
 
 
 def run() -> list[Figure]:
-    """Measure in a process of its own."""
+    """Measure in a separate process."""
     with TemporaryDirectory(prefix="curate-bench-") as folder:
         command = [sys.executable, "-m", "tests.bench.driver", folder]
         found = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
