@@ -102,7 +102,7 @@ def decisions(out: str | os.PathLike[str]) -> ds.Dataset:
     from curate.storage.paths import filesystem, is_local
 
     found = storage(out)
-    _manifest(found)
+    manifest_of(found)
     url = found.url("decisions")
     if is_local(url):
         return ds.dataset(url, format="parquet")
@@ -113,7 +113,7 @@ def decisions(out: str | os.PathLike[str]) -> ds.Dataset:
 def samples(out: str | os.PathLike[str]) -> Iterator[Sample]:
     """Yield the samples of an output, in order. Raises OutputError."""
     found = storage(out)
-    _manifest(found)
+    manifest_of(found)
     for name, _ in listed(found, "shards"):
         with found.reading(f"shards/{name}") as path, tarfile.open(path, "r:") as tar:
             yield from _samples(tar)
@@ -127,7 +127,7 @@ def what_if(out: str | os.PathLike[str], overrides: Sequence[str], settings: Set
     for plugin in plugins.given(settings.plugins):
         plugin.load()
     found = storage(out)
-    return answered(found, _manifest(found), overrides)
+    return answered(found, manifest_of(found), overrides)
 
 
 def apart(inputs: Sequence[str], out: str) -> None:
@@ -138,7 +138,7 @@ def apart(inputs: Sequence[str], out: str) -> None:
     for one in map(plain, inputs):
         place = one.rstrip("/")
         if place == target or place.startswith(target + "/") or target.startswith(place + "/"):
-            raise InputError(f"output {out} and input {one} overlap; choose another output")
+            raise InputError(f"--out {out} and the input {one} overlap; choose another --out")
 
 
 def cache() -> Path:
@@ -169,15 +169,17 @@ def _runner(settings: Settings, shards: int) -> AbstractContextManager[Runner]:
     return LocalRunner(min(settings.workers or cores(), max(1, shards)), settings.options.gpus)
 
 
-def _manifest(out: Storage) -> dict[str, Any]:
+def manifest_of(out: Storage) -> dict[str, Any]:
+    """Return the manifest of an output. Raises OutputError when there is none, OSError."""
     data = out.read("manifest.json")
     try:
-        found: dict[str, Any] | None = None if data is None else json.loads(data)
+        manifest: dict[str, Any] | None = json.loads(data or b"null")
     except ValueError:
-        found = None
-    if found is None:
-        raise OutputError(f"{out.root} has no manifest.json: it is not the output of a finished run")
-    return found
+        manifest = None
+    if manifest is None:
+        finish = f"run `curate run ... --out {out.root}` to its end first"
+        raise OutputError(f"{out.root} holds no finished run (no manifest.json); {finish}")
+    return manifest
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[Sample]:

@@ -114,6 +114,7 @@ def extract(given: options.Extract) -> None:
 @flags.html("Write a gallery of what is kept and dropped.")
 @flags.SET
 @flags.MODELS
+@flags.PLUGINS
 @flags.COLUMNS
 @flags.JSON
 @gathered(options.DryRun)
@@ -136,6 +137,7 @@ def dry_run(given: options.DryRun) -> None:
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]")
 @flags.SET
 @flags.MODELS
+@flags.PLUGINS
 @flags.COLUMNS
 @flags.JSON
 @gathered(options.Plan)
@@ -200,6 +202,7 @@ def why(given: options.Why) -> None:
 @main.command("what-if")
 @flags.OUT
 @flags.SET
+@flags.PLUGINS
 @flags.JSON
 @gathered(options.WhatIf)
 def what_if(given: options.WhatIf) -> None:
@@ -273,9 +276,10 @@ def train_mini(given: options.TrainMini) -> None:
 
 
 @main.command("filters")
+@flags.PLUGINS
 @flags.JSON
-@gathered(options.List)
-def filters_(given: options.List) -> None:
+@gathered(options.Filters)
+def filters_(given: options.Filters) -> None:
     """List the filters (what they drop, parameters with defaults, papers) and the facts that sql can read."""
     from curate.commands.filters import filters_command
 

@@ -56,7 +56,7 @@ def test_an_output_that_is_none_or_overlaps_the_input_is_refused(tmp_path: Path)
     tar = make_tar(tmp_path / "in" / "0.tar", pairs(range(1)))
     with pytest.raises(curate.CurateError, match="overlap"):
         curate.run("align", [str(tar.parent)], tmp_path / "in" / "out")
-    with pytest.raises(curate.CurateError, match="not the output of a finished run"):
+    with pytest.raises(curate.CurateError, match="holds no finished run"):
         curate.decisions(tmp_path)
-    with pytest.raises(curate.CurateError, match="not the output of a finished run"):
+    with pytest.raises(curate.CurateError, match="holds no finished run"):
         next(curate.samples(tmp_path))

@@ -6,6 +6,7 @@ Each engine's tests need its extra, and Spark's need Java.
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from curate.driver.extract import Extraction
 from curate.sources.listing import list_shards
 from curate.storage.backend import storage
 from curate.storage.store import Store
-from tests import outside_counts, running, test_capfilt, test_fetch_run
+from tests import outside_counts, running, test_capfilt, test_fetch_run, test_plugins
 from tests.archives import site
 from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, spark_home
 from tests.dangerous import full, worker_of
@@ -51,6 +52,17 @@ def test_the_command_writes_the_bytes_of_one_machine(
     assert done.stderr == ""
     assert written(tmp_path / "out") == undisturbed
     assert leftovers(tmp_path / "out") == []
+
+
+def test_a_plugin_outside_the_package_writes_the_bytes_of_one_machine(runner: Runner, demo: Path, tmp_path: Path) -> None:
+    shutil.copy(test_plugins.SHARPNESS, tmp_path / "sharpness.py")  # on the driver's machine alone
+    sharp = Setup(test_plugins.RECIPE, sorted((demo / "pairs").glob("*.tar")))
+    alone, there = tmp_path / "alone", tmp_path / "there"
+    run_job(sharp, alone)
+    outcome = run_job(sharp, there, runner)
+    assert (outcome.failed, outcome.partial) == ([], [])
+    assert written(there) == written(alone)
+    assert any(row["dropped_by"] == "sharpness" for row in running.decisions(there))
 
 
 def test_an_output_on_s3_has_the_bytes_of_one_machine(

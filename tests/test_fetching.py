@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.commands.common import apart
+from curate.api import apart
 from curate.core.errors import InputError, OutputError, RecipeError
 from curate.driver.download_estimate import Savings, savings
 from curate.fetch import FetchRequest, FetchResult

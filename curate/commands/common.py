@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,22 +36,6 @@ def shards_of(inputs: Sequence[str], columns: Sequence[str]) -> Shards:
     from curate.sources.listing import list_shards
 
     return list_shards(inputs, column_roles(columns))
-
-
-def apart(inputs: Sequence[str], out: str) -> None:
-    """Raise InputError if OUT is an input, or inside or around one: a run removes files in OUT."""
-    from curate.storage.paths import plain
-
-    target = plain(out).rstrip("/")
-    for one in map(plain, inputs):
-        place = one.rstrip("/")
-        if place == target or place.startswith(target + "/") or target.startswith(place + "/"):
-            raise InputError(f"--out {out} and the input {one} overlap; choose another --out")
-
-
-def cache() -> Path:
-    """Return the folder for signatures of evaluation sets: $CURATE_CACHE, or ~/.cache/curate."""
-    return Path(os.environ.get("CURATE_CACHE") or Path.home() / ".cache" / "curate")
 
 
 def size(text: str) -> int:
@@ -95,19 +78,6 @@ def print_json(value: Any) -> None:
     """Print one JSON document."""
 
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
-def manifest_of(out: Storage) -> dict[str, Any]:
-    """Return OUT's manifest. Raises OutputError when there is none, OSError."""
-    data = out.read("manifest.json")
-    try:
-        manifest: dict[str, Any] | None = json.loads(data or b"null")
-    except ValueError:
-        manifest = None
-    if manifest is None:
-        finish = f"run `curate run ... --out {out.root}` to its end first"
-        raise OutputError(f"{out.root} holds no finished run (no manifest.json); {finish}")
-    return manifest
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from curate import api
 from curate.commands import common
 from curate.commands.options import DryRun
 from curate.core.contracts import CorpusCount
@@ -18,13 +19,14 @@ from curate.driver.resolve import resolve
 from curate.fetch.preflight import check_ready
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
+from curate.planning import plugins
 from curate.report import attrition_table, report_page
 from curate.storage.backend import Storage
 
 
 def dry_run_command(given: DryRun) -> None:
     """Try a recipe on one shard and print the estimates."""
-    recipe = recipes.load(given.recipe, given.overrides, given.models)
+    recipe = recipes.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
     shards = common.shards_of([given.shard], given.columns)
     plan = planning.plan(planning.fetching(recipe) if shards[0].on_the_web else recipe)
     if plan.fetches:
@@ -33,12 +35,12 @@ def dry_run_command(given: DryRun) -> None:
     unserved = [name for name, rule in plan.recipe.filters.items() if isinstance(rule.provider(), CorpusCount)]
     if given.counts is not None:
         with common.output(given.counts) as out:
-            lookups, unserved = earlier_counts(out, common.manifest_of(out), plan)
+            lookups, unserved = earlier_counts(out, api.manifest_of(out), plan)
     plan = plan.without(unserved)
     checked(plan)
     if len(shards) > 1:
         click.echo(f"curate: {given.shard} is {len(shards)} shards; the first is tried", err=True)
-    plan, warnings = resolve(plan, common.cache())
+    plan, warnings = resolve(plan, api.cache())
     for warning in [*plan.warnings(), *warnings]:
         click.secho(f"curate: {warning}", err=True, fg="yellow")
     for item in dry_run(plan, dataclasses.replace(shards[0], limit=given.samples), lookups, given.pairs):

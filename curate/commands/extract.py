@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from curate import api
 from curate.commands import common
 from curate.commands.options import Extract
 from curate.commands.progress import Bars
@@ -17,7 +18,7 @@ from curate.storage.store import Store
 
 def extract_command(given: Extract) -> int:
     """Extract and print the result; return the exit code."""
-    common.apart(given.inputs, given.out)
+    api.apart(given.inputs, given.out)
     store = Store(storage(given.out))
     shards = common.shards_of(given.inputs, ())
     started = time.monotonic()

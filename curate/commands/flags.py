@@ -81,6 +81,13 @@ MODELS = click.option(
     metavar="SET",
     help="Set of models for captioner, matcher and text embedder: mini, blip-base or blip-large. --set takes precedence.",
 )
+PLUGINS = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE",
+    help="Python file with filters, stages, models or sources of yours; repeatable. It runs as you.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 COLUMNS = click.option(
     "--column",
@@ -122,6 +129,7 @@ RUN = together(
     _EXECUTION,
     SET,
     MODELS,
+    PLUGINS,
     COLUMNS,
     JSON,
     gathered(options.Run),

@@ -15,12 +15,13 @@ from curate.driver.download_estimate import savings
 from curate.driver.manifest import checked
 from curate.planning import loader as recipe
 from curate.planning import plan as planning
+from curate.planning import plugins
 from curate.runners.local.runner import LocalRunner
 
 
 def plan_command(given: Plan) -> None:
     """Print the passes of a recipe."""
-    wanted = recipe.load(given.recipe, given.overrides, given.models)
+    wanted = recipe.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
     shards = common.shards_of(given.inputs, given.columns) if given.inputs else Shards([])
     plan = planning.plan(planning.fetching(wanted) if shards.on_the_web.any() else wanted)
     models = checked(plan)

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 
+from curate import api
 from curate.commands import common, options
 from curate.commands.progress import Bars, warn
 from curate.commands.runners import Crew, crew
@@ -18,6 +19,7 @@ from curate.driver.run import Run
 from curate.passes.evaluation import WAIT
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
+from curate.planning import plugins
 from curate.planning.plan import Plan
 from curate.report.fetches import fetches
 from curate.storage.backend import storage
@@ -28,16 +30,16 @@ PARTIAL = 3
 
 def run_command(given: options.Run) -> int:
     """Run a recipe and print the result; return the exit code."""
-    recipe = recipes.load(given.recipe, given.overrides, given.models)
+    recipe = recipes.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
     if given.samples_per_shard is not None:
         recipe = replace(recipe, output=replace(recipe.output, samples_per_shard=given.samples_per_shard))
-    common.apart([*given.inputs, *given.counts_of], given.out)
+    api.apart([*given.inputs, *given.counts_of], given.out)
     store = Store(storage(given.out))
     judged = len(common.shards_of(given.inputs, given.columns)) if given.counts_of else None
     shards = common.shards_of([*given.inputs, *given.counts_of], given.columns)
     plan = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
     checked(plan)
-    plan, unread = resolve(plan, common.cache())
+    plan, unread = resolve(plan, api.cache())
     warnings = [*plan.warnings(), *unread]
     for warning in warnings:
         warn(warning)
@@ -94,7 +96,7 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     if outcome.state == "nothing to do":
         click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
     out = storage(outcome.out)
-    rows = attrition(out, rules_of(common.manifest_of(out)))
+    rows = attrition(out, rules_of(api.manifest_of(out)))
     Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from curate import api
 from curate.commands import common
 from curate.commands.options import Report
 from curate.report.verify import verify
@@ -13,7 +14,7 @@ from curate.runners.local.runner import LocalRunner
 def verify_command(given: Report) -> int:
     """Print the problems; return 0 if there are none, else 1."""
     with common.output(given.out) as out:
-        manifest = common.manifest_of(out)
+        manifest = api.manifest_of(out)
         tars: int = manifest["files"]["shards"]["files"]
         with LocalRunner(min(common.workers(None), max(1, tars))) as runner:
             wrong = verify(out, manifest, runner)
