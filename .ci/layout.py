@@ -16,7 +16,7 @@ def main(folder: Path) -> None:
     rmtree(folder, ignore_errors=True)
     for source, target in (("curate", "curate"), ("filters", "curate/filters")):
         for path in sorted((ROOT / source).rglob("*.py*")):
-            if path.is_file() and path.suffix in (".py", ".typed"):
+            if path.is_file() and path.suffix in (".py", ".pyi", ".typed"):
                 link = folder / target / path.relative_to(ROOT / source)
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(path)

@@ -7,6 +7,12 @@ so that `import curate` costs nothing.
 from curate.core.version import __version__
 
 _API = {
+    "curate.api": ("Sample", "Settings", "decisions", "plan", "run", "samples", "what_if"),
+    "curate.core.counting": ("CorpusCount",),
+    "curate.driver.options": ("RunOptions",),
+    "curate.core.errors": ("CurateError",),
+    "curate.models.registry": ("ModelEntry",),
+    "curate.sources.source": ("Source",),
     "curate.core.contracts": ("Filter", "Needs", "Stage", "setting", "threshold"),
     "curate.core.facts": ("Fact",),
     "curate.stages.pixels": ("pixels_of",),

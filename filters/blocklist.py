@@ -10,7 +10,7 @@ from curate.core.contracts import Batch, Filter, Stage, setting, threshold
 
 @dataclass(frozen=True)
 class Blocklist(Filter):
-    """Drop images whose content hash or perceptual hash stands in a given list: illegal or withdrawn pictures.
+    """Drop images whose content hash or perceptual hash is in a given list: illegal or withdrawn pictures.
 
     A list is a text file with one hash a line, hex: sha256 (64 digits) or perceptual hash (16 digits). The evidence is
     the smallest Hamming distance to a listed perceptual hash, 0 for a listed sha256. (LAION-5B was withdrawn for want

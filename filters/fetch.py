@@ -10,7 +10,7 @@ from curate.core.contracts import Batch, Filter
 
 @dataclass(frozen=True)
 class Fetch(Filter):
-    """Drop images that could not be fetched, or may not be. Always on where records name their images by url.
+    """Drop images that could not be fetched, or may not be. Always on where records hold URLs.
 
     The evidence is 'ok', 'here' where the image came with its record, or the cause: http_404, timeout, robots, too_large, ...
     How images are fetched stands in the recipe's section `fetch`. (Some 1% of a crawl's links die every month: DataComp
@@ -25,7 +25,7 @@ class Fetch(Filter):
     evidence = pa.string()
 
     def reads(self) -> tuple[str, ...]:
-        """Name the fact: fetched, what came of the request."""
+        """Name the fact: fetched, the result of the request."""
         return ("fetched",)
 
     def measure(self, batch: Batch) -> pa.Array:
@@ -33,5 +33,5 @@ class Fetch(Filter):
         return batch["fetched"]
 
     def keep(self, evidence: pa.Array) -> pa.BooleanArray:
-        """Keep 'ok', 'here', and null (not asked for)."""
+        """Keep 'ok', 'here', and null (not requested)."""
         return pc.is_in(evidence, value_set=pa.array(["ok", "here", None], pa.string()))

@@ -37,7 +37,7 @@ class Sql(Filter):
     where: str = setting("true", "a DuckDB expression over facts (curate filters lists them)")
 
     def __post_init__(self) -> None:
-        """Find out what the rule is about: the image where no fact of the text is mentioned."""
+        """Determine what the rule is about: the image, unless it reads a fact of the text."""
         with contextlib.suppress(ValueError):  # which `check` raises, with file and line
             if self.reads() and all(FACTS[name].about == "image" for name in self.reads()):
                 object.__setattr__(self, "about", "image")

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-TOKENIZER = Path(__file__).parent.parent / "curate" / "models" / "weights" / "minilm-tokenizer.json"
+TOKENIZER = Path(__file__).parent.parent / "curate" / "models" / "mini" / "minilm-tokenizer.json"
 """The word pieces of bert-base-uncased, which BLIP uses too."""
 
 SMALL = {

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines import cluster, engine, line, runner, setup, undisturbed
 from tests.limits import pytest_collection_modifyitems, pytest_timeout_cancel_timer, pytest_timeout_set_timer
 from tests.s3 import bucket, s3_server
 
-__all__ = ["bucket", "s3_server"]  # fixtures of every test
+__all__ = ["bucket", "cluster", "engine", "line", "runner", "s3_server", "setup", "undisturbed"]  # fixtures of every test
 __all__ += ["pytest_collection_modifyitems", "pytest_timeout_cancel_timer", "pytest_timeout_set_timer"]  # and their limits
 
 ROOT = Path(__file__).parents[1]

@@ -34,8 +34,10 @@ from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.runners.local.counts import duckdb_counting
 from curate.sources.listing import list_shards
+from curate.storage import file_lists
 from curate.storage.backend import storage
 from curate.storage.lease import BEAT_SECONDS
+from curate.storage.marks import File
 from curate.storage.store import Store
 
 T = TypeVar("T")
@@ -198,7 +200,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 def written(out: Path) -> dict[str, str]:
     """Return the sha256 of every file that must be the same whatever happened."""
     names = [out / "sizes.json", out / "manifest.json"]
-    for folder in ("shards", "index", "decisions", "thumbs"):
+    for folder in ("manifest", "shards", "index", "decisions", "thumbs"):
         names += (out / folder).glob("*")
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(names)}
 
@@ -223,6 +225,11 @@ def decisions(out: Path) -> list[dict[str, Any]]:
     files = sorted((out / "decisions").glob("*.parquet"))
     rows: list[dict[str, Any]] = pa.concat_tables([pq.read_table(file) for file in files]).to_pylist()
     return rows
+
+
+def listed(out: Path, folder: str) -> dict[str, File]:
+    """Return what the manifest's list of a folder has of each file, by name."""
+    return dict(file_lists.listed(storage(out), folder))
 
 
 def manifest(out: Path) -> dict[str, Any]:

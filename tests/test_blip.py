@@ -502,6 +502,6 @@ def test_other_weights_in_the_same_folder_write_other_captions_and_may_be_refuse
     blips.save(model, blips.SMALL, "captioner", spread=1.0)
     again = running.curate(*arguments, "--set", f"captions.weights={digest}")
     assert again.returncode == 1
-    assert f"the recipe wants weights {digest}" in again.stderr
+    assert f"the recipe needs weights {digest}" in again.stderr
     assert running.curate(*arguments).returncode == 0
     assert [row["text"] for row in running.decisions(tmp_path / "out")] != [row["text"] for row in first]

@@ -27,6 +27,13 @@ def test_help_loads_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "curate", "--help"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert found.startswith("Usage: curate [OPTIONS] COMMAND")
+    assert set(COMMANDS) <= set(found.split())
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_stands_in_the_readme(name: str) -> None:
     found = curate(name, "--help")

@@ -1,4 +1,4 @@
-"""One suite over all runners, on real clusters of two nodes, Ray's and Spark's: the bytes of a run in one process, whatever dies.
+"""The same bytes on every runner as in one process, on real clusters of two nodes, Ray's and Spark's; and what runners promise.
 
 Each engine's tests need its extra, and Spark's need Java.
 """
@@ -6,115 +6,39 @@ Each engine's tests need its extra, and Spark's need Java.
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from curate.core.contracts import Needs, Runner, Stage, TaskDied
+from curate.core.contracts import Needs, Runner, TaskDied
 from curate.counts.first_seen import FirstImage, FirstPair
 from curate.counts.images_per_text import ImagesPerText
 from curate.counts.merge import Engine, merge
 from curate.counts.ngrams import RarestNgram
 from curate.counts.texts_per_image import TextsPerImage
 from curate.driver.extract import Extraction
-from curate.planning.plan import Plan
-from curate.runners.local.runner import LocalRunner
 from curate.sources.listing import list_shards
 from curate.storage.backend import storage
 from curate.storage.store import Store
-from tests import outside_counts, running, test_capfilt, test_fetch_run
+from tests import outside_counts, running, test_capfilt, test_fetch_run, test_plugins
 from tests.archives import site
-from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, has_java, ray_cluster, spark_cluster, spark_home
-from tests.dangerous import KILLED, RAISE, DangerousDecode, KilledOnce, full, worker_of
-from tests.running import KEEP_ALL, RECIPE, InProcess, Setup, leftovers, make_tar, pairs, run_job, written
-from tests.s3 import download, environment_of
+from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, spark_home
+from tests.dangerous import full, worker_of
+from tests.engines import ON_CLUSTERS, ON_RAY, ON_SPARK
+from tests.running import InProcess, Setup, leftovers, run_job, written
+from tests.s3 import download
 from tests.test_counts import Record, first_shards, merged
 from tests.webserver import needs_nginx, nginx
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]  # the engines' own warnings are not ours to mend
 
-ON_CLUSTERS = pytest.mark.parametrize("engine", ["ray", "spark"], indirect=True)
-ON_RAY = pytest.mark.parametrize("engine", ["ray"], indirect=True)
-ON_SPARK = pytest.mark.parametrize("engine", ["spark"], indirect=True)
-FEWER = "\n".join(line for line in RECIPE.splitlines() if "image_reuse" not in line and "common_ngrams" not in line)
-"""The demo's recipe with two corpus counts, which an engine takes seconds to start for; all kinds have a test of their own."""
-
-CAPTIONED = test_capfilt.CAPTIONS + KEEP_ALL.lstrip().replace("output", test_capfilt.MATCH)
-
 AHEAD = {"local": 20, "ray": 20, "spark": 1000}  # items that may be taken before an answer is asked for
-
-
-@pytest.fixture(scope="module", params=["local", "ray", "spark"])
-def engine(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    # asked by name: Ray reads the cluster's token when it is imported
-    if find_spec({"local": "pebble", "ray": "ray", "spark": "pyspark"}[name]) is None:
-        pytest.skip(f"needs the extra {name}")
-    if name == "spark" and not has_java():
-        pytest.skip("needs Java 17")
-    return name
-
-
-@pytest.fixture(scope="module")
-def cluster(engine: str, curate_cache: Path, s3_server: str) -> Iterator[Cluster | None]:
-    """Start a cluster whose nodes reach the S3 server; None for the runner that needs none."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment_of(s3_server).items():
-            patch.setenv(name, value)
-        if engine == "local":
-            yield None
-            return
-        with ray_cluster() if engine == "ray" else spark_cluster() as found:
-            for name, value in found.environment().items():
-                patch.setenv(name, value)
-            yield found
-
-
-@pytest.fixture(scope="module")
-def runner(engine: str, cluster: Cluster) -> Iterator[Runner]:
-    """Return a runner that finds the cluster by what is in the environment."""
-    if engine == "local":
-        with LocalRunner(2) as here:
-            yield here
-    elif engine == "ray":
-        from curate.runners.ray.runner import RayRunner
-
-        with RayRunner() as on_ray:
-            yield on_ray
-    else:
-        from curate.runners.spark.runner import SparkRunner
-
-        with SparkRunner() as on_spark:
-            yield on_spark
-
-
-@pytest.fixture(scope="module")
-def setup(demo: Path) -> Setup:
-    return Setup(FEWER, sorted((demo / "pairs").glob("*.tar")), (f"eval_overlap.sets={demo / 'eval'}",))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return what a run in this process writes that nothing disturbed."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    run_job(setup, out)
-    return written(out)
-
-
-@pytest.fixture
-def line(engine: str, setup: Setup, tmp_path: Path) -> list[object]:
-    """Return the arguments of the command that runs the setup into `out`."""
-    (tmp_path / "recipe.yaml").write_text(setup.recipe)
-    settings = [part for override in setup.overrides for part in ("--set", override)]
-    return ["run", tmp_path / "recipe.yaml", *setup.inputs, "--out", tmp_path / "out", "--runner", engine, *settings]
 
 
 # The same bytes ------------------------------------------------------------------------------------------------------
@@ -128,6 +52,17 @@ def test_the_command_writes_the_bytes_of_one_machine(
     assert done.stderr == ""
     assert written(tmp_path / "out") == undisturbed
     assert leftovers(tmp_path / "out") == []
+
+
+def test_a_plugin_outside_the_package_writes_the_bytes_of_one_machine(runner: Runner, demo: Path, tmp_path: Path) -> None:
+    shutil.copy(test_plugins.SHARPNESS, tmp_path / "sharpness.py")  # on the driver's machine alone
+    sharp = Setup(test_plugins.RECIPE, sorted((demo / "pairs").glob("*.tar")))
+    alone, there = tmp_path / "alone", tmp_path / "there"
+    run_job(sharp, alone)
+    outcome = run_job(sharp, there, runner)
+    assert (outcome.failed, outcome.partial) == ([], [])
+    assert written(there) == written(alone)
+    assert any(row["dropped_by"] == "sharpness" for row in running.decisions(there))
 
 
 def test_an_output_on_s3_has_the_bytes_of_one_machine(
@@ -285,117 +220,6 @@ def test_a_count_from_outside_the_package_runs(runner: Runner, tmp_path: Path) -
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-# Failures ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("recipe", [KEEP_ALL, CAPTIONED])
-def test_a_worker_killed_in_the_middle_of_a_shard_changes_nothing(recipe: str, runner: Runner, tmp_path: Path) -> None:
-    """Kill it as the kernel does that has no memory left; with captions it is one that keeps models."""
-    files = [make_tar(tmp_path / f"{n}.tar", pairs(range(n, n + 4))) for n in (0, 4)]
-
-    def once(plan: Plan) -> dict[str, Stage]:
-        return {"decode": KilledOnce(flag=str(tmp_path / "killed"))}
-
-    setup = Setup(recipe, files, stages=once)
-    assert run_job(setup, tmp_path / "out", runner).failed == []
-    assert (tmp_path / "killed").exists()
-    run_job(setup, tmp_path / "one" / "out")
-    assert written(tmp_path / "out") == written(tmp_path / "one" / "out")
-    assert leftovers(tmp_path / "out") == []
-
-
-def dangerous(plan: Plan) -> dict[str, Stage]:
-    return {"decode": DangerousDecode()}
-
-
-def test_an_image_that_kills_its_worker_is_found_and_skipped(runner: Runner, tmp_path: Path) -> None:
-    tar = make_tar(tmp_path / "0.tar", pairs(range(4), {2: KILLED}))
-    outcome = run_job(Setup(KEEP_ALL, [tar], stages=dangerous), tmp_path / "out", runner)
-    assert (outcome.failed, outcome.kept) == ([], 3)
-    assert [row["unreadable"] for row in running.decisions(tmp_path / "out") if row["dropped_by"]] == ["decoder_crash"]
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A runner that keeps how often each item was asked for."""
-
-    runner: Runner
-    asked: list[Any]
-
-    def map(self, task: Any, items: Any, needs: Needs) -> Iterator[Any]:
-        given = list(items)
-        self.asked.extend(getattr(item, "url", None) for item in given)
-        return self.runner.map(task, given, needs)
-
-    def counting(self, scratch: str, memory: int) -> Any:
-        return self.runner.counting(scratch, memory)
-
-
-def test_a_shard_that_always_fails_is_tried_three_times_and_reported(runner: Runner, tmp_path: Path) -> None:
-    files = [make_tar(tmp_path / f"{n}.tar", pairs(range(n, n + 4), {1: RAISE})) for n in (0, 4)]
-    setup, asked = Setup(KEEP_ALL, files, stages=dangerous), []
-    outcome = run_job(setup, tmp_path / "out", Counted(runner, asked))
-    assert outcome.failed == [{"shard": "0.tar", "reason": "ZeroDivisionError: a bug of ours"}]
-    assert asked.count(str(files[0])) == 1 + 3  # the scan, then three times the judge
-    run_job(setup, tmp_path / "one" / "out", InProcess())
-    assert written(tmp_path / "out") == written(tmp_path / "one" / "out")
-
-
-def test_a_driver_killed_and_run_again_ends_in_the_same_bytes(
-    cluster: Cluster, line: list[object], undisturbed: dict[str, str], tmp_path: Path
-) -> None:
-    process = running.start(*line)
-    assert running.wait_for(process, tmp_path / "out", "marks/*/judge-*/*.json", 2), "it ended before it could be killed"
-    running.kill(process)
-    done = running.curate(*line)
-    assert done.returncode == 0, done.stderr
-    assert written(tmp_path / "out") == undisturbed
-    assert leftovers(tmp_path / "out") == []
-
-
-@dataclass
-class LosingANode:
-    """Progress that ends a node when the first shard of a step is done: one that was there before the last, so it has work."""
-
-    cluster: Cluster
-    step: str
-    now: str = ""
-    lost: bool = False
-
-    def start(self, name: str, total: int) -> None:
-        self.now = name
-
-    def advance(self, records: int) -> None:
-        if self.now == self.step and not self.lost:
-            self.lost = True
-            self.cluster.stop(len(self.cluster.nodes) - 2)
-
-    def warn(self, text: str) -> None:
-        pass
-
-
-def wait_until(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-@ON_CLUSTERS
-def test_a_node_that_is_lost_costs_no_attempt(
-    cluster: Cluster, runner: Any, setup: Setup, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
-    cluster.join()
-    wait_until(lambda: runner.size("CPU") >= 2)  # a worker of it may be starting still
-    asked: list[Any] = []
-    losing = LosingANode(cluster, "judge")
-    outcome = run_job(setup, tmp_path / "out", Counted(runner, asked), losing)
-    assert losing.lost
-    assert outcome.failed == []
-    assert written(tmp_path / "out") == undisturbed
-    assert {asked.count(str(path)) for path in setup.inputs} == {2}  # scan and judge, each asked for once
 
 
 # The contract --------------------------------------------------------------------------------------------------------

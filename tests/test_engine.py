@@ -23,4 +23,4 @@ def test_a_runner_without_its_package_is_one_line(runner: str, package: str, tmp
     path = os.pathsep.join([str(fake.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(line, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == f"curate: --runner {runner} needs {package}: pip install 'curate[{runner}]'\n"
+    assert done.stderr == f"curate: --runner {runner} needs {package}: pip install 'curate-image-text[{runner}]'\n"

@@ -7,6 +7,7 @@ import errno
 import gzip
 import ipaddress
 import multiprocessing
+import sys
 import zlib
 
 import pytest
@@ -16,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.core.errors import InputError
-from curate.fetch import ERRORS, FetchPolicy, Got, Wanted, fetch
+from curate.fetch import ERRORS, FetchPolicy, FetchRequest, FetchResult, fetch, host_limits
 from curate.fetch.addresses import networks_of, permitted
-from curate.fetch.client import Resolving, retry_after
+from curate.fetch.client import ResolverFactory, retry_after
+from curate.fetch.crawl import crawl
 from curate.fetch.errors import FetchError
-from curate.fetch.frontier import crawl
-from curate.fetch.host_limits import BUSY, Hosts, Slot
-from curate.fetch.opt_outs import Rules, covers, opted_out, reserved, robots
+from curate.fetch.host_limits import BUSY, HostLimits, Slot
+from curate.fetch.opt_outs import Rules, covers, opted_out, parse_robots, parse_tdmrep
 from curate.fetch.preflight import check_ready
-from curate.fetch.urls import host_of, place
+from curate.fetch.urls import host_of, parse_url, redirect_target
 from tests.running import jpeg
 from tests.webserver import Hostile, needs_nginx, nginx, page, requests, self_signed
 
@@ -33,17 +34,17 @@ CONTACT = "https://example.org/crawl"
 
 
 def policy(**changed: object) -> FetchPolicy:
-    """Return policy for the loopback that wait for nothing."""
-    told: dict[str, object] = {
+    """Return a policy for the loopback, without any waiting."""
+    defaults: dict[str, object] = {
         "contact": CONTACT, "networks": LOOPBACK, "rate": 0.0, "timeout": 5.0, "retries": 0, "robots": False, "tdm": False,
     }  # fmt: skip
-    return FetchPolicy(**{**told, **changed})  # type: ignore[arg-type]
+    return FetchPolicy(**{**defaults, **changed})  # type: ignore[arg-type]
 
 
-def came(urls: list[str], told: FetchPolicy, resolving: Resolving = ThreadedResolver) -> dict[str, str | bytes]:
+def came(urls: list[str], chosen: FetchPolicy, resolver: ResolverFactory = ThreadedResolver) -> dict[str, str | bytes]:
     """Return what came of each url: bytes or a code."""
     found = {}
-    for got in crawl([Wanted(row, url) for row, url in enumerate(urls)], told, resolving):
+    for got in crawl([FetchRequest(row, url) for row, url in enumerate(urls)], chosen, resolver):
         if got is None:
             continue
         assert (got.error is None) != (got.body is None) and got.row not in found
@@ -82,23 +83,23 @@ def test_img2dataset_gives_the_same(site, tmp_path):
     _, port = site
     urls = [f"http://127.0.0.1:{port}/{name}" for name in (*(f"{n}.jpg" for n in range(5)), "none.jpg", "page.html")]
     urls += ["http://127.0.0.1:1/refused.jpg", "ftp://127.0.0.1/a.jpg"]
-    told = policy(engine="img2dataset")
-    answers = fetch([Wanted(n, url) for n, url in enumerate(urls)], told)
+    chosen = policy(engine="img2dataset")
+    answers = fetch([FetchRequest(n, url) for n, url in enumerate(urls)], chosen)
     found = {urls[got.row]: got.error or got.body for got in answers if got is not None}
     assert found == came(urls, policy())
     assert list(found.values()).count("http_404") == 1 and found[urls[0]] == jpeg(0)
 
 
-def test_an_img2dataset_that_dies_is_told(tmp_path):
-    from curate.fetch.img2dataset import through_img2dataset
+def test_an_img2dataset_that_dies_is_reported(tmp_path):
+    from curate.fetch.img2dataset import fetch_with_img2dataset
 
     dying = ("-c", "raise SystemExit(1)")
-    answers = through_img2dataset([Wanted(3, "http://127.0.0.1:1/a")], policy(), dying)
-    assert [got for got in answers if got is not None] == [Got(3, "engine_failed", None)]
+    answers = fetch_with_img2dataset([FetchRequest(3, "http://127.0.0.1:1/a")], policy(), dying)
+    assert [got for got in answers if got is not None] == [FetchResult(3, "engine_failed", None)]
 
 
 @needs_nginx
-def test_what_the_site_is_told(site):
+def test_the_request_that_a_site_gets(site):
     with Hostile({"/a.jpg": page(jpeg(1))}) as server:
         came([f"http://user:secret@127.0.0.1:{server.port}/a.jpg#part"], policy())
         [head] = server.heads
@@ -111,7 +112,7 @@ def test_what_the_site_is_told(site):
 @needs_nginx
 def test_half_of_an_answer_can_be_left(site):
     _, port = site
-    answers = crawl([Wanted(n, f"http://127.0.0.1:{port}/{n}.jpg") for n in range(40)], policy())
+    answers = crawl([FetchRequest(n, f"http://127.0.0.1:{port}/{n}.jpg") for n in range(40)], policy())
     assert next(answers).error is None
     answers.close()
 
@@ -196,17 +197,17 @@ GOOD = {
 
 def test_each_evil_has_its_name_and_the_good_come_all_the_same():
     answers = {path: answer for path, (answer, _) in HOSTILE.items()} | GOOD
-    told = policy(networks=("127.0.0.1/32",), timeout=1.0, max_bytes=1_000_000, tdm=False, per_host=1000)
+    chosen = policy(networks=("127.0.0.1/32",), timeout=1.0, max_bytes=1_000_000, tdm=False, per_host=1000)
     with Hostile(answers) as server:
         base = f"http://127.0.0.1:{server.port}"
-        found = came([base + path for path in answers], told)
+        found = came([base + path for path in answers], chosen)
     wrong = {path: code for path, (_, code) in HOSTILE.items() if found[base + path] != code and path != "/tdm"}
     assert {path: found[base + path] for path in wrong} == wrong
     assert [path for path in GOOD if not isinstance(found[base + path], bytes)] == []
     assert found[base + "/zipped"] == jpeg(5)
 
 
-def test_reservations_are_honoured_unless_told_otherwise():
+def test_reservations_are_honoured_unless_the_policy_says_otherwise():
     answers = {"/tdm": HOSTILE["/tdm"][0], "/noai": HOSTILE["/noai"][0]}
     with Hostile(answers) as server:
         urls = [f"http://127.0.0.1:{server.port}{path}" for path in answers]
@@ -226,6 +227,22 @@ NO_URLS = ["", "no url", "ftp://e.org/a.jpg", "http://", "http:///a", "http://e.
 @pytest.mark.parametrize("url", [*NO_URLS, "data:image/png;base64,AA", "http://\ud800.org/"])
 def test_what_is_no_url(url):
     assert came([url], policy())[url] == "bad_url"
+
+
+@pytest.mark.parametrize("host", ["i❤.example", "☃.example", "a\u2024b.example", "-ä.example", "ab--ä.example"])
+def test_host_names_that_idna_2008_refuses_are_bad_urls(host):
+    """IDNA 2003, to which yarl falls back, accepts some of them."""
+    for url in (f"http://{host}/a.jpg", f"http://user@{host}:81/a.jpg"):
+        assert came([url], policy())[url] == "bad_url"
+    with pytest.raises(FetchError, match="bad_url"):
+        redirect_target(parse_url("http://e.example/"), f"//{host}/b.jpg")
+
+
+def test_host_names_are_encoded_as_idna_2008_does():
+    assert parse_url("http://Straße.example/ä.jpg").raw_host == "xn--strae-oqa.example"  # strasse.example in IDNA 2003
+    assert parse_url("http://日本。example/").raw_host == "xn--wgv71a.example"
+    assert parse_url("http://xn--i-7iq.example/").raw_host == "xn--i-7iq.example"  # ASCII: DNS has the last word
+    assert redirect_target(parse_url("http://e.example/"), "//Straße.example/").raw_host == "xn--strae-oqa.example"
 
 
 def test_a_host_that_does_not_answer_is_given_up():
@@ -275,7 +292,8 @@ def test_redirects_come_before_what_waits_at_their_host():
     with Hostile({f"/{n}": page(jpeg(1)) for n in range(200)}) as target, Hostile({"/a": b""}) as source:
         source.answers["/a"] = redirect(f"http://127.0.0.2:{target.port}/0")
         urls = [f"http://127.0.0.1:{source.port}/a", *(f"http://127.0.0.2:{target.port}/{n}" for n in range(200))]
-        order = [got.row for got in crawl([Wanted(n, url) for n, url in enumerate(urls)], policy(rate=500.0, per_host=1)) if got]
+        wanted = [FetchRequest(n, url) for n, url in enumerate(urls)]
+        order = [got.row for got in crawl(wanted, policy(rate=500.0, per_host=1)) if got]
     assert order.index(0) < 100
 
 
@@ -286,7 +304,7 @@ def test_a_large_image_comes_whole():
         assert came([url], policy())[url] == body
 
 
-# FetchPolicy -------------------------------------------------------------------------------------------------------------------
+# Policy -------------------------------------------------------------------------------------------------------------------
 
 
 @needs_nginx
@@ -332,8 +350,8 @@ def test_lists_of_hosts_and_urls(tmp_path):
         base = f"http://127.0.0.1:{server.port}"
         (tmp_path / "urls").write_text(f"{base}/b.jpg#x\n")
         urls = [f"{base}/a.jpg", f"{base}/b.jpg", f"{base}/to2", "http://img.example.org/a.jpg", "http://127.0.0.2/a.jpg"]
-        told = policy(blocklist=str(tmp_path / "hosts"), opted_out=str(tmp_path / "urls"))
-        assert list(came(urls, told).values()) == [jpeg(1), "opted_out", "blocked", "blocked", "blocked"]
+        chosen = policy(blocklist=str(tmp_path / "hosts"), opted_out=str(tmp_path / "urls"))
+        assert list(came(urls, chosen).values()) == [jpeg(1), "opted_out", "blocked", "blocked", "blocked"]
         assert server.asked["/b.jpg"] == 0
 
 
@@ -342,15 +360,15 @@ async def slowly(reader, writer):
     writer.write(page(jpeg(1)))
 
 
-def _crawl_all(urls: list[str], told: FetchPolicy) -> None:
-    assert all(isinstance(answer, bytes) for answer in came(urls, told).values())
+def _crawl_all(urls: list[str], chosen: FetchPolicy) -> None:
+    assert all(isinstance(answer, bytes) for answer in came(urls, chosen).values())
 
 
 def test_two_processes_together_keep_the_limit_of_connections():
     with Hostile({f"/{n}": slowly for n in range(60)}) as server:
         urls = [f"http://127.0.0.{1 + n % 2}:{server.port}/{n}" for n in range(60)]
-        context, told = multiprocessing.get_context("spawn"), policy(per_host=3)
-        both = [context.Process(target=_crawl_all, args=(some, told)) for some in (urls[::2] + urls[1::4], urls[3::4])]
+        context, chosen = multiprocessing.get_context("spawn"), policy(per_host=3)
+        both = [context.Process(target=_crawl_all, args=(some, chosen)) for some in (urls[::2] + urls[1::4], urls[3::4])]
         for one in both:
             one.start()
         for one in both:
@@ -370,7 +388,7 @@ class Clock:
 
 def test_the_rate_of_a_host_holds_for_all_who_share_the_folder(tmp_path):
     clock = Clock()
-    one, other = (Hosts(policy(rate=4.0, per_host=2), tmp_path, clock) for _ in range(2))
+    one, other = (HostLimits(policy(rate=4.0, per_host=2), tmp_path, clock) for _ in range(2))
     assert isinstance(one.acquire("e.org:80"), Slot)
     assert other.acquire("e.org:80") == pytest.approx(0.25)
     assert isinstance(other.acquire("f.org:80"), Slot)
@@ -383,18 +401,56 @@ def test_the_rate_of_a_host_holds_for_all_who_share_the_folder(tmp_path):
 
 
 def test_connections_are_given_back(tmp_path):
-    hosts = Hosts(policy(per_host=2), tmp_path)
+    hosts = HostLimits(policy(per_host=2), tmp_path)
     first, second = hosts.acquire("e.org:80"), hosts.acquire("e.org:80")
     assert isinstance(first, Slot) and isinstance(second, Slot) and hosts.acquire("e.org:80") == BUSY
     hosts.release(first)
     assert hosts.acquire("e.org:80") == first
 
 
+def test_closing_gives_connections_back(tmp_path):
+    closed, other = (HostLimits(policy(per_host=1), tmp_path) for _ in range(2))
+    closed.acquire("e.org:80")
+    closed.close()
+    assert isinstance(other.acquire("e.org:80"), Slot)
+
+
+@pytest.fixture
+def without_fcntl(monkeypatch):
+    """A Python without the module fcntl, as on Windows, before the first crawl of its process."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delitem(sys.modules, "curate.fetch.host_files", raising=False)
+    monkeypatch.setattr(host_limits, "_process_state", host_limits.ProcessHostState())
+
+
+def test_without_file_locks_the_limits_hold_for_the_process(without_fcntl, tmp_path):
+    clock = Clock()
+    one, other = (HostLimits(policy(rate=4.0, per_host=1), tmp_path, clock) for _ in range(2))
+    slot = one.acquire("e.org:80")
+    assert isinstance(slot, Slot) and other.acquire("e.org:80") == BUSY
+    assert isinstance(other.acquire("f.org:80"), Slot)
+    one.release(slot)
+    assert other.acquire("e.org:80") == pytest.approx(0.25)
+    one.postpone("f.org:80", 30)
+    other.close()
+    again = HostLimits(policy(rate=4.0, per_host=1), tmp_path, clock)
+    assert again.acquire("f.org:80") == pytest.approx(30)
+    clock.now += 30
+    assert isinstance(again.acquire("f.org:80"), Slot) and isinstance(again.acquire("e.org:80"), Slot)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_come_without_file_locks(without_fcntl):
+    with Hostile({f"/{n}": page(jpeg(n)) for n in range(5)}) as server:
+        urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(5)]
+        assert list(came(urls, policy(per_host=1)).values()) == [jpeg(n) for n in range(5)]
+
+
 def test_a_folder_that_is_a_link_is_not_used(tmp_path):
     (tmp_path / "elsewhere").write_text("")
     (tmp_path / "connections").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="connections"):
-        Hosts(policy(), tmp_path)
+        HostLimits(policy(), tmp_path)
 
 
 def test_retry_after_as_a_date():
@@ -402,10 +458,10 @@ def test_retry_after_as_a_date():
 
 
 def test_crawl_delay_and_groups():
-    rules = Rules(robots(b"User-agent: curate\nCrawl-delay: 7\nDisallow: /a\n"))
+    rules = Rules(parse_robots(b"User-agent: curate\nCrawl-delay: 7\nDisallow: /a\n"))
     assert rules.delay() == 7 and rules.refuses("http://e.org/a", "/a") == "robots"
     assert rules.refuses("http://e.org/b", "/b") is None
-    assert Rules(robots(b"User-agent: *\nCrawl-delay: 9999")).delay() == 60
+    assert Rules(parse_robots(b"User-agent: *\nCrawl-delay: 9999")).delay() == 60
 
 
 def test_a_site_that_forbids_all_is_asked_for_its_rules_only():
@@ -468,10 +524,10 @@ def test_the_address_that_is_connected_to_is_the_one_that_was_checked():
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_a_place_or_refused(text):
+def test_any_text_is_a_url_or_refused(text):
     for one in (text, "http://" + text, "https://e.org/" + text):
         try:
-            url = place(one)
+            url = parse_url(one)
         except FetchError as error:
             assert error.code == "bad_url"
         else:
@@ -480,8 +536,8 @@ def test_any_text_is_a_place_or_refused(text):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_rules_or_none(body):
-    reserved(body)
-    Rules(robots(body), reserved(body)).refuses("http://e.org/a", "/a")
+    parse_tdmrep(body)
+    Rules(parse_robots(body), parse_tdmrep(body)).refuses("http://e.org/a", "/a")
 
 
 @given(st.lists(st.text(max_size=40)))
@@ -512,13 +568,14 @@ def test_locations(location, path, covered):
 
 
 def test_a_site_with_endless_reservations_reserves_all():
-    assert reserved(b"[" + b" " * 600_000) == ("/",) and reserved(b'[{"location": "/a", "tdm-reservation": 1}]') == ("/a",)
+    assert parse_tdmrep(b"[" + b" " * 600_000) == ("/",)
+    assert parse_tdmrep(b'[{"location": "/a", "tdm-reservation": 1}]') == ("/a",)
 
 
 def test_a_blocklist_names_hosts_however_they_are_written(tmp_path):
     (tmp_path / "hosts").write_text("http://Bad.example:80/path\n\u00fc.example\n*.wild.example\n")
-    told = policy(blocklist=str(tmp_path / "hosts"))
-    check_ready(told)
+    chosen = policy(blocklist=str(tmp_path / "hosts"))
+    check_ready(chosen)
     urls = [
         "http://bad.example/",
         "http://xn--tda.example/",
@@ -526,10 +583,10 @@ def test_a_blocklist_names_hosts_however_they_are_written(tmp_path):
         "http://a.wild.example/",
         "http://bad.example./x",
     ]
-    assert set(came(urls, told).values()) == {"blocked"}
+    assert set(came(urls, chosen).values()) == {"blocked"}
     (tmp_path / "hosts").write_text("no host at all\n")
-    with pytest.raises(InputError, match="is no host"):
-        check_ready(told)
+    with pytest.raises(InputError, match="is not a host"):
+        check_ready(chosen)
 
 
 def test_a_fault_of_this_machine_is_not_charged_to_a_site():

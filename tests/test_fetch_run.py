@@ -54,7 +54,7 @@ def web(tmp_path_factory):
         yield folder, tables(folder / "tables", port)
 
 
-def told(web, out: Path, *more: object) -> list[object]:
+def arguments(web, out: Path, *more: object) -> list[object]:
     folder, urls = web
     settings = ("fetch.contact=https://example.org/crawl", "fetch.networks=127.0.0.0/8", "fetch.rate=0")
     return ["run", folder / "recipe.yaml", urls, "--out", out, *(part for one in settings for part in ("--set", one)), *more]
@@ -67,7 +67,7 @@ def pictures(web) -> Counter[str]:
 
 def test_from_urls_to_tars_in_one_command(web, tmp_path):
     before = pictures(web)
-    done = curate(*told(web, tmp_path / "out"))
+    done = curate(*arguments(web, tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "the filters before saved 72 of 360 downloads (20.0%)" in done.stdout
     asked = pictures(web) - before
@@ -76,7 +76,7 @@ def test_from_urls_to_tars_in_one_command(web, tmp_path):
     assert fates == {None: 252, "caption_words": 72, "min_side": 36}
     verified = curate("verify", tmp_path / "out")
     assert verified.returncode == 0, verified.stdout
-    stated = json.loads(curate(*told(web, tmp_path / "out"), "--json").stdout)
+    stated = json.loads(curate(*arguments(web, tmp_path / "out"), "--json").stdout)
     assert stated["state"] == "nothing to do" and stated["fetch"]["asked"] == 288
     assert (tmp_path / "out" / "report.html").exists()
 
@@ -86,15 +86,15 @@ PIECES = "facts/fetch-v2/*.json"
 
 @pytest.mark.parametrize(("pattern", "count"), [(PIECES, 1), (PIECES, 4), ("marks/*/judge-*/*.json", 2)])
 def test_killed_and_run_again(web, tmp_path, pattern, count):
-    assert curate(*told(web, tmp_path / "whole")).returncode == 0
+    assert curate(*arguments(web, tmp_path / "whole")).returncode == 0
     before = pictures(web)
-    process = start(*told(web, tmp_path / "out", "--workers", 1))
+    process = start(*arguments(web, tmp_path / "out", "--workers", 1))
     if wait_for(process, tmp_path / "out", pattern, count):
         kill(process)
     else:
         process.communicate()
     first = pictures(web) - before
-    assert curate(*told(web, tmp_path / "out", "--workers", 2)).returncode == 0
+    assert curate(*arguments(web, tmp_path / "out", "--workers", 2)).returncode == 0
     assert written(tmp_path / "out") == written(tmp_path / "whole") and leftovers(tmp_path / "out") == []
     again = pictures(web) - before - first
     assert sum(again.values()) + sum(first.values()) <= 288 + 2 * ROWS  # what was committed is not asked for again
@@ -105,12 +105,12 @@ def test_what_failed_is_asked_for_again(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("min_words: 3", "min_words: 2"))
     with nginx(tmp_path / "root", tmp_path / "work") as port:
         web = tmp_path, tables(tmp_path / "tables", port)
-        curate(*told(web, tmp_path / "out"))
+        curate(*arguments(web, tmp_path / "out"))
         assert Counter(row["fetch"] for row in decisions(tmp_path / "out")) == {"ok": 324, "http_404": 36}
         before = pictures(web)
         (tmp_path / "root" / "gone.jpg").write_bytes(jpeg(20))
-        assert curate(*told(web, tmp_path / "out")).returncode == 0 and pictures(web) == before
-        assert curate(*told(web, tmp_path / "out", "--retry-failed")).returncode == 0
+        assert curate(*arguments(web, tmp_path / "out")).returncode == 0 and pictures(web) == before
+        assert curate(*arguments(web, tmp_path / "out", "--retry-failed")).returncode == 0
         asked = pictures(web) - before
         assert len(asked) == 36 and all(path.startswith("/gone") for path in asked)
         assert Counter(row["fetch"] for row in decisions(tmp_path / "out")) == {"ok": 360}
@@ -127,7 +127,7 @@ def test_nobody_to_write_to(web, tmp_path):
 
 def test_a_dry_run_fetches_its_samples(web):
     folder, urls = web
-    _, *rest = told(web, Path("unused"))
+    _, *rest = arguments(web, Path("unused"))
     done = curate("dry-run", folder / "recipe.yaml", urls / "0.parquet", "--samples", 20, *rest[4:], "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -136,7 +136,7 @@ def test_a_dry_run_fetches_its_samples(web):
 
 def test_fetch_alone(web, tmp_path):
     _, urls = web
-    _, _, _, *rest = told(web, tmp_path / "out")
+    _, _, _, *rest = arguments(web, tmp_path / "out")
     assert curate("fetch", urls / "0.parquet", *rest).returncode == 0
     assert Counter(row["dropped_by"] for row in decisions(tmp_path / "out")) == {None: 54, "fetch": 6}
 
@@ -162,7 +162,7 @@ def crawl(web):
 
 
 def test_from_an_archive_to_tars_in_one_command(crawl, tmp_path):
-    done = curate(*told(crawl, tmp_path / "out"))
+    done = curate(*arguments(crawl, tmp_path / "out"))
     assert done.returncode == 3 and "2.warc.gz" in done.stderr, done.stderr  # cut short, and the pages before are used
     found = decisions(tmp_path / "out")
     assert Counter(row["shard"] for row in found) == {"0.warc.gz": 20, "1.warc.gz": 20, "2.warc.gz": 18}
@@ -172,19 +172,19 @@ def test_from_an_archive_to_tars_in_one_command(crawl, tmp_path):
 
 
 def test_an_archive_killed_and_run_again(crawl, tmp_path):
-    curate(*told(crawl, tmp_path / "whole"))
-    process = start(*told(crawl, tmp_path / "out", "--workers", 1))
+    curate(*arguments(crawl, tmp_path / "whole"))
+    process = start(*arguments(crawl, tmp_path / "out", "--workers", 1))
     wait_for(process, tmp_path / "out", PIECES)
     kill(process)
-    assert curate(*told(crawl, tmp_path / "out")).returncode == 3
+    assert curate(*arguments(crawl, tmp_path / "out")).returncode == 3
     assert written(tmp_path / "out") == written(tmp_path / "whole") and leftovers(tmp_path / "out") == []
 
 
 def test_extracted_pairs_are_a_table_of_urls(crawl, tmp_path):
     folder, archives = crawl
     assert curate("extract", archives, "--out", tmp_path / "pairs").returncode == 3
-    assert curate(*told((folder, tmp_path / "pairs"), tmp_path / "out")).returncode == 0
-    assert curate(*told(crawl, tmp_path / "direct")).returncode == 3
+    assert curate(*arguments((folder, tmp_path / "pairs"), tmp_path / "out")).returncode == 0
+    assert curate(*arguments(crawl, tmp_path / "direct")).returncode == 3
     outs = tmp_path / "out", tmp_path / "direct"
     kept = [sorted((row["url"], row["text"]) for row in decisions(out) if row["sample_key"]) for out in outs]
     assert kept[0] == kept[1] != []
@@ -194,7 +194,7 @@ def test_a_crawl_that_is_only_counted(crawl, tmp_path):
     folder, archives = crawl
     recipe = RECIPE.replace("filters:\n", "filters:\n  caption_frequency: {max_images: 2, record_from: 2}\n")
     (tmp_path / "counting.yaml").write_text(recipe)
-    _, _, inputs, *rest = told((folder, archives / "0.warc.gz"), tmp_path / "out")
+    _, _, inputs, *rest = arguments((folder, archives / "0.warc.gz"), tmp_path / "out")
     assert curate("run", tmp_path / "counting.yaml", inputs, *rest, "--counts-of", archives / "1.warc.gz").returncode == 0
     assert {row["dropped_by"] for row in decisions(tmp_path / "out")} == {None, "min_side"}
     *some, _ = [row["caption_frequency"] for row in decisions(tmp_path / "out")]

@@ -28,8 +28,8 @@ def fill(tar: Path, facts: Path, answers: dict[int, bytes | str]) -> None:
             place = None if image is None else file.tell()
             file.write(image or b"")
             code = answer if isinstance(answer, str) else "ok"
-            told = {"row": row, "fetched": code, "offset": place, "bytes": image and len(image)}
-            rows.append({name: told.get(name) for name in SCHEMA.names})
+            known_facts = {"row": row, "fetched": code, "offset": place, "bytes": image and len(image)}
+            rows.append({name: known_facts.get(name) for name in SCHEMA.names})
     writer = ParquetWriter(facts, SCHEMA, "lz4")
     writer.write(pa.Table.from_pylist(rows, schema=SCHEMA))
     writer.close()

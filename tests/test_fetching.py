@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.commands.common import apart
+from curate.api import apart
 from curate.core.errors import InputError, OutputError, RecipeError
 from curate.driver.download_estimate import Savings, savings
-from curate.fetch import Got, Wanted
+from curate.fetch import FetchRequest, FetchResult
 from curate.fetch.policy import FetchPolicy
 from curate.passes.fetch import _Arrived, _some, _Wish
 from curate.planning import loader as recipes
@@ -45,14 +45,14 @@ class Web:
     asked: list[str] = field(default_factory=list)
     dies_after: int | None = None
 
-    def __call__(self, wanted: Sequence[Wanted], policy: FetchPolicy) -> Generator[Got | None, None, None]:
+    def __call__(self, wanted: Sequence[FetchRequest], policy: FetchPolicy) -> Generator[FetchResult | None, None, None]:
         for one in reversed(wanted):  # answers come in any order
             if self.dies_after is not None and len(self.asked) >= self.dies_after:
                 raise KeyboardInterrupt
             self.asked.append(one.url)
             answer = self.answers.get(one.url, "http_404")
             yield None
-            yield Got(one.row, answer, None) if isinstance(answer, str) else Got(one.row, None, answer)
+            yield FetchResult(one.row, answer, None) if isinstance(answer, str) else FetchResult(one.row, None, answer)
 
 
 def url(name: object) -> str:

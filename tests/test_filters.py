@@ -9,11 +9,11 @@ import textwrap
 
 import pyarrow as pa
 import pytest
-from curate.filters.sql import Sql
 
 from curate import filters
 from curate.core.contracts import Filter
 from curate.core.expressions import columns_of, evaluate
+from curate.filters.sql import Sql
 
 NAMES = filters.names()
 

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.sources.webarchive.charset import codec, decoded
-from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, attributes, largest, plain_text, read_page
+from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, read_page
+from curate.sources.webarchive.image_sources import largest
+from curate.sources.webarchive.markup import attributes, plain_text
 from curate.sources.webarchive.urls import base_of, resolve
 
 PAGE = Page("http://site.example/dir/page.html")
@@ -52,6 +54,7 @@ def test_an_image_with_all_that_is_said_of_it() -> None:
         ("<img data-src='data:,x' src=i.jpg alt=a>", "i.jpg"),
         ("<img src='a&copy=1&amp;b=2.jpg' alt=a>", "a&copy=1&b=2.jpg"),
         ("<img src=//cdn.example/a.jpg alt=a>", "http://cdn.example/a.jpg"),
+        ("<img data-src=//i❤.example/a.jpg src=//Straße.example/a.jpg alt=a>", "http://xn--strae-oqa.example/a.jpg"),
         ("<img src='a\n b\t.jpg' alt=a>", "a%20b.jpg"),
         ("<noscript><img src=i.jpg alt=a></noscript>", "i.jpg"),
         ("<p title='<img src=no.jpg alt=no>'><img src=i.jpg alt=a>", "i.jpg"),

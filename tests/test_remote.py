@@ -21,9 +21,11 @@ from curate.cli import main
 from curate.core.errors import OutputError
 from curate.report import attrition, write_report
 from curate.report.find import find
+from curate.report.rules import rules_of
 from curate.report.verify import verify
 from curate.report.what_if import what_if
 from curate.storage.backend import Storage, storage
+from curate.storage.file_lists import listed
 from tests import running
 from tests.running import RECIPE, InProcess, Setup, manifest, run_job
 from tests.s3 import upload
@@ -84,38 +86,47 @@ def test_a_dry_run_takes_counts_from_a_url(once: Path, remote: str, demo: Path) 
     assert there["not_estimated"] == here["not_estimated"] == ["duplicate_pair"]  # it names places of the other corpus
 
 
-def flip(out: Storage, told: dict[str, Any]) -> None:
-    name = f"shards/{min(told['shards'])}"
+def names(out: Storage, folder: str) -> list[str]:
+    """Return the names of the files of a folder, sorted."""
+    return sorted(name for name, _ in listed(out, folder))
+
+
+def flip(out: Storage) -> None:
+    name = f"shards/{names(out, 'shards')[0]}"
     data = bytearray(out.read(name) or b"")
     data[700] ^= 1
     out.write(name, bytes(data))
 
 
-def cut(out: Storage, told: dict[str, Any]) -> None:
-    name = f"index/{min(told['index'])}"
+def cut(out: Storage) -> None:
+    name = f"index/{names(out, 'index')[0]}"
     out.write(name, (out.read(name) or b"")[:-40])
 
 
-def take(out: Storage, told: dict[str, Any]) -> None:
-    out.remove([f"shards/{max(told['shards'])}", f"decisions/{max(told['decisions'])}", "sizes.json"])
+def take(out: Storage) -> None:
+    out.remove([f"shards/{names(out, 'shards')[-1]}", f"decisions/{names(out, 'decisions')[-1]}", "sizes.json"])
 
 
-def add(out: Storage, told: dict[str, Any]) -> None:
+def lose(out: Storage) -> None:
+    out.remove(["manifest/index.parquet"])
+
+
+def add(out: Storage) -> None:
     out.write("shards/00009-00000.tar", b"")
 
 
-@pytest.mark.parametrize("damage", [lambda out, told: None, flip, cut, take, add])
+@pytest.mark.parametrize("damage", [lambda out: None, flip, cut, take, lose, add])
 def test_verify_finds_on_a_url_what_it_finds_on_a_disk(
-    damage: Callable[[Storage, dict[str, Any]], None], once: Path, remote: str, tmp_path: Path
+    damage: Callable[[Storage], None], once: Path, remote: str, tmp_path: Path
 ) -> None:
     told = manifest(once)
     copies = storage(shutil.copytree(once, tmp_path / "out")), storage(remote)
     for out in copies:
-        damage(out, told)
+        damage(out)
     here, there = (verify(out, told, InProcess()) for out in copies)
     named = [line.partition(" '")[0] for line in here]  # pyarrow quotes the path of a file of this disk
     assert [line.partition(" '")[0] for line in there] == named
-    assert bool(here) == (damage in (flip, cut, take, add))
+    assert bool(here) == (damage in (flip, cut, take, lose, add))
 
 
 def test_what_is_no_output_is_said_in_one_line(tmp_path: Path) -> None:
@@ -205,8 +216,8 @@ def test_only_the_columns_that_are_needed_are_read(once: Path, heavy: Storage) -
     assert what_if(heavy, told, ()).kept == told["kept"]
     assert 0 < Counted.read < size / 5
     Counted.read = 0
-    rows = attrition(heavy, told["filters"])
-    assert rows == attrition(storage(once), told["filters"])
+    rows = attrition(heavy, rules_of(told))
+    assert rows == attrition(storage(once), rules_of(told))
     assert 0 < Counted.read < size
 
 
@@ -238,11 +249,11 @@ def test_commands_on_s3_say_what_they_say_on_a_disk(once: Path, bucket: str) -> 
 def test_verify_on_s3(once: Path, bucket: str) -> None:
     url, told = upload(once, f"{bucket}/out"), manifest(once)
     well = running.curate("verify", url)
-    assert (well.returncode, well.stdout) == (0, f"all well: {len(told['shards'])} tars, {told['kept']} samples\n")
-    flip(storage(url), told)
+    assert (well.returncode, well.stdout) == (0, f"all well: {told['files']['shards']['files']} tars, {told['kept']} samples\n")
+    flip(storage(url))
     found = running.curate("verify", url)
     assert (found.returncode, found.stderr) == (1, "")
-    assert f"{min(told['shards'])}: sha256 differs from the manifest's" in found.stdout
+    assert f"{min(running.listed(once, 'shards'))}: sha256 differs from the manifest's" in found.stdout
 
 
 def test_s3_without_credentials_is_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,12 +19,17 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from curate.core.errors import OutputError
-from curate.core.facts import SHOWN
 from curate.report import attrition, attrition_table, charts, write_report
 from curate.report.page import shorten, visible
+from curate.report.rules import rules_of
 from curate.report.statistics import as_json, render, statistics, write_html
+from curate.stages.decode import DecodeStage
+from curate.stages.header import HeaderStage
+from curate.stages.language import LanguageStage
+from curate.stages.text import TextStage
 from curate.storage.backend import storage
 
+SHOWN = [fact for stage in (HeaderStage, TextStage, LanguageStage, DecodeStage) for fact in stage.facts if fact.shown]
 FILTERS = ["image_reuse", "caption_words", "min_side", "aspect_ratio", "unreadable", "eval_overlap", "nsfw", "sql"]
 EVIDENCE = {
     "image_reuse": pa.int64(),
@@ -36,7 +41,7 @@ EVIDENCE = {
     "nsfw": pa.float32(),
     "sql": pa.bool_(),
 }
-MARKS = {
+THRESHOLDS = {
     "image_reuse": [1000],
     "caption_words": [3, 20],
     "min_side": [200],
@@ -199,13 +204,13 @@ def make_out(out: Path, rows: list[dict[str, object]], schema: pa.Schema = DECIS
         "versions": {"curate": "0.1.0", "python": "3.11.9"},
         "input": {"shards": 4, "records": len(rows), "bytes": 73_400_320},
         "filters": FILTERS,
-        "thresholds": MARKS,
+        "thresholds": THRESHOLDS,
         "kept": kept,
         "records": len(rows),
         "failed_shards": [{"shard": "part-3.tar", "reason": "cannot be opened: permission denied"}],
         "partial_shards": [{"shard": "part-2.tar", "reason": "tar cut off at byte 1,048,576; 212 records before it stand"}],
         "warnings": ["eval_overlap: no evaluation sets given, nothing was checked"],
-        "shards": {"00000.tar": {"samples": kept, "bytes": 40_000_000, "sha256": "ab" * 32}},
+        "files": {"shards": {"files": 1, "samples": kept, "bytes": 40_000_000}},
     }
     (out / "manifest.json").write_text(json.dumps(manifest))
     return out
@@ -266,21 +271,21 @@ def expected(rows: list[dict[str, object]]) -> list[tuple[str, int, int, int, in
 
 
 def test_attrition_counts_what_the_decisions_say(out: Path, rows: list[dict[str, object]]) -> None:
-    found = attrition(storage(out), FILTERS)
+    found = attrition(storage(out), rules_of({"filters": FILTERS}))
     assert [(a.filter, a.seen, a.dropped, a.left, a.failed_anywhere, a.evaluated) for a in found] == expected(rows)
     assert found[1].share == found[1].dropped / found[1].seen
     assert found[-1].left == sum(row["dropped_by"] is None for row in rows)
 
 
 def test_rows_dropped_by_an_unknown_filter_are_not_lost(out: Path) -> None:
-    found = attrition(storage(out), [name for name in FILTERS if name != "min_side"])
+    found = attrition(storage(out), rules_of({"filters": [name for name in FILTERS if name != "min_side"]}))
     assert found[-1].filter == "min_side"
-    assert found[-1].left == attrition(storage(out), FILTERS)[-1].left
+    assert found[-1].left == attrition(storage(out), rules_of({"filters": FILTERS}))[-1].left
 
 
 def test_terminal_table_shows_input_first_and_kept_last(out: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
-    found = attrition(storage(out), FILTERS)
+    found = attrition(storage(out), rules_of({"filters": FILTERS}))
     console.print(attrition_table(found))
     lines = [line for line in console.file.getvalue().splitlines() if line.strip()]
     assert lines[1].split()[:2] == ["input", "400"]
@@ -369,7 +374,7 @@ def test_too_many_pictures_are_cut_to_the_budget(rows: list[dict[str, object]], 
 @pytest.mark.parametrize("number", [0, 1])
 def test_hardly_any_records(rows: list[dict[str, object]], tmp_path: Path, number: int) -> None:
     out = make_out(tmp_path / "out", rows[:number])
-    found = attrition(storage(out), FILTERS)
+    found = attrition(storage(out), rules_of({"filters": FILTERS}))
     assert [line.seen for line in found][:1] == [number]
     assert f"<b>{number}</b>" in html_of(out)
     Console(file=io.StringIO()).print(attrition_table(found))

@@ -22,7 +22,8 @@ from curate.sources import folder as folder_source
 from curate.sources.listing import list_shards
 from curate.sources.opening import images, open_shard, read
 from curate.sources.records import ERRORS, MAX_TEXT
-from curate.sources.tar import members, records
+from curate.sources.tar.members import members
+from curate.sources.tar.records import records
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -681,7 +682,7 @@ def test_a_missing_backend_names_the_extra():
         "s3fs"
     ):
         pytest.skip("s3fs is installed")
-    with pytest.raises(InputError, match=r'pip install "curate\[s3\]"'):
+    with pytest.raises(InputError, match=r'pip install "curate-image-text\[s3\]"'):
         list_shards(["s3://bucket/a.tar"], {})
 
 

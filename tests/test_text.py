@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from itertools import pairwise, product
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.stages.language import LanguageStage
+from curate.models import lid176
+from curate.planning.plan import identity
+from curate.stages.language import LanguageStage, model_facts
 from curate.stages.text import _BASE, TextStage, _table, mix, normalise, normalised, tokens
 
 TEXTS = st.lists(st.one_of(st.none(), st.text(max_size=40), st.text("aÅ \t\n\u00a0\u3000ﬁẞ\0", max_size=12)), max_size=12)
@@ -74,3 +78,20 @@ def test_languages_are_told_and_nothing_is_not_a_language() -> None:
     assert found["language"].to_pylist() == ["en", None, None, "de", "fr"]
     scores = found["language_score"].to_pylist()
     assert all(score is None or 0 <= score <= 1 for score in scores)
+
+
+def test_the_language_model_is_known_by_its_weights() -> None:
+    path = Path(lid176.__file__).parent / "lid.176.ftz"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == lid176.SHA256
+    assert model_facts() == {
+        "stage": "language",
+        "kind": "language",
+        "spec": "lid.176",
+        "revision": None,
+        "sha256": lid176.SHA256,
+    }
+    assert "ShareAlike" in (path.parent / "NOTICE.md").read_text() and lid176.SHA256 in (path.parent / "NOTICE.md").read_text()
+
+
+def test_other_weights_make_another_stage() -> None:
+    assert identity(LanguageStage()) != identity(LanguageStage(weights="0" * 64))

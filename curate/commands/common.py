@@ -1,9 +1,8 @@
-"""What several commands share: inputs, sizes, tables, where caches live."""
+"""Helpers that several commands share: inputs, sizes, tables, the cache folder."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from curate.core.errors import CurateError, InputError, OutputError
+from curate.core.platform import cores
 from curate.core.shards import Shards
 from curate.storage.backend import Disk, Storage, storage
 
@@ -38,22 +38,6 @@ def shards_of(inputs: Sequence[str], columns: Sequence[str]) -> Shards:
     return list_shards(inputs, column_roles(columns))
 
 
-def apart(inputs: Sequence[str], out: str) -> None:
-    """Raise InputError where OUT is an input, in one or around one: a run clears what it finds in OUT."""
-    from curate.storage.paths import plain
-
-    target = plain(out).rstrip("/")
-    for one in map(plain, inputs):
-        place = one.rstrip("/")
-        if place == target or place.startswith(target + "/") or target.startswith(place + "/"):
-            raise InputError(f"--out {out} and the input {one} lie in one another; choose another --out")
-
-
-def cache() -> Path:
-    """Return where signatures of evaluation sets are kept: $CURATE_CACHE, or ~/.cache/curate."""
-    return Path(os.environ.get("CURATE_CACHE") or Path.home() / ".cache" / "curate")
-
-
 def size(text: str) -> int:
     """Read a size like 500MB or 2GB as bytes. Raises CurateError.
 
@@ -68,9 +52,10 @@ def size(text: str) -> int:
 
 @contextmanager
 def output(text: str) -> Iterator[Storage]:
-    """Give OUT, a path or URL, to read. What its disk or store refuses in the block is told in one line.
+    """Open OUT, a path or URL, for reading.
 
-    Raises UsageError when there is no such folder, InputError when the URL's backend is not installed, OutputError.
+    Raises UsageError if there is no such folder, InputError if the URL's backend is not installed, and OutputError for an
+    OSError inside the block.
     """
 
     out = storage(text)
@@ -78,34 +63,21 @@ def output(text: str) -> Iterator[Storage]:
         raise click.UsageError(f"{text}: no such folder")
     try:
         yield out
-    except BrokenPipeError:  # of what reads our output
+    except BrokenPipeError:  # the reader of our output is gone
         raise
     except OSError as error:
         raise OutputError(f"{text}: {error}") from error
 
 
 def workers(wanted: int | None) -> int:
-    """Return the number of worker processes: as wanted, or one for each core that this process may use."""
-    return wanted or len(os.sched_getaffinity(0))
+    """Return the number of worker processes: `wanted`, or one per core that this process may use."""
+    return wanted or cores()
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
 
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
-def manifest_of(out: Storage) -> dict[str, Any]:
-    """Return OUT's manifest. Raises OutputError when there is none, OSError."""
-    data = out.read("manifest.json")
-    try:
-        manifest: dict[str, Any] | None = json.loads(data or b"null")
-    except ValueError:
-        manifest = None
-    if manifest is None:
-        told = f"{out.root} holds no finished run (no manifest.json); run `curate run ... --out {out.root}` to its end first"
-        raise OutputError(told)
-    return manifest
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""curate dry-run."""
+"""`curate dry-run`: a recipe tried on one shard."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from curate import api
 from curate.commands import common
 from curate.commands.options import DryRun
 from curate.core.contracts import CorpusCount
@@ -18,13 +19,14 @@ from curate.driver.resolve import resolve
 from curate.fetch.preflight import check_ready
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
+from curate.planning import plugins
 from curate.report import attrition_table, report_page
 from curate.storage.backend import Storage
 
 
 def dry_run_command(given: DryRun) -> None:
-    """Try a recipe on one shard and print what it would mean."""
-    recipe = recipes.load(given.recipe, given.overrides, given.models)
+    """Try a recipe on one shard and print the estimates."""
+    recipe = recipes.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
     shards = common.shards_of([given.shard], given.columns)
     plan = planning.plan(planning.fetching(recipe) if shards[0].on_the_web else recipe)
     if plan.fetches:
@@ -33,12 +35,12 @@ def dry_run_command(given: DryRun) -> None:
     unserved = [name for name, rule in plan.recipe.filters.items() if isinstance(rule.provider(), CorpusCount)]
     if given.counts is not None:
         with common.output(given.counts) as out:
-            lookups, unserved = earlier_counts(out, common.manifest_of(out), plan)
+            lookups, unserved = earlier_counts(out, api.manifest_of(out), plan)
     plan = plan.without(unserved)
     checked(plan)
     if len(shards) > 1:
         click.echo(f"curate: {given.shard} is {len(shards)} shards; the first is tried", err=True)
-    plan, warnings = resolve(plan, common.cache())
+    plan, warnings = resolve(plan, api.cache())
     for warning in [*plan.warnings(), *warnings]:
         click.secho(f"curate: {warning}", err=True, fg="yellow")
     for item in dry_run(plan, dataclasses.replace(shards[0], limit=given.samples), lookups, given.pairs):
@@ -62,7 +64,7 @@ def _print(found: Found, given: DryRun) -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(attrition_table(found.attrition))
     table = Table(box=None, padding=(0, 2))
-    for title in ("stage", "records", "seconds", "records/s a core", "share"):
+    for title in ("stage", "records", "seconds", "records/s per core", "share"):
         table.add_column(title, justify="left" if title == "stage" else "right")
     total = sum(found.work().values()) or 1.0
     for name, seconds in sorted(found.work().items(), key=lambda item: -item[1]):
@@ -70,13 +72,13 @@ def _print(found: Found, given: DryRun) -> None:
         mark = "  <- bottleneck" if name == found.bottleneck() else ""
         table.add_row(name, f"{rows:,}", f"{seconds:.3f}", f"{rows / max(seconds, 1e-9):,.0f}", f"{seconds / total:.0%}{mark}")
     console.print(table)
-    if (idle := found.idle()) is not None and gpus():  # on a CPU they share the core with what they wait for
-        click.echo(f"captioner and matcher waited for pictures {idle:.0%} of their time")
+    if (idle := found.idle()) is not None and gpus():  # on a CPU, models and decoding share the same cores
+        click.echo(f"captioner and matcher waited for images {idle:.0%} of their time")
     for name in found.not_estimated:
         click.echo(f"{name}: not estimated, it needs corpus counts (--counts OUT of an earlier run)")
     click.echo(f"{found.records:,} records tried, {found.kept:,} kept. For {given.pairs:,.0f} pairs:")
     click.echo(f"  kept pairs   {_range(found.kept_pairs)}")
-    click.echo(f"  core-hours   {_range(found.core_hours)}  on cores like this one, storage and network as here")
+    click.echo(f"  core-hours   {_range(found.core_hours)}  on cores, storage and network like these")
     if given.html is not None:
         click.echo(f"gallery: {given.html}")
 

@@ -1,9 +1,10 @@
-"""curate extract."""
+"""`curate extract`: pairs from web archives."""
 
 from __future__ import annotations
 
 import time
 
+from curate import api
 from curate.commands import common
 from curate.commands.options import Extract
 from curate.commands.progress import Bars
@@ -16,8 +17,8 @@ from curate.storage.store import Store
 
 
 def extract_command(given: Extract) -> int:
-    """Extract and print what came of it; return the exit code."""
-    common.apart(given.inputs, given.out)
+    """Extract and print the result; return the exit code."""
+    api.apart(given.inputs, given.out)
     store = Store(storage(given.out))
     shards = common.shards_of(given.inputs, ())
     started = time.monotonic()
@@ -33,9 +34,9 @@ def extract_command(given: Extract) -> int:
 
 
 def _described(outcome: Extracted, seconds: float) -> dict[str, object]:
-    told: dict[str, object] = {"state": outcome.state, "archives": len(outcome.archives), **outcome.totals()}
-    told |= {"damaged": outcome.damaged(), "seconds": round(seconds, 2)}
-    return told | {"cut_short": outcome.cut_short(), "failed": outcome.failed, "out": outcome.out}
+    described: dict[str, object] = {"state": outcome.state, "archives": len(outcome.archives), **outcome.totals()}
+    described |= {"damaged": outcome.damaged(), "seconds": round(seconds, 2)}
+    return described | {"cut_short": outcome.cut_short(), "failed": outcome.failed, "out": outcome.out}
 
 
 def _print(outcome: Extracted, seconds: float) -> None:
@@ -59,7 +60,7 @@ def _print(outcome: Extracted, seconds: float) -> None:
     if outcome.state == "done":
         click.echo(f"{seconds:,.1f} s, {found['pages'] / max(seconds, 1e-9):,.0f} pages/s")
     for item in outcome.cut_short():
-        click.secho(f"cut short: {item['reason']} (what came before is kept)", err=True, fg="yellow")
+        click.secho(f"cut short: {item['reason']} (the pairs before are kept)", err=True, fg="yellow")
     for item in outcome.failed:
         click.secho(f"failed: {item['archive']}: {item['reason']} (run again to retry it)", err=True, fg="red")
-    click.echo(f"pairs: {outcome.out}/pairs   each archive: {outcome.out}/extract.json")
+    click.echo(f"pairs: {outcome.out}/pairs   details: {outcome.out}/extract.json")

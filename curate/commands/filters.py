@@ -10,14 +10,18 @@ import click
 from curate import filters
 from curate.commands import common
 from curate.commands.common import print_table
-from curate.commands.options import List
+from curate.commands.options import Filters
 from curate.core import facts
 from curate.fetch.policy import FetchPolicy
+from curate.planning import plugins
 from curate.planning.recipe import Output
 
 
-def filters_command(given: List) -> None:
+def filters_command(given: Filters) -> None:
     """List the filters and the facts."""
+    for plugin in plugins.given(given.plugins):
+        plugin.load()
+    plugins.load_installed()
     found = [(name, filters.load(name)) for name in filters.names()]
     if given.as_json:
         common.print_json([{"name": name, **_described(rule)} for name, rule in found])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Work:
-    """What is done, into what, and where."""
+    """Inputs, output and runner."""
 
     inputs: tuple[str, ...]
     out: str
@@ -33,6 +33,7 @@ class Run(Work):
     retry_failed: bool
     overrides: tuple[str, ...]
     models: str | None
+    plugins: tuple[str, ...]
     columns: tuple[str, ...]
     as_json: bool
 
@@ -58,6 +59,7 @@ class DryRun:
     html: Path | None
     overrides: tuple[str, ...]
     models: str | None
+    plugins: tuple[str, ...]
     columns: tuple[str, ...]
     as_json: bool
 
@@ -70,6 +72,7 @@ class Plan:
     inputs: tuple[str, ...]
     overrides: tuple[str, ...]
     models: str | None
+    plugins: tuple[str, ...]
     columns: tuple[str, ...]
     as_json: bool
 
@@ -108,6 +111,7 @@ class WhatIf:
 
     out: str
     overrides: tuple[str, ...]
+    plugins: tuple[str, ...]
     as_json: bool
 
 
@@ -135,7 +139,15 @@ class TrainMini:
 
 
 @dataclass(frozen=True)
+class Filters:
+    """Arguments of `curate filters`."""
+
+    plugins: tuple[str, ...]
+    as_json: bool
+
+
+@dataclass(frozen=True)
 class List:
-    """Arguments of `curate filters` and `curate recipes`."""
+    """Arguments of `curate recipes`."""
 
     as_json: bool

@@ -1,4 +1,4 @@
-"""curate plan, stats, report, calibrate, filters and recipes."""
+"""`curate plan`: the passes of a recipe, their costs, and the downloads that its filters save."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from curate.driver.download_estimate import savings
 from curate.driver.manifest import checked
 from curate.planning import loader as recipe
 from curate.planning import plan as planning
+from curate.planning import plugins
 from curate.runners.local.runner import LocalRunner
 
 
 def plan_command(given: Plan) -> None:
     """Print the passes of a recipe."""
-    wanted = recipe.load(given.recipe, given.overrides, given.models)
+    wanted = recipe.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
     shards = common.shards_of(given.inputs, given.columns) if given.inputs else Shards([])
     plan = planning.plan(planning.fetching(wanted) if shards.on_the_web.any() else wanted)
     models = checked(plan)
@@ -34,7 +35,7 @@ def plan_command(given: Plan) -> None:
         described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": plan.warnings()}
         common.print_json({**described, "recipe_hash": plan.recipe.digest()})
         return
-    print_table(("pass", "rows", "what", "core time a record"), rows)
+    print_table(("pass", "rows", "what", "core time per record"), rows)
     if models:
         print_table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
     if shards:
@@ -52,11 +53,15 @@ def _passes(plan: planning.Plan) -> list[tuple[str, str, str, str]]:
         *(("scan", "every record", f"partial count: {count.fact}", _cost(count)) for count in plan.counts),
         *(("merge", "whole corpus", f"{count.fact}, exact from {count.exact_from()}", "") for count in plan.counts),
     ]
-    for step in plan.steps:
-        rows += [("judge", f"alive before {step.name}", stage.name, _cost(stage)) for stage in step.stages]
-        if step.name == planning.FETCH:
-            rows.append(("fetch", "images alive", "the image, by its url", ""))
-        rows.append(("judge", "every record" if not step.lazy else "records alive", f"filter {step.name}", ""))
+    shown: set[str] = set()
+    for one in plan.passes():
+        for step in one.steps:  # each under the first pass that evaluates it
+            if step.name not in shown:
+                rows += [(one.name, f"alive before {step.name}", stage.name, _cost(stage)) for stage in step.stages]
+                rows.append((one.name, "every record" if not step.lazy else "records alive", f"filter {step.name}", ""))
+                shown.add(step.name)
+        if one.until == "fetch":
+            rows.append((one.name, "images alive", "the image, by its url", ""))
     rows += [("judge", "kept records", stage.name, _cost(stage)) for stage in plan.last]
     output = plan.recipe.output
     rows.append(("pack", f"blocks of {output.block_shards} shards", f"tars of {output.samples_per_shard} samples", ""))

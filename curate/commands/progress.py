@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: bars with rates, and warnings."""
+"""Progress on the terminal: bars with rates, and warnings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 class Bars:
-    """Progress on a terminal: records, rate and time left of each step; nothing at all when it is not one."""
+    """Shows records, rate and time left of each step; shows no bars if standard error is not a terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -39,7 +39,7 @@ class Bars:
         self._progress.update(self._task, advance=1, rate=f"{rate:,.0f} records/s")  # type: ignore[arg-type]
 
     def warn(self, text: str) -> None:
-        """Say it above the bars, and where there are none."""
+        """Print a warning above the bars."""
         warn(text)
 
 

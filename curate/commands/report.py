@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from curate import api
 from curate.commands import common
 from curate.commands.options import Report
 
@@ -17,9 +18,10 @@ def report_command(given: Report) -> None:
 
     from curate.report import write_report
     from curate.report.attrition import attrition, attrition_table
+    from curate.report.rules import rules_of
 
     with common.output(given.out) as out:
-        rows = attrition(out, common.manifest_of(out)["filters"])
+        rows = attrition(out, rules_of(api.manifest_of(out)))
         path = write_report(out)
     if given.as_json:
         common.print_json({"report": path, "attrition": [dataclasses.asdict(row) for row in rows]})

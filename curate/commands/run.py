@@ -1,4 +1,4 @@
-"""curate run."""
+"""`curate run` and `curate fetch`: a recipe over an input."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 
+from curate import api
 from curate.commands import common, options
 from curate.commands.progress import Bars, warn
 from curate.commands.runners import Crew, crew
@@ -18,6 +19,7 @@ from curate.driver.run import Run
 from curate.passes.evaluation import WAIT
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
+from curate.planning import plugins
 from curate.planning.plan import Plan
 from curate.report.fetches import fetches
 from curate.storage.backend import storage
@@ -28,16 +30,16 @@ PARTIAL = 3
 
 def run_command(given: options.Run) -> int:
     """Run a recipe and print the result; return the exit code."""
-    recipe = recipes.load(given.recipe, given.overrides, given.models)
+    recipe = recipes.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
     if given.samples_per_shard is not None:
         recipe = replace(recipe, output=replace(recipe.output, samples_per_shard=given.samples_per_shard))
-    common.apart([*given.inputs, *given.counts_of], given.out)
+    api.apart([*given.inputs, *given.counts_of], given.out)
     store = Store(storage(given.out))
     judged = len(common.shards_of(given.inputs, given.columns)) if given.counts_of else None
     shards = common.shards_of([*given.inputs, *given.counts_of], given.columns)
     plan = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
     checked(plan)
-    plan, unread = resolve(plan, common.cache())
+    plan, unread = resolve(plan, api.cache())
     warnings = [*plan.warnings(), *unread]
     for warning in warnings:
         warn(warning)
@@ -89,18 +91,19 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
 
     from curate.models.checks import gpus
     from curate.report.attrition import attrition, attrition_table
+    from curate.report.rules import rules_of
 
     if outcome.state == "nothing to do":
         click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
     out = storage(outcome.out)
-    rows = attrition(out, common.manifest_of(out)["filters"])
+    rows = attrition(out, rules_of(api.manifest_of(out)))
     Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
     if plan.fetches and (fetched := fetches(out)) is not None:
         click.echo(fetched.sentence())
-    if (idle := outcome.idle()) is not None and gpus():  # on a CPU they share the core with what they wait for
-        click.echo(f"captioner and matcher waited for pictures {idle:.0%} of their time")
+    if (idle := outcome.idle()) is not None and gpus():  # on a CPU, models and decoding share the same cores
+        click.echo(f"captioner and matcher waited for images {idle:.0%} of their time")
     for item in outcome.partial:
         click.secho(f"cut short: {item['shard']}: {item['reason']} (the records before are kept)", err=True, fg="yellow")
     for item in outcome.failed:

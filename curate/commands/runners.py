@@ -1,4 +1,4 @@
-"""Which runner a command uses, and what it has to work with."""
+"""Opens the runner of a command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Crew:
-    """A runner, the GPUs on which captioner and matcher run, and the threads that decode pictures beside each."""
+    """A runner, the number of GPUs for captioner and matcher, and of decoding threads per GPU."""
 
     runner: Runner
     gpus: int
@@ -30,9 +30,9 @@ class Crew:
 
 @contextmanager
 def crew(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
-    """Open the runner that the command asks for.
+    """Open the runner that the command names.
 
-    Raises RunnerError without its package or cluster, InputError without the GPUs that are wanted.
+    Raises RunnerError without its package or cluster, InputError if there are fewer GPUs than requested.
     """
     with {"local": _local, "ray": _ray, "spark": _spark}[given.runner](given, plan, shards) as found:
         yield found
@@ -40,7 +40,7 @@ def crew(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
 
 @contextmanager
 def open_runner(given: Work, items: int) -> Iterator[Runner]:
-    """Open the runner of a command without models, for so many items. Raises RunnerError without its package or cluster."""
+    """Open the runner of a command without models, for this many items. Raises RunnerError without its package or cluster."""
     if given.runner == "local":
         from curate.runners.local.runner import LocalRunner
 
@@ -58,7 +58,7 @@ def _ray_runner(given: Work, gpus: int | None = None, least: int = 1) -> RayRunn
     try:
         from curate.runners.ray.runner import RayRunner
     except ImportError as error:
-        raise RunnerError(f"--runner ray needs {error.name}: pip install 'curate[ray]'") from None
+        raise RunnerError(f"--runner ray needs {error.name}: pip install 'curate-image-text[ray]'") from None
     return RayRunner(given.address, given.workers, gpus, least)
 
 
@@ -66,7 +66,7 @@ def _spark_runner(given: Work, gpus: int | None = None) -> SparkRunner:
     try:
         from curate.runners.spark.runner import SparkRunner
     except ImportError as error:
-        raise RunnerError(f"--runner spark needs {error.name}: pip install 'curate[spark]'") from None
+        raise RunnerError(f"--runner spark needs {error.name}: pip install 'curate-image-text[spark]'") from None
     return SparkRunner(given.master, given.workers, gpus)
 
 
@@ -92,13 +92,13 @@ def _spark(given: Run, plan: Plan, shards: int) -> Iterator[Crew]:
 
 
 class _Cluster(Runner, Protocol):
-    """A runner that knows what its cluster has."""
+    """A runner that knows the resources of its cluster."""
 
     def size(self, resource: str) -> int:
-        """Return how many CPU or GPU it has now."""
+        """Return the number of CPUs or GPUs now."""
 
     def cores_beside_a_gpu(self) -> int:
-        """Return how many cores each GPU has."""
+        """Return the number of cores per GPU."""
 
 
 def _on_cluster(runner: _Cluster, given: Run, plan: Plan, shards: int) -> Crew:
@@ -108,7 +108,7 @@ def _on_cluster(runner: _Cluster, given: Run, plan: Plan, shards: int) -> Crew:
 
 
 def _gpus(wanted: int | None, plan: Plan) -> int:
-    """Return on how many GPUs of this machine captioner and matcher run. Raises InputError when there are not as many."""
+    """Return the number of GPUs for captioner and matcher. Raises InputError if this machine has fewer than requested."""
     from curate.models.checks import gpus
 
     if wanted == 0:

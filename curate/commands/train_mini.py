@@ -1,4 +1,4 @@
-"""curate train-mini."""
+"""`curate train-mini`: trains the small models named `mini`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curate.core.errors import InputError, ModelError
 
 
 def train_mini_command(given: TrainMini) -> None:
-    """Train, saying how far it is on stderr, and print what was made and measured."""
+    """Train with progress on stderr, and print the files and measurements."""
     held = _tars(given.holdout)
     tars = tuple(path for path in _tars(given.data) if path not in held)
     if not tars:
@@ -23,17 +23,19 @@ def train_mini_command(given: TrainMini) -> None:
         from curate.models.mini.train import Task, train
 
         task = Task(tars, held, given.out, given.epochs, common.workers(given.workers))
-        told = train(task, lambda line: click.echo(line, err=True))
+        result = train(task, lambda line: click.echo(line, err=True))
     except ImportError as error:
-        raise ModelError(f'train-mini needs the package {error.name or error}: pip install "curate[models]"') from error
+        raise ModelError(
+            f'train-mini needs the package {error.name or error}: pip install "curate-image-text[models]"'
+        ) from error
     if given.as_json:
-        common.print_json(told)
+        common.print_json(result)
     else:
-        _print(told, given.out)
+        _print(result, given.out)
 
 
 def _tars(names: Sequence[str]) -> tuple[Path, ...]:
-    """Return the tars that are named, or lie in folders that are, each once. Raises InputError."""
+    """Return the given tars and those in given folders, each once. Raises InputError."""
     found: list[Path] = []
     for name in names:
         path = Path(name)
@@ -44,15 +46,15 @@ def _tars(names: Sequence[str]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _print(told: dict[str, Any], out: Path) -> None:
-    for name, size in told["files"].items():
+def _print(result: dict[str, Any], out: Path) -> None:
+    for name, size in result["files"].items():
         click.echo(f"{out / name}  {size:,} bytes")
-    click.echo(f"{told['pictures']:,} pictures, {told['words']:,} words, {told['seconds']:,} s")
-    measured = told.get("measured")
+    click.echo(f"{result['pictures']:,} pictures, {result['words']:,} words, {result['seconds']:,} s")
+    measured = result.get("measured")
     if measured is None:
         return
     matcher = measured["matcher"]
-    click.echo(f"on {measured['pictures']:,} pictures that were held out:")
+    click.echo(f"on {measured['pictures']:,} held-out pictures:")
     for name in ("greedy", "nucleus"):
         click.echo(f"  captions, {name}: CIDEr-D {measured[name]['cider']}, BLEU-4 {measured[name]['bleu4']}")
     click.echo(f"  matches: AUC {matcher['auc']}, {matcher['matches_kept']:.1%} kept and {matcher['mismatches_dropped']:.1%} of")

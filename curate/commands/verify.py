@@ -1,9 +1,10 @@
-"""curate verify."""
+"""`curate verify`: checks everything that a run wrote."""
 
 from __future__ import annotations
 
 import click
 
+from curate import api
 from curate.commands import common
 from curate.commands.options import Report
 from curate.report.verify import verify
@@ -11,16 +12,17 @@ from curate.runners.local.runner import LocalRunner
 
 
 def verify_command(given: Report) -> int:
-    """Print what is wrong; return 0 when nothing is."""
+    """Print the problems; return 0 if there are none, else 1."""
     with common.output(given.out) as out:
-        manifest = common.manifest_of(out)
-        with LocalRunner(min(common.workers(None), max(1, len(manifest["shards"])))) as runner:
+        manifest = api.manifest_of(out)
+        tars: int = manifest["files"]["shards"]["files"]
+        with LocalRunner(min(common.workers(None), max(1, tars))) as runner:
             wrong = verify(out, manifest, runner)
     if given.as_json:
-        common.print_json({"ok": not wrong, "wrong": wrong, "tars": len(manifest["shards"]), "samples": manifest["kept"]})
+        common.print_json({"ok": not wrong, "wrong": wrong, "tars": tars, "samples": manifest["kept"]})
     else:
         for line in wrong:
             click.echo(line)
-        good = f"all well: {len(manifest['shards'])} tars, {manifest['kept']:,} samples"
+        good = f"all well: {tars} tars, {manifest['kept']:,} samples"
         click.echo(f"{len(wrong)} things are wrong" if wrong else good)
     return 1 if wrong else 0

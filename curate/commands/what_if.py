@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from curate import api
 from curate.commands import common
 from curate.commands.options import WhatIf
 
@@ -17,10 +18,13 @@ def what_if_command(given: WhatIf) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from curate.planning import plugins
     from curate.report.what_if import what_if
 
+    for plugin in plugins.given(given.plugins):
+        plugin.load()
     with common.output(given.out) as out:
-        manifest = common.manifest_of(out)
+        manifest = api.manifest_of(out)
         answer = what_if(out, manifest, given.overrides)
     if given.as_json:
         common.print_json(dataclasses.asdict(answer))
@@ -40,5 +44,5 @@ def what_if_command(given: WhatIf) -> None:
         return
     click.echo(
         f"between {answer.at_least:,} and {answer.kept:,} of {answer.records:,} records would be kept, now {answer.was:,}: "
-        "records that are newly alive were never seen by the filters with unknowns; only a run can tell"
+        "some filters have never seen the records that would pass now; only a run can tell"
     )

@@ -1,4 +1,4 @@
-"""curate why and curate what-if."""
+"""`curate why`: everything known about one record."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import Any
 
 import click
 
+from curate import api
 from curate.commands import common
 from curate.commands.options import Why
 from curate.core.errors import InputError
 from curate.report.find import find
+from curate.report.rules import rules_of
 
 _SHOWN = 20
 _HIDDEN = ("failed", "not_evaluated", "dropped_by", "key", "shard", "row", "shard_index", "text_no", "source")
 
 
 def why_command(given: Why) -> None:
-    """Print what is known of a record. Raises InputError when there is none of that name."""
+    """Print what is known about a record. Raises InputError if there is no such record."""
     with common.output(given.out) as out:
-        manifest = common.manifest_of(out)
+        manifest = api.manifest_of(out)
         found = find(out, given.key)
     if not found:
         raise InputError(f"no record of {given.out} has the key, url or sha256 {given.key!r}")
@@ -29,7 +31,7 @@ def why_command(given: Why) -> None:
     for record in found[:_SHOWN]:
         _print(record, manifest)
     if len(found) > _SHOWN:
-        click.echo(f"... and {len(found) - _SHOWN} more records of that name (--json prints all)")
+        click.echo(f"... and {len(found) - _SHOWN} more such records (--json prints all)")
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
@@ -55,8 +57,9 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
     table = Table(box=None, padding=(0, 2))
     for title in ("filter", "evidence", "verdict", "parameters"):
         table.add_column(title)
-    for name in manifest["filters"]:
-        if record["text_no"] and _of_web_texts(name):
+    rules = rules_of(manifest)
+    for name in rules:
+        if record["text_no"] and rules[name].web_texts_only:
             continue
         state = "fails" if name in record["failed"] else "not evaluated" if name in record["not_evaluated"] else "passes"
         first = "fails first" if name == record["dropped_by"] else state
@@ -67,10 +70,3 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
         table.add_row(name, Text(evidence), Text(first, style=style), Text(parameters))
     console.print(table)
     console.print()
-
-
-def _of_web_texts(name: str) -> bool:
-    from curate.report.attrition import described
-
-    rule = described(name)
-    return rule.about == "text" and not rule.per_text

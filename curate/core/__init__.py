@@ -1,1 +1,1 @@
-"""What everybody speaks of: contracts, facts, errors, shards, hashes, timings. Imports nothing else of curate."""
+"""Shared by all layers: contracts, facts, errors, shards, hashes, timings. Imports nothing else of curate."""

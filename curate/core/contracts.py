@@ -1,4 +1,4 @@
-"""The seams: what a filter, a stage and a runner promise (for corpus counts: curate.core.counting), without how it is kept.
+"""The interfaces of filters, stages and runners (of corpus counts: curate.core.counting).
 
 What a source promises is in curate.sources.source.
 
@@ -23,7 +23,7 @@ from curate.core.facts import Fact, declare
 Batch: TypeAlias = pa.RecordBatch
 
 IMAGE_ROWS = 256
-"""Records whose images are in memory at once; also where a batch is cut, so a result cannot depend on the number of workers."""
+"""Records whose images are in memory at once. Batches are cut there, so that results do not depend on the number of workers."""
 
 ROW_GROUP = 8192
 """Rows of a row group in every parquet file that is written, and of a batch of facts that is judged at once."""
@@ -76,14 +76,14 @@ RECORD_SCHEMA = pa.schema(
 
 
 Precision: TypeAlias = Literal["bfloat16", "float32"]
-"""What a large model calculates with."""
+"""The number format of a large model."""
 
 ModelKind: TypeAlias = Literal["captioner", "matcher", "text_embedder", "embedder", "classifier"]
-"""What a model is asked for: the protocol of curate.models.protocols that it keeps."""
+"""The task of a model: each kind has a protocol in curate.models.protocols."""
 
 
 class ShardBreak(Exception):
-    """A shard that cannot be read past some point; the records before it stand. The message says what and where."""
+    """A shard that cannot be read past some point; the records before it are kept. The message says what and where."""
 
 
 IMAGE_VIEWS = ("pixels", "pictures")
@@ -191,10 +191,10 @@ class Filter(ABC):
 
     @abstractmethod
     def keep(self, evidence: pa.Array) -> pa.BooleanArray:
-        """Judge evidence; no null in the answer. What a null of the evidence means is the filter's to say."""
+        """Judge evidence, without nulls in the answer; the filter decides what a null in the evidence means."""
 
     def provider(self) -> Stage | CorpusCount | None:
-        """Return what provides a fact that only this filter's settings define; None for facts that stand for all."""
+        """Return the stage or count that this filter's settings define; None where it reads only common facts."""
         return None
 
     def thresholds(self) -> tuple[float, ...]:
@@ -206,7 +206,7 @@ class Filter(ABC):
         return True
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what a person should know before a run with these parameters."""
+        """Return warnings about these parameters, shown before a run."""
         return ()
 
     def check(self) -> None:  # noqa: B027 - most filters have nothing to refuse
@@ -215,7 +215,7 @@ class Filter(ABC):
 
 @dataclass(frozen=True)
 class Report:
-    """What a task says of one shard: small, never image bytes."""
+    """The answer of a task for one shard: small, never image bytes."""
 
     shard: int
     rows: int

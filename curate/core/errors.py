@@ -34,7 +34,7 @@ class InputError(CurateError):
 
 
 class StorageError(CurateError, OSError):
-    """A remote store gave no answer, however often it was asked."""
+    """A remote store did not answer after several tries."""
 
 
 class DiskFull(CurateError, OSError):
@@ -63,7 +63,7 @@ def needs(what: str, extra: str, modules: Sequence[str]) -> None:
 
     missing = next((name for name in modules if find_spec(name) is None), None)
     if missing is not None:
-        raise InputError(f"{what} needs {missing}: pip install 'curate[{extra}]'")
+        raise InputError(f"{what} needs {missing}: pip install 'curate-image-text[{extra}]'")
 
 
 def near(name: str, known: Iterable[str]) -> str:

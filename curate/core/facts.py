@@ -1,4 +1,4 @@
-"""Facts: columns that are true of a record whatever the thresholds. Each is declared once, by what provides it.
+"""Facts: columns that hold for a record whatever the thresholds. Each is declared once, by its provider.
 
 Stages and corpus counts declare their facts as class attributes; declaring enters them into FACTS. Filters and the `sql`
 filter read facts by name, decisions carry those that are `shown`.

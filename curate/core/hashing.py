@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ORIGIN = "__curate_sha256__"
 """The attribute of a plug-in's module that has the sha256 of its text."""
@@ -18,8 +20,8 @@ def file_sha256(path: Path) -> str:
 
 
 @functools.cache
-def code_of(kind: type) -> str | None:
-    """Return the sha256 of the file that defines a class which is not curate's; None for one of curate, whose version counts."""
+def code_of(kind: type | Callable[..., Any]) -> str | None:
+    """Return the sha256 of the file of a class or function that is not curate's; None for one of curate, whose version counts."""
     if kind.__module__.partition(".")[0] == "curate":
         return None
     module = sys.modules[kind.__module__]

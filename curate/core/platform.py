@@ -1,4 +1,4 @@
-"""What differs between operating systems."""
+"""What this machine offers, on every operating system that Python runs on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of cores that this process may use; all of the machine's where the system cannot restrict it."""
+    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

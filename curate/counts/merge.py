@@ -95,7 +95,7 @@ def _session(store: Store, engine: Engine) -> Iterator[Counting]:
 
 @dataclass(frozen=True)
 class _NoFiles:
-    """The session of a corpus without partial counts: no engine is asked, for some cannot read a list of no files."""
+    """The session of a corpus without partial counts, since some engines cannot read an empty list of files."""
 
     def count(self, grouping: Grouping) -> Iterator[pa.RecordBatch]:
         """Yield nothing."""

@@ -35,13 +35,13 @@ def can_halve(plan: Plan) -> bool:
 
 
 def warning(halved: Mapping[str, int]) -> str:
-    """Return the sentence that says so."""
+    """Return the warning for a run with halved batches."""
     sizes = ", ".join(f"{_SETTINGS[name]}={batch}" for name, batch in halved.items())
     return f"a batch did not fit the GPU's memory: all of the run has half of it, {sizes}"
 
 
 def advice(plan: Plan) -> str:
-    """Return what a user can change when a batch does not fit even so."""
+    """Return what to change in the recipe when even the halved batch does not fit."""
     wanted = " and ".join(f"{_SETTINGS[name]}={max(1, batch // 2)}" for name, batch in plan.batches().items())
     return f"set {wanted}" if can_halve(plan) else "its memory is too small for this model"
 

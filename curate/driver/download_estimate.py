@@ -1,4 +1,4 @@
-"""How many downloads the filters before `fetch` save: tried on the first records of an input, before anything is asked for."""
+"""Estimates how many downloads the filters before `fetch` save, by running them on the first records of an input."""
 
 from __future__ import annotations
 
@@ -22,72 +22,72 @@ from curate.storage.backend import storage
 from curate.storage.store import Store
 
 SAMPLE = 250_000
-"""Records that are tried."""
+"""Records in the sample."""
 
 
 @dataclass(frozen=True)
 class Savings:
-    """Of the `records` that were tried, `asked` would be fetched; `exact` where these are all and every filter was tried.
+    """Of the sample's `records`, `needed` would be fetched. `exact` if the sample is the whole input and all filters ran.
 
-    Otherwise more is saved: a count of the whole input is larger than one of its first records. Filters that a sample would
-    let drop too much are `left_out`.
+    Otherwise the real savings are larger, because corpus counts grow with the input. Filters that would drop too much of a
+    sample are `left_out`.
     """
 
     records: int
-    asked: int
+    needed: int
     exact: bool
     left_out: tuple[str, ...]
 
     def sentence(self) -> str:
-        """Say it in one line.
+        """Return one line for a person.
 
         >>> Savings(1000, 400, True, ()).sentence()
-        'downloads: 400 of 1,000 images are asked for, 60.0% are saved'
+        'downloads: 400 of 1,000 images would be fetched, 60.0% are saved'
         >>> Savings(1000, 400, False, ("common_ngrams",)).sentence()
-        'downloads: of the first 1,000 images 400 are asked for, at least 60.0% are saved (without common_ngrams)'
+        'downloads: 400 of the first 1,000 images would be fetched, at least 60.0% are saved (without common_ngrams)'
         """
-        share = f"{1 - self.asked / max(1, self.records):.1%}"
+        share = f"{1 - self.needed / max(1, self.records):.1%}"
         if self.exact:
-            return f"downloads: {self.asked:,} of {self.records:,} images are asked for, {share} are saved"
+            return f"downloads: {self.needed:,} of {self.records:,} images would be fetched, {share} are saved"
         without = f" (without {', '.join(self.left_out)})" if self.left_out else ""
-        told = f"of the first {self.records:,} images {self.asked:,} are asked for, at least {share} are saved"
-        return f"downloads: {told}{without}"
+        fetched = f"{self.needed:,} of the first {self.records:,} images would be fetched"
+        return f"downloads: {fetched}, at least {share} are saved{without}"
 
 
 def savings(plan: Plan, shards: Shards, runner: Runner) -> Savings:
-    """Try the filters before `fetch` on the first records whose images are on the web. Raises ShardBreak, OSError."""
+    """Run the filters before `fetch` on the first records that hold URLs. Raises ShardBreak, OSError."""
     with TemporaryDirectory(prefix="curate-plan-") as folder:
         store = Store(storage(folder))
         scan = Scan(store, plan.base_key, plan.header, plan.text, plan.counts)
-        tried: list[Shard] = []
+        sampled: list[Shard] = []
         rows = 0
         for shard in _first(shards):
-            some = replace(shard, index=len(tried), limit=SAMPLE - rows)
+            some = replace(shard, index=len(sampled), limit=SAMPLE - rows)
             rows += scan(some).rows
-            tried.append(some)
+            sampled.append(some)
             if rows >= SAMPLE:
                 break
-        whole = rows < SAMPLE and len(tried) == int(np.count_nonzero(shards.on_the_web)) == len(shards)
-        left_out = () if whole else _too_eager(plan)
+        whole = rows < SAMPLE and len(sampled) == int(np.count_nonzero(shards.on_the_web)) == len(shards)
+        left_out = () if whole else _unusable_on_a_sample(plan)
         plan = plan.without(left_out)
-        sample = Shards(tried)
-        scanned = Scanned(sample.fingerprints, np.arange(len(tried)))
+        sample = Shards(sampled)
+        scanned = Scanned(sample.fingerprints, np.arange(len(sampled)))
         lookups = merge(store, plan.counts, scanned, Engine(runner, 500_000_000)) if plan.counts else {}
         judge = Judge(store, plan, plan.base_key, "plan", lookups)
-        return Savings(rows, sum(_asked(judge, shard) for shard in sample), whole, left_out)
+        return Savings(rows, sum(_to_fetch(judge, shard) for shard in sample), whole, left_out)
 
 
 def _first(shards: Shards) -> Iterator[Shard]:
     return shards.at(np.flatnonzero(shards.on_the_web))
 
 
-def _too_eager(plan: Plan) -> tuple[str, ...]:
-    """Return the filters that drop what is rare: nothing is frequent in a sample."""
+def _unusable_on_a_sample(plan: Plan) -> tuple[str, ...]:
+    """Return the filters that drop what is rare, since everything is rare in a sample."""
     counts = {name: rule.provider() for name, rule in plan.recipe.filters.items()}
     return tuple(name for name, count in counts.items() if isinstance(count, CorpusCount) and count.drops_rare)
 
 
-def _asked(judge: Judge, shard: Shard) -> int:
-    """Return how many records of a shard would be asked for; those without a url are not."""
+def _to_fetch(judge: Judge, shard: Shard) -> int:
+    """Return how many images of a shard would be fetched; records without a URL do not count."""
     with evaluating(judge, shard, Activities()) as evaluation:
         return sum(int(pc.sum(pc.is_valid(batch["url"])).as_py() or 0) for batch in wanted(evaluation))

@@ -1,4 +1,4 @@
-"""A dry run: the real tasks on the first records of one shard, in a folder that is gone afterwards."""
+"""A dry run: the real tasks on the first records of one shard, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from curate.passes.judge import Judge
 from curate.passes.scan import Scan
 from curate.planning.plan import Plan
 from curate.report.attrition import Attrition, attrition
+from curate.report.rules import rule_of
 from curate.storage.backend import Storage, storage
 from curate.storage.json_files import write_json
 from curate.storage.store import Store
 
-_WARM = 64  # records of a first, unmeasured round: models are loaded and compiled in it
+_WARM = 64  # records of an unmeasured first round that loads and compiles the models
 _Z = 1.96
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95% interval."""
+    """A value with its 95% interval."""
 
     value: float
     low: float
@@ -41,7 +42,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What one shard says: attrition, seconds and rows by activity, and the estimates for the whole input."""
+    """The results on one shard: attrition, seconds and rows by activity, and estimates for the whole input."""
 
     records: int
     kept: int
@@ -54,20 +55,20 @@ class DryRun:
     wall: float
 
     def work(self) -> dict[str, float]:
-        """Return the seconds of what keeps a core busy: waiting does not."""
+        """Return the seconds by activity, without waiting, which keeps no core busy."""
         return {name: seconds for name, seconds in self.seconds.items() if name != WAIT}
 
     def bottleneck(self) -> str:
-        """Return the activity that takes most of the time."""
+        """Return the activity that takes the most time."""
         return max(self.work(), key=lambda name: self.seconds[name], default="nothing")
 
     def idle(self) -> float | None:
-        """Return the share of the time of captioner and matcher in which they waited for pictures; None without them."""
+        """Return the share of the time of captioner and matcher that they spent waiting for images; None without them."""
         return idle(self.seconds)
 
 
 def earlier_counts(out: Storage, manifest: dict[str, Any], plan: Plan) -> tuple[dict[str, Lookup], list[str]]:
-    """Return an earlier run's merged counts, and the filters of `plan` that they cannot serve. Raises OSError."""
+    """Return an earlier run's merged counts, and the filters of `plan` that cannot use them. Raises OSError."""
     lookups: dict[str, Lookup] = {}
     unserved = []
     for step in plan.steps:
@@ -84,9 +85,9 @@ def earlier_counts(out: Storage, manifest: dict[str, Any], plan: Plan) -> tuple[
 
 
 def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) -> Iterator[Storage | DryRun]:
-    """Yield the output of the try, while it exists, then the answer.
+    """Yield the temporary output, which exists until the next step of this iterator, and then the results.
 
-    `plan` holds no corpus count but those of `lookups`; `shard.limit` says how many records are tried.
+    `plan` has no corpus counts except those in `lookups`; `shard.limit` is the number of records to try.
     """
     with TemporaryDirectory(prefix="curate-dry-run-") as folder:
         out = Path(folder)
@@ -94,7 +95,7 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
         started = time.perf_counter()
         reports = _once(plan, shard, lookups, out / "try")
         wall = time.perf_counter() - started
-        table = attrition(storage(out / "try"), [step.name for step in plan.steps])
+        table = attrition(storage(out / "try"), {step.name: rule_of(step.rule) for step in plan.steps})
         seconds: dict[str, float] = {}
         rows: dict[str, int] = {}
         for report in reports:
@@ -104,7 +105,7 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
         judged = reports[-1].counts
         records, kept = judged["records"], judged["kept"]
         counted = {"records": records, "texts": judged["texts"], "kept": kept}
-        totals = {**counted, "shards": {}, "failed_shards": [], "partial_shards": []}
+        totals = {**counted, "files": {}, "failed_shards": [], "partial_shards": []}
         write_json(out / "try" / "manifest.json", {**described(plan, Shards([shard]), lookups, plan.warnings()), **totals})
         yield storage(out / "try")
         yield DryRun(
@@ -122,7 +123,7 @@ def _once(plan: Plan, shard: Shard, lookups: dict[str, Lookup], out: Path) -> li
 
 
 def _share(kept: int, records: int, pairs: float) -> Estimate:
-    """Return kept pairs at scale with Wilson's interval (records as a random sample, which one shard only nearly is).
+    """Return kept pairs at scale with Wilson's interval; treats the shard as a random sample, which is only roughly true.
 
     >>> _share(50, 100, 1000).low < 500 < _share(50, 100, 1000).high
     True
@@ -136,7 +137,7 @@ def _share(kept: int, records: int, pairs: float) -> Estimate:
 
 
 def _hours(reports: list[Report], records: int, pairs: float) -> Estimate:
-    """Return core-hours at scale; the interval is that of the dear stages' share of records (each pays or does not pay)."""
+    """Return core-hours at scale; the interval is from the share of records that each expensive stage runs on."""
     total = sum(value for report in reports for name, value in report.seconds.items() if name not in (WAIT, "thumbnails"))
     if not records:
         return Estimate(0.0, 0.0, 0.0)
@@ -148,12 +149,12 @@ def _hours(reports: list[Report], records: int, pairs: float) -> Estimate:
                 each, share = value / used, used / records
                 variance += each * each * share * (1 - share) / records
     each = total / records
-    half = _Z * math.sqrt(variance) + 0.1 * each  # clocks of shared machines wander by some 10%
+    half = _Z * math.sqrt(variance) + 0.1 * each  # timings on shared machines vary by about 10%
     return Estimate(*(value * pairs / 3600 for value in (each, max(0.0, each - half), each + half)))
 
 
 def as_json(found: DryRun, pairs: float) -> dict[str, Any]:
-    """Return the answer as JSON values."""
+    """Return the results as JSON values."""
     return {
         "records": found.records,
         "kept": found.kept,

@@ -1,7 +1,7 @@
-"""Extract: web archives to their image-text pairs, one parquet (and one tar of images that the archive holds) an archive.
+"""Extraction of image-text pairs from web archives: per archive one parquet file, and one tar of the images stored in it.
 
-Every archive is a task with a commit mark, so a killed extraction goes on at the first archive without one. Memory does
-not grow with an archive: what a pair is told apart by is 64 bits, and counts are filled in on a second pass.
+Every archive is a task with a commit mark, so a killed extraction resumes at the first archive without one. Per pair only 64
+bits stay in memory, to find repeats; their counts are filled in by a second pass.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _TOTALS = ("pages", "images", "with_alt", "pairs", "different", "images_written"
 
 @dataclass(frozen=True)
 class Extract:
-    """The task: reads one archive and writes what it holds."""
+    """The task: writes the pairs of one archive."""
 
     store: Store
     run: str
@@ -50,7 +50,7 @@ class Extract:
     with_images: bool
 
     def __call__(self, shard: Shard) -> Report:
-        """Write the archive's files and then its mark. An archive that breaks off keeps what came before."""
+        """Write the archive's files and then its mark. A truncated archive keeps the pairs before the break."""
         activities = Activities()
         with activities.doing("extract"), staged(shard.url) as path, TemporaryDirectory(prefix="curate-") as folder:
             reading = Reading(path, self.options, images=ImageIndex() if self.with_images else None)
@@ -113,7 +113,7 @@ class Extracted:
         return {name: sum(one[name] for one in self.archives) for name in _TOTALS}
 
     def damaged(self) -> dict[str, int]:
-        """Return how often each reason was met."""
+        """Return the number of damaged records by reason."""
         found: dict[str, int] = {}
         for one in self.archives:
             for reason, count in one["damaged"].items():
@@ -121,7 +121,7 @@ class Extracted:
         return dict(sorted(found.items()))
 
     def cut_short(self) -> list[dict[str, str]]:
-        """Return the archives that could not be read to their end: archive, reason."""
+        """Return the archives that could not be read to the end: archive, reason."""
         return [{"archive": one["archive"], "reason": one["error"]} for one in self.archives if one["error"]]
 
 
@@ -163,7 +163,7 @@ class Extraction:
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def _clear(self, key: str) -> None:
-        """Remove what another input or option left, and what a kill left half done."""
+        """Remove the output of another input or options, and partial files of a killed extraction."""
         storage = self.store.storage
         marks = storage.folders("marks")
         if any(name != key for name in marks):

@@ -1,11 +1,12 @@
-"""What is said of a run beside its bytes: recipe, versions, models, input, and what each filter dropped."""
+"""The manifest of a run: recipe, versions, models, input, what each filter dropped, and the lists of files."""
 
 from __future__ import annotations
 
+import json
 import platform
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,23 +14,27 @@ from curate.core.shards import Shards
 from curate.core.version import __version__
 from curate.counts.lookup import Lookup
 from curate.planning.plan import Plan
-from curate.storage.backend import Storage
+from curate.report import rules
+from curate.stages import language
+from curate.storage.file_lists import LISTED, FileLists, listed, unlisted, writing_lists
 from curate.storage.marks import Mark
+from curate.storage.store import Store
 
 
 def checked(plan: Plan) -> list[dict[str, str | None]]:
-    """Return stage, kind, spec, revision and sha256 of every model of a plan. Raises ModelError for one that cannot be had."""
+    """Return stage, kind, spec, revision and sha256 of every model of a plan. Raises ModelError if one is not available."""
     from curate.models.checks import check
 
     found = [(stage, kind, check(kind, spec)) for stage, kind, spec in plan.models()]
-    return [
+    models = [
         {"stage": stage, "kind": kind, "spec": facts.spec, "revision": facts.revision, "sha256": facts.sha256}
         for stage, kind, facts in found
     ]
+    return [*models, *(language.model_facts() for stage in plan.stages() if isinstance(stage, language.LanguageStage))]
 
 
 def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: Sequence[str]) -> dict[str, Any]:
-    """Return what a manifest says of a run before anything is counted."""
+    """Return the part of a manifest that is known before the run."""
     return {
         "recipe": {**plan.recipe.resolved(), "about": plan.recipe.about, "source": plan.recipe.source},
         "recipe_hash": plan.recipe.digest(),
@@ -41,7 +46,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
             "fingerprint": shards.digest,
         },
         "filters": [step.name for step in plan.steps],
-        "about": {step.name: step.rule.about for step in plan.steps},
+        "rules": rules.described(plan.recipe.filters),
         "thresholds": {step.name: list(step.rule.thresholds()) for step in plan.steps},
         "models": checked(plan),
         "warnings": list(warnings),
@@ -50,9 +55,9 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that decide bytes."""
+    """Return the versions of curate, Python and the packages that affect output bytes."""
     found = {"curate": __version__, "python": platform.python_version()}
-    for name in ("duckdb", "fasttext-numpy2", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
+    for name in ("duckdb", "fasttext-community", "numpy", "onnxruntime", "pillow", "pyarrow", "simplejpeg", "torch", "xxhash"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -60,33 +65,55 @@ def versions() -> dict[str, str]:
     return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunSummary:
-    """What the marks of all blocks say together."""
+    """Sums over the marks of all blocks, and totals of their files (see FileLists.described)."""
 
-    tally: Counter[str] = field(default_factory=Counter)
-    broken: dict[int, str] = field(default_factory=dict)  # index of a shard with records lost: why
-    tars: dict[str, dict[str, Any]] = field(default_factory=dict)
-    index: dict[str, str | None] = field(default_factory=dict)
-    decisions: dict[str, str | None] = field(default_factory=dict)
+    tally: Mapping[str, int]
+    broken: Mapping[int, str]  # why records were lost, by index of the shard
+    files: Mapping[str, Mapping[str, Any]]
 
-    def add(self, mark: Mark) -> None:
-        """Add the mark of a block."""
-        for index, verdict in sorted((int(name), part) for name, part in mark.parts.items()):
-            self.tally.update(verdict.counts)
-            self.decisions.update({name.partition("/")[2]: file.sha256 for name, file in verdict.files.items()})
-            if verdict.error:
-                self.broken[index] = verdict.error
-        for name, file in mark.files.items():
-            folder, _, name = name.partition("/")
-            if folder == "index":
-                self.index[name] = file.sha256
-            else:
-                self.tars[name] = file.to_json()
+
+def write_lists(store: Store, marks: Iterable[Mark]) -> RunSummary:
+    """Write the lists of a run's files and sizes.json from the marks of its blocks; remove files that are on no list.
+
+    These are of shards that have failed since, or of blocks with other boundaries.
+    """
+    tally: Counter[str] = Counter()
+    broken: dict[int, str] = {}
+    with writing_lists(store) as lists:
+        for mark in marks:
+            for index, verdict in sorted((int(name), part) for name, part in mark.parts.items()):
+                tally.update(verdict.counts)
+                _add(lists, verdict)
+                if verdict.error:
+                    broken[index] = verdict.error
+            _add(lists, mark)
+    out = store.storage
+    for folder in LISTED:
+        out.remove([f"{folder}/{name}" for name in unlisted(out, folder)])
+    out.remove([f"thumbs/{name}" for name in unlisted(out, "thumbs", "decisions")])
+    _write_sizes(store)
+    return RunSummary(tally, broken, lists.described())
+
+
+def _add(lists: FileLists, mark: Mark) -> None:
+    for name, file in mark.files.items():
+        lists.add(name, file)
+
+
+def _write_sizes(store: Store) -> None:
+    """Write sizes.json, which open_clip reads: the samples of each tar."""
+    lines = (f"\n {json.dumps(name)}: {file.samples}" for name, file in listed(store.storage, "shards"))
+    with store.writing("sizes.json") as path, path.open("w", encoding="utf-8") as file:
+        first = next(lines, None)
+        file.write("{" if first is None else "{" + first)
+        file.writelines(f",{line}" for line in lines)
+        file.write("}\n" if first is None else "\n}\n")
 
 
 def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:
-    """Return what each filter dropped, in texts: one a record without captions."""
+    """Return how many texts each filter dropped. Without captions, a record has one text."""
     left, rows = tally["texts"], []
     for step in plan.steps:
         dropped = tally.get(f"dropped:{step.name}", 0)
@@ -94,12 +121,3 @@ def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:
         left -= dropped
     counted = {name: tally[name] for name in ("records", "texts", "kept")}
     return {**counted, "kept_texts": left, "attrition": rows}
-
-
-def remove_leftovers(out: Storage, summary: RunSummary) -> None:
-    """Remove files that belong to no block: of shards that have failed since, or of blocks with other boundaries."""
-    wanted: dict[str, Container[str]] = {
-        "shards": summary.tars, "index": summary.index, "decisions": summary.decisions, "thumbs": summary.decisions,
-    }  # fmt: skip
-    for folder, names in wanted.items():
-        out.remove([f"{folder}/{found.name}" for found in out.listing(folder) if found.name not in names])

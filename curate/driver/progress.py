@@ -1,4 +1,4 @@
-"""What a run says while it goes on, and what it did."""
+"""Progress of a run, and its outcome."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Protocol
 
 from curate.passes.evaluation import WAIT
 
-_MODELS = ("caption", "match")  # stages whose models wait for pictures
+_MODELS = ("caption", "match")  # stages whose models wait for images
 
 
 class Progress(Protocol):
     """Receives the progress of a run; the terminal draws it."""
 
     def start(self, name: str, total: int) -> None:
-        """A step begins, with so many items to do."""
+        """Begin a step with `total` items."""
 
     def advance(self, records: int) -> None:
-        """One item of the step is done."""
+        """Count one item of the step as done, with so many records."""
 
     def warn(self, text: str) -> None:
-        """Something happened that a person should know at once."""
+        """Show a warning."""
 
 
 @dataclass(frozen=True)
 class Quiet:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
     def start(self, name: str, total: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def advance(self, records: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def warn(self, text: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Outcome:
     kept: int = 0  # records: those with a kept text
     failed: list[dict[str, str]] = field(default_factory=list)  # shards given up: shard, reason
     partial: list[dict[str, str]] = field(default_factory=list)  # shards with records lost after a break: shard, reason
-    seconds: dict[str, float] = field(default_factory=dict)  # by activity, over all workers; `wait` is no work
+    seconds: dict[str, float] = field(default_factory=dict)  # by activity, over all workers; `wait` keeps no core busy
 
     def idle(self) -> float | None:
-        """Return the share of the time of captioner and matcher in which they waited for pictures; None without them."""
+        """Return the share of the time of captioner and matcher that they spent waiting for images; None without them."""
         return idle(self.seconds)
 
 
 def idle(seconds: dict[str, float]) -> float | None:
-    """Return the share of the time of captioner and matcher in which they waited for pictures; None without them.
+    """Return the share of the time of captioner and matcher that they spent waiting for images; None without them.
 
     >>> idle({"caption": 2.0, "match": 1.0, "wait": 1.0, "decode": 5.0}), idle({"decode": 5.0})
     (0.25, None)

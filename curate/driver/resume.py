@@ -1,4 +1,4 @@
-"""What earlier attempts at a run have committed, found by listing, and what must be undone before it is made again."""
+"""What earlier attempts at a run have committed, found by listing; and how to undo it before it is made again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Index: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Resume:
-    """Answers which shards and blocks are done; never reads one mark per shard to do so."""
+    """Finds the shards and blocks that are done, without reading a mark per shard."""
 
     store: Store
     block_shards: int  # shards per block

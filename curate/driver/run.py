@@ -25,7 +25,7 @@ from curate.counts.lookup import Lookup
 from curate.counts.merge import Engine, Scanned, merge
 from curate.driver import batches
 from curate.driver.attempts import Attempts, CrashSearch
-from curate.driver.manifest import RunSummary, attrition, checked, described, remove_leftovers
+from curate.driver.manifest import attrition, checked, described, write_lists
 from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome, Progress, Quiet
 from curate.driver.resolve import published
@@ -36,7 +36,7 @@ from curate.passes.judge import Judge, Prepare
 from curate.passes.pack import Block, Pack
 from curate.passes.sampler import per_shard
 from curate.passes.scan import Scan
-from curate.planning.plan import Plan
+from curate.planning.plan import Pass, Plan
 from curate.storage.marks import Mark
 from curate.storage.store import Store
 
@@ -46,7 +46,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Packed:
-    """A run whose blocks are all packed: the run as it went on (batches may be halved), its counts, and the blocks' marks.
+    """A run whose blocks are all packed: the run, maybe with halved batches, its counts, and the blocks' marks.
 
     The marks come in the order of the blocks and are read as they are taken.
     """
@@ -92,6 +92,8 @@ class Run:
         return replace(self, plan=self.plan.with_batches(halved), halved=halved)
 
     def _complete(self) -> Outcome:
+        from curate.report import write_report
+
         manifest = self.store.read_json("manifest.json")
         retry = self.options.retry_failed and self.plan.fetches
         same = manifest is not None and manifest.get("run") == self._packed_as()
@@ -101,7 +103,9 @@ class Run:
         self.store.sweep()
         attempts = self.attempts()
         packed = self.steps(attempts)
-        outcome = packed.run._conclude(packed, attempts)
+        outcome = packed.run.conclude(packed, attempts)
+        self.progress.start("report", 0)
+        write_report(self.store.storage)
         self.store.sweep()
         return outcome
 
@@ -116,7 +120,7 @@ class Run:
         return Outcome(self.store.storage.root, "nothing to do", records, texts, kept, partial=manifest["partial_shards"])
 
     def attempts(self) -> Attempts:
-        """Return what runs this run's tasks."""
+        """Return the attempts that run this run's tasks."""
         find_crashes = CrashSearch(self.plan, self.store, self.runner, self.options.row_seconds)
         limit, plugins = self.options.max_failed_shards, self.plan.recipe.plugins
         return Attempts(self.store, self.runner, self.progress, find_crashes, limit, plugins)
@@ -137,7 +141,7 @@ class Run:
     def steps(self, attempts: Attempts) -> Packed:
         """Scan, merge, fetch, judge and pack what is missing."""
         lookups = self._scan(attempts)
-        if self.plan.fetches:
+        if "fetch" in self._passes:
             self._fetch(lookups, attempts)
         run, judge = self, self.judge(lookups)
         try:
@@ -149,6 +153,10 @@ class Run:
             judge = run.judge(lookups)
             run._judge(judge, attempts)
         return Packed(run, lookups, run._pack(judge, attempts))
+
+    @property
+    def _passes(self) -> dict[str, Pass]:
+        return {one.name: one for one in self.plan.passes(gpus=self.options.gpus > 0)}
 
     @property
     def _resume(self) -> Resume:
@@ -188,11 +196,11 @@ class Run:
     def _judge(self, task: Judge, attempts: Attempts) -> None:
         """Judge what is missing. Raises OutOfDeviceMemory when a GPU is too small for the recipe's batch."""
         missing = np.setdiff1d(self._judged_shards(attempts), self._resume.judged(task))
-        with_gpu = self._prepare(Prepare(task), missing, attempts) if self.options.gpus and self.plan.on_gpu else _NONE
+        with_gpu = self._prepare(Prepare(task), missing, attempts) if "prepare" in self._passes else _NONE
         rest = np.setdiff1d(np.intersect1d(missing, self._judged_shards(attempts)), with_gpu)
         advice = None if not self.halved and batches.can_halve(self.plan) else batches.advice(self.plan)
         self.progress.start("judge", len(rest))
-        attempts.run(task, self.shards.at(rest), Needs(models=any(self.plan.models())), advice)
+        attempts.run(task, self.shards.at(rest), replace(self._passes["judge"].needs, gpus=0), advice)
         if len(with_gpu):
             threads = max(1, int(self.options.threads * self.options.gpu_share))
             needs = Needs(threads, gpus=self.options.gpu_share, models=True)
@@ -221,27 +229,18 @@ class Run:
         cuts = np.flatnonzero(np.diff(places // size)) + 1
         return {int(some[0] // size): some for some in np.split(places, cuts) if len(some)}
 
-    def _conclude(self, packed: Packed, attempts: Attempts) -> Outcome:
-        """Write sizes.json, then the manifest (its presence means done), then the report."""
-        from curate.report import write_report
-
-        summary = RunSummary()
-        for mark in packed.marks:
-            summary.add(mark)
+    def conclude(self, packed: Packed, attempts: Attempts) -> Outcome:
+        """Write the lists of files, sizes.json, and last the manifest, whose presence means done."""
+        summary = write_lists(self.store, packed.marks)
         partial = [{"shard": shard_name(self.shards[at]), "reason": reason} for at, reason in summary.broken.items()]
         failed = [failure.described() for failure in attempts.failures]
-        remove_leftovers(self.store.storage, summary)
-        self.store.write_json("sizes.json", {name: tar["samples"] for name, tar in summary.tars.items()})
         warnings = [*self.options.warnings, *([batches.warning(self.halved)] if self.halved else [])]
         about = described(self.plan, self.shards, packed.lookups, warnings)
         about["input"]["counted_only"] = self.options.counted_only
-        manifest = {"run": self._packed_as(), **about, **attrition(self.plan, summary.tally)}
+        manifest = {"run": self._packed_as(), **about, **attrition(self.plan, summary.tally), "files": summary.files}
         manifest |= {"halved_batch": self.halved} if self.halved else {}
-        manifest |= {"shards": summary.tars, "index": summary.index, "decisions": summary.decisions}
         manifest |= {"failed_shards": failed, "partial_shards": partial}
         self.store.write_json("manifest.json", manifest)
-        self.progress.start("report", 0)
-        write_report(self.store.storage)
         tally, root = summary.tally, self.store.storage.root
         return Outcome(root, "done", tally["records"], tally["texts"], tally["kept"], failed, partial, attempts.seconds)
 

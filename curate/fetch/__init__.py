@@ -1,7 +1,7 @@
-"""Fetching images from the web: politely, safely, each failure with its cause.
+"""Fetches images from the web: politely, safely, and with a cause for every failure. The only code that opens sockets.
 
-Why img2dataset alone is not enough: it reads bodies without a bound, checks no addresses, knows neither robots.txt nor limits of
-hosts, and gives one cause for most failures (see curate.fetch.img2dataset, through which it can be had with all of that).
+img2dataset alone is not enough: it reads bodies of any size, checks no addresses, ignores robots.txt, has no limits per host and
+reports one cause for most failures. curate.fetch.img2dataset runs it behind a gateway that adds all of this.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import NamedTuple
 from curate.fetch.errors import ERRORS
 from curate.fetch.policy import FetchPolicy
 
-__all__ = ["ERRORS", "FetchPolicy", "Got", "Wanted", "fetch"]
+__all__ = ["ERRORS", "FetchPolicy", "FetchRequest", "FetchResult", "fetch"]
 
 
-class Wanted(NamedTuple):
-    """An image to fetch."""
+class FetchRequest(NamedTuple):
+    """An image to fetch; `row` identifies the result."""
 
     row: int
     url: str
 
 
-class Got(NamedTuple):
-    """What came: an image, or the code of curate.fetch.errors that says why there is none."""
+class FetchResult(NamedTuple):
+    """The bytes of an image, or the code of the failure (see curate.fetch.errors); exactly one of them is None."""
 
     row: int
     error: str | None
     body: bytes | None
 
 
-def fetch(wanted: Sequence[Wanted], policy: FetchPolicy) -> Generator[Got | None, None, None]:
-    """Yield what comes of each wanted image, in any order, each once; None while nothing comes. Close it to end all."""
+def fetch(requests: Sequence[FetchRequest], policy: FetchPolicy) -> Generator[FetchResult | None, None, None]:
+    """Yield one result per request, in any order, and None now and then while there is none. Close it to stop fetching."""
     if policy.engine == "img2dataset":
-        from curate.fetch.img2dataset import through_img2dataset
+        from curate.fetch.img2dataset import fetch_with_img2dataset
 
-        return through_img2dataset(wanted, policy)
-    from curate.fetch.frontier import crawl
+        return fetch_with_img2dataset(requests, policy)
+    from curate.fetch.crawl import crawl
 
-    return crawl(wanted, policy)
+    return crawl(requests, policy)

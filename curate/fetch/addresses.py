@@ -1,4 +1,4 @@
-"""Which addresses may be connected to: public ones only, so that no url of a crawl reaches into the network of its reader."""
+"""Allows connections to public addresses only, so that no URL of a crawl can reach the crawler's own network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def permitted(address: str, networks: Sequence[Network] = ()) -> bool:
-    """Return whether an address, as text, is public or in one of `networks`; an IPv4 address inside an IPv6 one counts too.
+    """Return whether an address is public or in one of `networks`. An IPv4 address embedded in an IPv6 one is checked too.
 
     >>> permitted("93.184.216.34"), permitted("169.254.169.254"), permitted("::ffff:10.0.0.1"), permitted("2002:7f00:1::")
     (True, False, False, False)
@@ -23,15 +23,15 @@ def permitted(address: str, networks: Sequence[Network] = ()) -> bool:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    inside = [found, *_embedded(found)]
+    addresses = [found, *_embedded(found)]
     if any(found in network for network in networks if network.version == found.version):
         return True
-    return all(_public(one) or any(one in network for network in networks if network.version == one.version) for one in inside)
+    return all(_public(one) or any(one in network for network in networks if network.version == one.version) for one in addresses)
 
 
 def _public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and (address in _NAT64 or address.ipv4_mapped is not None):
-        return True  # as public as the address inside
+        return True  # as public as the embedded address
     local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
     return address.is_global and not (address.is_multicast or address.is_reserved or local)
 
@@ -48,22 +48,19 @@ def _embedded(address: Address) -> list[Address]:
 
 
 def networks_of(texts: Sequence[str]) -> tuple[Network, ...]:
-    """Return networks from their CIDR texts."""
+    """Parse networks in CIDR notation. Raises ValueError."""
     return tuple(map(ipaddress.ip_network, texts))
 
 
 class ForbiddenAddress(OSError):
-    """A connection to an address that is not public was about to be made."""
+    """A connection to an address that is not public was refused."""
 
 
-def opener(networks: Sequence[Network]) -> _Opener:
-    """Return what opens sockets: the address is checked when it is connected to, whatever its name resolved to before."""
-    return _Opener(tuple(networks))
+class SocketFactory:
+    """Opens sockets after checking the address to connect to, whatever its name resolved to before (DNS rebinding)."""
 
-
-class _Opener:
     def __init__(self, networks: Sequence[Network]) -> None:
-        self._networks = networks
+        self._networks = tuple(networks)
 
     def __call__(self, info: tuple[int, int, int, str, tuple[str | int, ...]]) -> socket.socket:
         """Return an unconnected socket for an entry of getaddrinfo. Raises ForbiddenAddress."""

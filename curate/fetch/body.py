@@ -1,4 +1,4 @@
-"""The body of an answer, read within its bounds."""
+"""Reads the body of a response within limits."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import aiohttp
 from curate.fetch.errors import FetchError
 
 IN_MEMORY = 1 << 20
-"""Bytes of a body that are held in memory; a larger one goes to a temporary file."""
-
+"""Bytes of a body that are kept in memory; a larger one goes to a temporary file."""
 
 _CHUNK = 64 << 10
 
 
 class Body:
-    """Bytes as they come: at most `limit` of them. Raises FetchError above that."""
+    """The received bytes, at most `limit` of them."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0
@@ -26,7 +25,7 @@ class Body:
         self._file: IO[bytes] | None = None
 
     def add(self, data: bytes) -> None:
-        """Take the next bytes, of what is too much the beginning."""
+        """Append bytes up to the limit. Raises FetchError above it."""
         if too_large := self._size + len(data) > self._limit:
             data = data[: self._limit - self._size]
         self._size += len(data)
@@ -42,21 +41,15 @@ class Body:
             raise FetchError("too_large")
 
     def take(self) -> bytes:
-        """Return all of it, once."""
-        found = self.peek()
-        if self._file is not None:
-            self._file.close()
-        return found
-
-    def peek(self) -> bytes:
-        """Return all of it."""
+        """Return all bytes; call it once."""
         if self._file is None:
             return b"".join(self._parts)
-        self._file.seek(0)
-        return self._file.read()
+        with self._file as file:
+            file.seek(0)
+            return file.read()
 
     def head(self, size: int) -> bytes:
-        """Return the first bytes."""
+        """Return at most `size` bytes of the beginning."""
         if self._file is None:
             return b"".join(self._parts)[:size] if self._size <= size else _first(self._parts, size)
         self._file.seek(0)
@@ -77,17 +70,17 @@ def _first(parts: list[bytes], size: int) -> bytes:
     return bytes(found)
 
 
-async def _receive(response: aiohttp.ClientResponse, body: Body) -> None:
-    """Read a body within its limit, undoing an encoding that was not asked for."""
+async def receive(response: aiohttp.ClientResponse, body: Body) -> None:
+    """Read a response into `body`, decompressing it if the server encoded it unasked. Raises FetchError."""
     inflate = _inflater(response.headers.get("Content-Encoding", "").strip().lower())
     try:
         async for chunk in response.content.iter_chunked(_CHUNK):
             if inflate is None:
                 body.add(chunk)
             else:
-                _inflated(inflate, chunk, body)
+                _inflate(inflate, chunk, body)
     except aiohttp.ClientError as error:
-        raise FetchError("truncated", passing=True) from error
+        raise FetchError("truncated", retryable=True) from error
     except zlib.error as error:
         raise FetchError("bad_encoding") from error
     if inflate is not None and not inflate.eof:
@@ -95,7 +88,7 @@ async def _receive(response: aiohttp.ClientResponse, body: Body) -> None:
 
 
 def _inflater(encoding: str) -> Any:
-    """Return what undoes a Content-Encoding, None for none. Raises FetchError for one that is not known."""
+    """Return the decompressor for a Content-Encoding, None if there is none. Raises FetchError for an unknown one."""
     if encoding in ("", "identity"):
         return None
     if encoding in ("gzip", "x-gzip", "deflate"):
@@ -103,8 +96,8 @@ def _inflater(encoding: str) -> Any:
     raise FetchError("bad_encoding")
 
 
-def _inflated(inflate: Any, chunk: bytes, body: Body) -> None:
-    """Add what a chunk inflates to, in bounded pieces: a bomb is stopped by the body's limit."""
+def _inflate(inflate: Any, chunk: bytes, body: Body) -> None:
+    """Decompress a chunk in bounded pieces, so that the limit of the body stops a decompression bomb."""
     while chunk:
         body.add(inflate.decompress(chunk, _CHUNK))
         chunk = inflate.unconsumed_tail

@@ -1,4 +1,4 @@
-"""One image over HTTP, with every check that a hostile or a reluctant site calls for."""
+"""Fetches one image over HTTP, with checks against hostile sites and for those that opt out."""
 
 from __future__ import annotations
 
@@ -15,53 +15,54 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from curate.core.version import __version__
-from curate.fetch.addresses import ForbiddenAddress, networks_of, opener
-from curate.fetch.body import Body, _receive
-from curate.fetch.denylists import Refused
+from curate.fetch.addresses import ForbiddenAddress, SocketFactory, networks_of
+from curate.fetch.body import Body, receive
+from curate.fetch.denylists import Denylists
 from curate.fetch.errors import FetchError
-from curate.fetch.host_limits import Hosts
-from curate.fetch.opt_outs import MAX_RULES, Rules, opted_out, reserved, robots, tdm_reserved
+from curate.fetch.host_limits import HostLimits
+from curate.fetch.opt_outs import MAX_RULES, Rules, opted_out, parse_robots, parse_tdmrep, tdm_reserved
 from curate.fetch.policy import FetchPolicy
-from curate.fetch.urls import _joined, host_of
+from curate.fetch.urls import host_of, redirect_target
+from curate.images.header import HEAD_BYTES, read_header
 
 CONNECT_SECONDS = 10.0
 
 _REDIRECTS = (301, 302, 303, 307, 308)
-_ASK_AGAIN = (429, 500, 502, 503, 504)
-_FILES = 4  # times the limit of a request in which a site must tell its rules
-_SITES = 10_000  # whose rules are remembered
-_SITE_SECONDS = 24 * 3600.0
+_RETRYABLE = (429, 500, 502, 503, 504)
+_RULES_TIMEOUTS = 4  # time for loading all rules of a site, in timeouts of one request
+_SITES = 10_000  # sites whose rules are cached
+_SITE_SECONDS = 24 * 3600.0  # for which rules are cached
 
 
-class Answer(NamedTuple):
-    """What a host said to one request."""
+class Response(NamedTuple):
+    """The response to one request."""
 
     status: int
     headers: CIMultiDictProxy[str]
     body: Body
 
 
-Resolving: TypeAlias = Callable[[], AbstractResolver]
-"""Makes what looks up names, in the loop that will use it."""
+ResolverFactory: TypeAlias = Callable[[], AbstractResolver]
+"""Creates a resolver of host names, in the event loop that uses it."""
 
 
 class Client:
-    """Asks for images. Used as an async context; not for several loops."""
+    """Fetches images, one per call. An async context manager, for one event loop."""
 
-    def __init__(self, policy: FetchPolicy, hosts: Hosts, refused: Refused, resolving: Resolving) -> None:
-        self._manners, self._hosts, self._refused, self._resolving = policy, hosts, refused, resolving
+    def __init__(self, policy: FetchPolicy, limits: HostLimits, denylists: Denylists, resolver: ResolverFactory) -> None:
+        self._policy, self._limits, self._denylists, self._resolver = policy, limits, denylists, resolver
         self._sites: dict[str, tuple[float, asyncio.Future[Rules]]] = {}
 
     async def __aenter__(self) -> Client:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, ttl_dns_cache=600, keepalive_timeout=1, resolver=self._resolving(),
-                socket_factory=opener(networks_of(self._manners.networks)),
+                limit=0, ttl_dns_cache=600, keepalive_timeout=1, resolver=self._resolver(),
+                socket_factory=SocketFactory(networks_of(self._policy.networks)),
             ),
             cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False, raise_for_status=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_SECONDS, self._manners.timeout)),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_SECONDS, self._policy.timeout)),
             headers={
-                "User-Agent": f"curate/{__version__} (+{self._manners.contact.strip()})",
+                "User-Agent": f"curate/{__version__} (+{self._policy.contact.strip()})",
                 "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity",
             },
         )  # fmt: skip
@@ -71,58 +72,62 @@ class Client:
         await self._session.close()
 
     def check(self, url: URL) -> str:
-        """Return the host of a url; raise FetchError where what is known already refuses it."""
-        self._refused.check(url)
+        """Return the host of a URL. Raises FetchError if the lists or the site's cached rules refuse it; sends nothing."""
+        self._denylists.check(url)
         known = self._sites.get(str(url.origin()))
         if known is not None and known[1].done() and not known[1].exception():
             _obey(known[1].result(), url)
         return host_of(url)
 
-    async def ask(self, url: URL) -> Body | URL:
-        """Return an image's bytes, or where they are instead. Raises FetchError.
+    async def image(self, url: URL) -> Body | URL:
+        """Return the bytes of an image, or the URL that the site redirects to. Raises FetchError.
 
-        The caller has asked `check`, and has a connection to the host.
+        Call `check` before, and hold a connection of the host's limits.
         """
-        await self._permitted(url)
-        async with _limited(self._manners.timeout):
-            answer = await self._get(url, self._manners.max_bytes)
-        return _joined(url, answer.headers.get("Location")) if answer.status in _REDIRECTS else self._judged(answer)
+        await self._check_rules(url)
+        async with _TimeLimit(self._policy.timeout):
+            response = await self._get(url, self._policy.max_bytes)
+        if response.status in _REDIRECTS:
+            return redirect_target(url, response.headers.get("Location"))
+        self._check_response(response)
+        _check_image(response.body)
+        return response.body
 
-    def _judged(self, answer: Answer) -> Body:
-        """Return the body of an answer that may be used."""
-        if answer.status in _ASK_AGAIN:
-            raise FetchError(f"http_{answer.status}", passing=True, wait=retry_after(answer.headers.get("Retry-After")))
-        if answer.status != 200:
-            raise FetchError(f"http_{answer.status}")
-        if opted_out(answer.headers.getall("X-Robots-Tag", ()), self._manners.opt_out):
+    def _check_response(self, response: Response) -> None:
+        """Raise FetchError unless the site delivers the image and permits its use."""
+        if response.status in _RETRYABLE:
+            wait = retry_after(response.headers.get("Retry-After"))
+            raise FetchError(f"http_{response.status}", retryable=True, retry_after=wait)
+        if response.status != 200:
+            raise FetchError(f"http_{response.status}")
+        if opted_out(response.headers.getall("X-Robots-Tag", ()), self._policy.opt_out):
             raise FetchError("noai")
-        if self._manners.tdm and tdm_reserved(answer.headers):
+        if self._policy.tdm and tdm_reserved(response.headers):
             raise FetchError("tdm_reserved")
-        return answer.body
 
-    async def _get(self, url: URL, limit: int, *, cut: bool = False) -> Answer:
-        """Make one request and follow nothing; of a body that is too long take the beginning if `cut`. Raises FetchError."""
+    async def _get(self, url: URL, limit: int, *, cut: bool = False) -> Response:
+        """Send one request, following no redirect; `cut` truncates a body at `limit` instead of failing. Raises FetchError."""
         try:
             async with self._session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
-                    return Answer(response.status, response.headers, Body(0))
+                    return Response(response.status, response.headers, Body(0))
                 if (response.content_length or 0) > limit and not cut:
                     raise FetchError("too_large")
                 body = Body(limit)
                 try:
-                    await _receive(response, body)
+                    await receive(response, body)
                 except FetchError as error:
                     if not (cut and error.code == "too_large"):
                         raise
-                return Answer(response.status, response.headers, body)
+                return Response(response.status, response.headers, body)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _told(error) from error
+            raise _translated(error) from error
 
-    # What a site reserves --------------------------------------------------------------------------------------------
+    # Rules of a site -------------------------------------------------------------------------------------------------
 
-    async def _permitted(self, url: URL) -> None:
-        """Raise FetchError where the site's rules refuse a url; they are asked for once a day."""
-        if not (self._manners.robots or self._manners.tdm):
+    async def _check_rules(self, url: URL) -> None:
+        """Raise FetchError if the site's rules refuse a URL. Rules are loaded once a day."""
+        if not (self._policy.robots or self._policy.tdm):
             return
         site = str(url.origin())
         known = self._sites.get(site)
@@ -133,44 +138,40 @@ class Client:
         rules = await asyncio.shield(known[1])
         _obey(rules, url)
         if delay := rules.delay():
-            self._hosts.postpone(host_of(url), delay)
+            self._limits.postpone(host_of(url), delay)
 
     async def _rules(self, site: URL) -> Rules:
         try:
-            async with _limited(_FILES * self._manners.timeout):
-                return await self._asked(site)
+            async with _TimeLimit(_RULES_TIMEOUTS * self._policy.timeout):
+                robots = await self._rule_file(site / "robots.txt") if self._policy.robots else b""
+                tdmrep = await self._rule_file(site / ".well-known" / "tdmrep.json") if self._policy.tdm else b""
+                return Rules(parse_robots(robots), parse_tdmrep(tdmrep))
         except FetchError as error:
-            return Rules(unheard="robots" if error.code.startswith("http_") else error.code)
+            return Rules(unavailable="robots" if error.code.startswith("http_") else error.code)
 
-    async def _asked(self, site: URL) -> Rules:
-        text = await self._small(site / "robots.txt") if self._manners.robots else b""
-        rights = await self._small(site / ".well-known" / "tdmrep.json") if self._manners.tdm else b""
-        return Rules(robots(text), reserved(rights))
-
-    async def _small(self, url: URL) -> bytes:
-        """Return a small file of a site, nothing where there is none. Raises FetchError where the site is at fault."""
-        for again in (True, False):
-            try:
-                return await self._followed(url)
-            except FetchError as error:
-                if not (again and error.passing) or error.code == "timeout":
-                    raise
-        raise AssertionError
+    async def _rule_file(self, url: URL) -> bytes:
+        """Return a file with rules, empty if the site has none; tries twice. Raises FetchError if the site fails."""
+        try:
+            return await self._followed(url)
+        except FetchError as error:
+            if not error.retryable or error.code == "timeout":
+                raise
+        return await self._followed(url)
 
     async def _followed(self, url: URL) -> bytes:
-        for _ in range(self._manners.max_redirects + 1):
-            self._refused.check(url)  # a host that is never asked is not asked for rules either
-            while wait := self._hosts.pace(host_of(url)):
+        for _ in range(self._policy.max_redirects + 1):
+            self._denylists.check(url)  # a blocked host gets no requests for rules either
+            while wait := self._limits.pace(host_of(url)):
                 await asyncio.sleep(wait)
-            async with _limited(self._manners.timeout):
-                answer = await self._get(url, MAX_RULES, cut=True)
-            if answer.status in _REDIRECTS:
-                url = _joined(url, answer.headers.get("Location"))
-            elif answer.status == 429 or answer.status >= 500:
-                raise FetchError(f"http_{answer.status}", passing=True)
+            async with _TimeLimit(self._policy.timeout):
+                response = await self._get(url, MAX_RULES, cut=True)
+            if response.status in _REDIRECTS:
+                url = redirect_target(url, response.headers.get("Location"))
+            elif response.status == 429 or response.status >= 500:
+                raise FetchError(f"http_{response.status}", retryable=True)
             else:
-                return answer.body.take() if answer.status == 200 else b""
-        return b""  # RFC 9309: more redirects than that count as no rules
+                return response.body.take() if response.status == 200 else b""
+        return b""  # RFC 9309: after too many redirects a site counts as having no rules
 
 
 def _obey(rules: Rules, url: URL) -> None:
@@ -178,8 +179,18 @@ def _obey(rules: Rules, url: URL) -> None:
         raise FetchError(code)
 
 
+def _check_image(body: Body) -> None:
+    if not len(body):
+        raise FetchError("empty")
+    header = read_header(body.head(HEAD_BYTES))
+    if header.reason == "not_an_image":
+        raise FetchError("not_image")
+    if header.reason == "too_many_pixels":
+        raise FetchError("too_many_pixels")
+
+
 def retry_after(text: str | None) -> float:
-    """Return the seconds that a Retry-After asks for, as a number or a date; 0 without one.
+    """Return the seconds of a Retry-After header, a number or a date; 0 if it is missing or invalid.
 
     >>> retry_after("30"), retry_after(None), retry_after("soon"), retry_after("Thu, 01 Jan 1970 00:00:00 GMT")
     (30.0, 0.0, 0.0, 0.0)
@@ -194,8 +205,8 @@ def retry_after(text: str | None) -> float:
         return 0.0
 
 
-class _limited:
-    """A time limit whose end is a FetchError."""
+class _TimeLimit:
+    """A time limit that raises FetchError."""
 
     def __init__(self, seconds: float) -> None:
         self._timeout = asyncio.timeout(seconds)
@@ -207,16 +218,16 @@ class _limited:
         try:
             await self._timeout.__aexit__(*error)
         except TimeoutError:
-            raise FetchError("timeout", passing=True) from None
+            raise FetchError("timeout", retryable=True) from None
 
 
-_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What no site is to blame for."""
+_LOCAL_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Faults of this machine: no fault of the site."""
 
 
-def _told(error: Exception) -> Exception:
-    """Return what an error of the client means; a fault of this machine as it is."""
-    if isinstance(error, OSError) and getattr(error, "os_error", error).errno in _OURS:
+def _translated(error: Exception) -> Exception:
+    """Return the FetchError for an error of aiohttp; a fault of this machine is returned as it is."""
+    if isinstance(error, OSError) and getattr(error, "os_error", error).errno in _LOCAL_FAULTS:
         return error
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return FetchError("dns")
@@ -227,10 +238,10 @@ def _told(error: Exception) -> Exception:
         if isinstance(cause, ForbiddenAddress) or "not a public address" in str(cause):
             return FetchError("private_address")
         if isinstance(error, TimeoutError):
-            return FetchError("timeout", passing=True)
-        return FetchError("connect", passing=True)
+            return FetchError("timeout", retryable=True)
+        return FetchError("connect", retryable=True)
     if isinstance(error, aiohttp.InvalidURL):
         return FetchError("bad_url")
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientConnectionError):
-        return FetchError("connect", passing=True)
+        return FetchError("connect", retryable=True)
     return FetchError("bad_answer")

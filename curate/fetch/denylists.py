@@ -1,4 +1,4 @@
-"""Lists of hosts and urls that are never asked."""
+"""Lists of hosts and URLs that are never requested."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from curate.fetch.policy import FetchPolicy
 _HOST = re.compile(r"[A-Za-z0-9._\-]+|[0-9A-Fa-f:.]+")
 
 
-class Refused:
-    """A blocklist of hosts, with their subdomains, and a list of urls whose owners opted out (as 64-bit hashes, sorted)."""
+class Denylists:
+    """A blocklist of hosts, including subdomains, and a list of opted-out URLs (sorted 64-bit hashes)."""
 
     def __init__(self, hosts: frozenset[str], urls: npt.NDArray[np.uint64]) -> None:
         self._hosts, self._urls = hosts, urls
 
     def check(self, url: URL) -> None:
-        """Raise FetchError for a url that is on a list."""
+        """Raise FetchError for a URL that is on a list."""
         if self._hosts:
             host = (url.raw_host or "").lower().rstrip(".")
             parts = host.split(".")
@@ -39,44 +39,44 @@ class Refused:
                 raise FetchError("opted_out")
 
 
-def refused(policy: FetchPolicy) -> Refused:
-    """Return the lists that are named. Raises OSError, InputError for a line that is no host."""
-    hosts = _hosts(policy.blocklist, _stamp(policy.blocklist)) if policy.blocklist else frozenset()
-    urls = _urls(policy.opted_out, _stamp(policy.opted_out)) if policy.opted_out else np.empty(0, np.uint64)
-    return Refused(hosts, urls)
+def load_denylists(policy: FetchPolicy) -> Denylists:
+    """Load the lists of a policy. Raises OSError, and InputError for an invalid line."""
+    hosts = _hosts(policy.blocklist, _modified(policy.blocklist)) if policy.blocklist else frozenset()
+    urls = _urls(policy.opted_out, _modified(policy.opted_out)) if policy.opted_out else np.empty(0, np.uint64)
+    return Denylists(hosts, urls)
 
 
-def _stamp(path: str) -> int:
+def _modified(path: str) -> int:
     return Path(path).stat().st_mtime_ns
 
 
 @lru_cache(4)
-def _hosts(path: str, stamp: int) -> frozenset[str]:
+def _hosts(path: str, modified: int) -> frozenset[str]:
     return frozenset(_host(path, line) for line in _lines(path))
 
 
 def _host(path: str, line: str) -> str:
-    """Return the host that a line names: as it is spelt in requests, whatever stands around it. Raises InputError."""
+    """Return the host in a line, spelled as in requests, without scheme, wildcard, port and path. Raises InputError."""
     try:
         host = URL(line if "://" in line else f"http://{line.removeprefix('*.').strip('.')}").raw_host
     except (ValueError, TypeError):
         host = None
     if host is None or not _HOST.fullmatch(host):
-        raise InputError(f"{path}: {line[:80]!r} is no host")
+        raise InputError(f"{path}: {line[:80]!r} is not a host")
     return host.lower().rstrip(".")
 
 
 @lru_cache(4)
-def _urls(path: str, stamp: int) -> npt.NDArray[np.uint64]:
-    keys = np.fromiter((xxhash.xxh3_64_intdigest(_normal(line).encode()) for line in _lines(path)), np.uint64)
+def _urls(path: str, modified: int) -> npt.NDArray[np.uint64]:
+    keys = np.fromiter((xxhash.xxh3_64_intdigest(_normalized(line).encode()) for line in _lines(path)), np.uint64)
     return np.unique(keys)
 
 
-def _normal(line: str) -> str:
-    from curate.fetch.urls import place
+def _normalized(line: str) -> str:
+    from curate.fetch.urls import parse_url
 
     try:
-        return str(place(line))
+        return str(parse_url(line))
     except FetchError:
         return line
 

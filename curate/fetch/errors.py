@@ -1,40 +1,43 @@
-"""Why an image was not fetched: every code, and what it means."""
+"""The codes of failed fetches and their meanings."""
 
 from __future__ import annotations
 
 ERRORS: dict[str, str] = {
-    "missing_url": "the record names no url",
-    "bad_url": "the url is none, or not of http or https",
+    "missing_url": "the record has no URL",
+    "bad_url": "not a valid http or https URL",
     "blocked": "the host is on the blocklist",
-    "opted_out": "the url is on the list of urls whose owners opted out",
-    "robots": "the host's robots.txt disallows it, or could not be had for a fault of the host",
-    "noai": "the answer has a directive of X-Robots-Tag that is honoured",
-    "tdm_reserved": "text and data mining is reserved, by the answer or by the host's tdmrep.json",
-    "private_address": "the host's address is not public: private, loopback, link-local, metadata, ...",
-    "dns": "the host has no address",
-    "connect": "no connection, or it broke off before the answer",
-    "bad_answer": "what came is no answer in HTTP",
-    "tls": "the host's certificate or encryption is not in order",
-    "timeout": "it took longer than the limit",
-    "host_down": "the host failed to answer several times in a row and was not asked any more",
-    "too_many_redirects": "more redirects than the limit, or round in a circle",
-    "too_large": "more bytes than the limit, also once inflated",
-    "truncated": "fewer bytes came than the answer had announced",
-    "bad_encoding": "the answer is encoded in a way that was not asked for and cannot be undone",
-    "empty": "the answer has no bytes",
-    "not_image": "what came is no image",
+    "opted_out": "the URL is on the list of opted-out URLs",
+    "robots": "robots.txt of the host disallows the URL, or the host failed to serve it",
+    "noai": "the response has an X-Robots-Tag directive that is honoured",
+    "tdm_reserved": "text and data mining is reserved, by the response or by the host's tdmrep.json",
+    "private_address": "the address of the host is not public: private, loopback, link-local, metadata, ...",
+    "dns": "the host name does not resolve",
+    "connect": "connecting failed, or the connection closed before the response",
+    "bad_answer": "the response is not valid HTTP",
+    "tls": "the certificate or the encryption of the host is invalid",
+    "timeout": "the request took longer than the limit",
+    "host_down": "the host failed several times in a row, so the rest of its URLs was not requested",
+    "too_many_redirects": "more redirects than the limit, or a redirect loop",
+    "too_large": "more bytes than the limit, before or after decompression",
+    "truncated": "fewer bytes than the response announced",
+    "bad_encoding": "a content encoding that was not requested and cannot be decoded",
+    "empty": "the response has no bytes",
+    "not_image": "the response is not an image",
     "too_many_pixels": "the image claims more pixels than the limit",
-    "sha256_mismatch": "it is another image than the input says",
+    "sha256_mismatch": "the image differs from the sha256 in the input",
     "engine_failed": "img2dataset failed or hung, twice",
 }
-"""Besides, http_NNN: the host answered with that status."""
+"""Every code except http_NNN: the host responded with that status."""
 
 
 class FetchError(Exception):
-    """An image that cannot be had; `code` is a key of ERRORS, or http_NNN."""
+    """A failed fetch.
 
-    def __init__(self, code: str, *, passing: bool = False, wait: float = 0.0) -> None:
+    `code` is a key of ERRORS, or http_NNN. A `retryable` one may succeed later, after `retry_after` seconds.
+    """
+
+    def __init__(self, code: str, *, retryable: bool = False, retry_after: float = 0.0) -> None:
         super().__init__(code)
         self.code = code
-        self.passing = passing  # it may be otherwise if one asks again, after `wait` seconds
-        self.wait = wait
+        self.retryable = retryable
+        self.retry_after = retry_after

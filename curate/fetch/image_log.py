@@ -1,8 +1,8 @@
-"""The images that were fetched for a shard whose records only name them: a log of pieces that only grows.
+"""The fetched images of a shard whose records hold URLs: an append-only log of pieces.
 
-A piece is a tar of images in the order of their arrival, and a parquet file that says what came of each row. The mark that
-commits it is created only if nobody else has created it, so no two attempts of one shard can undo each other. A row that
-stands in several pieces, since a failure was tried again, is as the last of them says.
+A piece is a tar of images in order of arrival, and a parquet file with the result for each row. The mark that commits it is
+created only if it does not exist, so two attempts at one shard cannot undo each other. For a row in several pieces, since a
+failure was retried, the last piece counts.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64()),
         *facts.schema(("fetched",)),
-        pa.field("offset", pa.int64()),  # of the image in the tar of the piece
+        pa.field("offset", pa.int64()),  # of the image, in the tar of the piece
         *HeaderStage.provides,
         pa.field("content_key", pa.uint64()),
     ]
 )
 
-_OPEN = 4  # tars of one shard that are open at once: each may be a copy from an object store
+_OPEN = 4  # open tars of one shard; each may be a copy from an object store
 
 
 class ImageReader(Protocol):
-    """Where the images of a shard come from."""
+    """Reads the images of a shard."""
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
-        """Yield the image bytes of `rows` (columns row, offset, bytes; ascending by row), None where there are none."""
+        """Yield the image bytes of `rows` (columns row, offset, bytes; ascending by row), None for rows without."""
 
 
 @contextmanager
 def open_images(store: Store, shard: Shard) -> Iterator[ImageReader]:
-    """Open the images of a shard: the file itself, or what was fetched for it. Raises as curate.sources.open_shard."""
+    """Open the images of a shard: the file itself, or the fetched ones. Raises like open_shard."""
     if shard.on_the_web:
         with Fetched(store, shard) as fetched:
             yield fetched
@@ -64,7 +64,7 @@ def open_images(store: Store, shard: Shard) -> Iterator[ImageReader]:
 
 
 class Piece(NamedTuple):
-    """Where an attempt writes: a tar, and its facts (SCHEMA)."""
+    """The files of a piece that is being written: a tar, and its facts (SCHEMA)."""
 
     tar: Path
     facts: Path
@@ -97,9 +97,9 @@ class Log:
 
     @contextmanager
     def writing(self) -> Iterator[Piece]:
-        """Give the paths of a new piece; it is committed when the block ends.
+        """Write a new piece, committed when the block ends.
 
-        Raises RuntimeError when another attempt has committed a piece meanwhile.
+        Raises RuntimeError if another attempt has committed a piece in the meantime.
         """
         number = sum(1 for _ in self.pieces())
         file = data_name(self._fingerprint(number), uuid.uuid4().hex[:8])
@@ -112,16 +112,16 @@ class Log:
             raise RuntimeError(f"shard {self.shard.index} is being fetched by another attempt too")
 
     def table(self) -> pa.Table:
-        """Return what came of each row that was asked for (SCHEMA), by row; offset has the piece above PLACE_BITS.
+        """Return the last result of each requested row (SCHEMA), by row; `offset` has the piece above PLACE_BITS.
 
-        Images whose tar is not there any more are left out.
+        Images whose tar has been deleted are left out.
         """
         parts = []
         for number, piece in enumerate(self.pieces()):
             with self.store.storage.reading(piece.facts) as path:
                 part = pq.ParquetFile(path).read()
             if self.store.storage.size(piece.tar) != piece.tar_bytes:
-                part = part.filter(pc.not_equal(part["fetched"], "ok"))  # lost: as if nobody had asked
+                part = part.filter(pc.not_equal(part["fetched"], "ok"))  # lost: as if never requested
             place = pc.add(part["offset"], number << PLACE_BITS)
             parts.append(part.set_column(SCHEMA.get_field_index("offset"), "offset", place).cast(SCHEMA))
         found = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
@@ -136,12 +136,12 @@ class Log:
 
 
 def fingerprint_of(shard: Shard, number: int) -> str:
-    """Return what names a piece of a shard, as a fingerprint names a shard."""
+    """Return the fingerprint of a piece of a shard."""
     return xxhash.xxh3_64_hexdigest(f"{shard.fingerprint}/{number}".encode())
 
 
 def lost(store: Store, shards: Iterable[Shard]) -> list[int]:
-    """Return the indexes of shards with fetched images whose tar is not there any more."""
+    """Return the indices of shards with fetched images whose tar has been deleted."""
     there = {found.name for found in store.storage.listing(FETCHED_TARS)}
     committed = store.committed(FETCHED)
     names = zip(committed.fingerprints.tolist(), committed.attempts.tolist(), strict=True)
@@ -153,7 +153,7 @@ def lost(store: Store, shards: Iterable[Shard]) -> list[int]:
 
 
 class Fetched:
-    """The fetched images of a shard, and what is known of them."""
+    """The fetched images of a shard and their facts."""
 
     def __init__(self, store: Store, shard: Shard) -> None:
         self._store = store
@@ -172,7 +172,7 @@ class Fetched:
         self._open.clear()
 
     def overlay(self, batch: Batch) -> Batch:
-        """Return base facts with what is known of the fetched images, and the fact `fetched`: null where nobody asked."""
+        """Return base facts with those of the fetched images filled in; the fact `fetched` is null for rows never requested."""
         rows = batch["row"].to_numpy()
         place = np.searchsorted(self._rows, rows)
         here = np.zeros(len(rows), np.bool_)
@@ -206,6 +206,6 @@ class Fetched:
 
 
 def known(images: ImageReader, base: Path, rows: int = ROW_GROUP, columns: Sequence[str] | None = None) -> Iterator[Batch]:
-    """Yield base facts of a shard from their file, with what is known of its fetched images in them."""
+    """Yield base facts of a shard from their file, with those of its fetched images filled in."""
     batches = pq.ParquetFile(base).iter_batches(rows, columns=columns)
     yield from map(images.overlay, batches) if isinstance(images, Fetched) else batches

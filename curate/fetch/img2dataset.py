@@ -1,9 +1,9 @@
-"""img2dataset as the engine, behind a gateway on this machine that does what it does not do itself.
+"""img2dataset as the engine, behind a gateway on this machine that adds what it lacks.
 
-img2dataset reads bodies without a bound, connects to any address, knows neither robots.txt nor limits of hosts, tells most
-causes apart by no more than a message, and may hang at its end. So it is given urls of a small server on the loopback, which
-asks the web through our client and notes the cause of each failure; and it runs in a process of its own, which is ended when
-nothing moves any more and started once again for what is missing.
+img2dataset reads bodies of any size, connects to any address, ignores robots.txt, has no limits per host, gives most causes only
+as a message, and may hang at its end. So it gets URLs of a small server on the loopback, which fetches through our client and
+records the cause of each failure. It runs in a separate process, which is killed when it makes no progress and started once more
+for what is missing.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from aiohttp import ThreadedResolver, web
 
-from curate.fetch import Got, Wanted
+from curate.fetch import FetchRequest, FetchResult
 from curate.fetch.client import Client
-from curate.fetch.denylists import refused
-from curate.fetch.frontier import Answered, Asker, Frontier
-from curate.fetch.host_limits import Hosts
+from curate.fetch.denylists import load_denylists
+from curate.fetch.frontier import Frontier, Outcome
+from curate.fetch.host_limits import HostLimits
 from curate.fetch.policy import FetchPolicy
 
 STARTING = 60.0
-"""Seconds that img2dataset may take to its first request, and between two, on top of what the longest request may take."""
+"""Seconds without a request after which img2dataset is killed, in addition to the longest time of a request."""
 
 _POLL = 0.1
 _ATTEMPTS = 2
 
 
-def through_img2dataset(
-    wanted: Sequence[Wanted], policy: FetchPolicy, child: Sequence[str] = ("-m", "curate.fetch.img2dataset_child")
-) -> Generator[Got | None, None, None]:
-    """Yield what comes of each wanted image, in any order, each once, and None; `child` is how Python starts img2dataset."""
-    left = dict(enumerate(wanted))
-    with _serving(wanted, policy) as gateway:
+def fetch_with_img2dataset(
+    requests: Sequence[FetchRequest], policy: FetchPolicy, child: Sequence[str] = ("-m", "curate.fetch.img2dataset_child")
+) -> Generator[FetchResult | None, None, None]:
+    """Yield one result per request, in any order, and None in between; `child` are Python's arguments that start img2dataset."""
+    left = dict(enumerate(requests))
+    with _serving(requests, policy) as gateway:
         for _ in range(_ATTEMPTS):
             if left:
                 for number, body in _downloaded(gateway, sorted(left), child):
@@ -55,16 +55,16 @@ def through_img2dataset(
                         continue
                     error = gateway.causes.get(number)
                     if body is not None or error is not None:
-                        yield Got(left.pop(number).row, None if body is not None else error, body)
+                        yield FetchResult(left.pop(number).row, None if body is not None else error, body)
         for number, one in left.items():
-            yield Got(one.row, gateway.causes.get(number, "engine_failed"), None)
+            yield FetchResult(one.row, gateway.causes.get(number, "engine_failed"), None)
 
 
 class _Gateway:
-    """Answers GET /TOKEN/NUMBER with the image of that number."""
+    """Serves the image of request NUMBER at /TOKEN/NUMBER."""
 
-    def __init__(self, wanted: Sequence[Wanted], policy: FetchPolicy) -> None:
-        self._wanted, self._manners = wanted, policy
+    def __init__(self, requests: Sequence[FetchRequest], policy: FetchPolicy) -> None:
+        self._requests, self._policy = requests, policy
         self._token = secrets.token_urlsafe()
         self.causes: dict[int, str] = {}
         self.answered = 0
@@ -73,21 +73,21 @@ class _Gateway:
         self.failure: BaseException | None = None
 
     def url(self, number: int) -> str:
-        """Return where the image of a number is."""
+        """Return the URL of an image at the gateway."""
         return f"http://127.0.0.1:{self.port}/{self._token}/{number}"
 
     def patience(self) -> float:
-        """Return the seconds in which something must happen."""
-        return STARTING + self._manners.timeout * (self._manners.retries + 2)
+        """Return the seconds within which the next request must end."""
+        return STARTING + self._policy.timeout * (self._policy.retries + 2)
 
     async def serve(self) -> None:
-        """Serve until it is cancelled."""
-        hosts = Hosts(self._manners)
+        """Serve until cancelled."""
+        limits = HostLimits(self._policy)
         try:
-            async with Client(self._manners, hosts, refused(self._manners), ThreadedResolver) as client:
+            async with Client(self._policy, limits, load_denylists(self._policy), ThreadedResolver) as client:
 
                 async def handle(request: web.Request) -> web.Response:
-                    return await self._answer(request, client, hosts)
+                    return await self._answer(request, client, limits)
 
                 app = web.Application()
                 app.router.add_get(f"/{self._token}/{{number:[0-9]+}}", handle)
@@ -102,28 +102,28 @@ class _Gateway:
                 finally:
                     await runner.cleanup()
         finally:
-            hosts.close()
+            limits.close()
 
-    async def _answer(self, request: web.Request, client: Client, hosts: Hosts) -> web.Response:
+    async def _answer(self, request: web.Request, client: Client, limits: HostLimits) -> web.Response:
         number = int(request.match_info["number"])
-        found: list[Answered] = []
+        outcomes: list[Outcome] = []
 
-        async def keep(answered: Answered) -> None:
-            found.append(answered)
+        async def keep(outcome: Outcome) -> None:
+            outcomes.append(outcome)
 
-        await Frontier(hosts, self._manners, Asker(client), keep).run([self._wanted[number]])
+        await Frontier(limits, self._policy, client, keep).run([self._requests[number]])
         self.answered += 1
-        [answered] = found
-        if answered.body is None:
-            self.causes[number] = answered.error or "engine_failed"
+        [outcome] = outcomes
+        if outcome.body is None:
+            self.causes[number] = outcome.error or "engine_failed"
             return web.Response(status=502)
-        return web.Response(body=answered.body.take(), content_type="application/octet-stream")
+        return web.Response(body=outcome.body.take(), content_type="application/octet-stream")
 
 
 @contextmanager
-def _serving(wanted: Sequence[Wanted], policy: FetchPolicy) -> Iterator[_Gateway]:
-    """Give a gateway that serves in a thread of its own."""
-    gateway, loop = _Gateway(wanted, policy), asyncio.new_event_loop()
+def _serving(requests: Sequence[FetchRequest], policy: FetchPolicy) -> Iterator[_Gateway]:
+    """Run a gateway in a thread."""
+    gateway, loop = _Gateway(requests, policy), asyncio.new_event_loop()
     task = loop.create_task(gateway.serve())
     thread = threading.Thread(target=_until_cancelled, args=(loop, task, gateway), name="gateway")
     thread.start()
@@ -144,14 +144,14 @@ def _until_cancelled(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], 
         loop.run_until_complete(task)
     except asyncio.CancelledError:
         pass
-    except BaseException as error:  # noqa: BLE001 - it belongs to the other thread
+    except BaseException as error:  # noqa: BLE001 - raised in the other thread
         gateway.failure = error
     finally:
         gateway.started.set()
 
 
 def _downloaded(gateway: _Gateway, numbers: Sequence[int], child: Sequence[str]) -> Iterator[tuple[int | None, bytes | None]]:
-    """Let img2dataset download some numbers; yield each that it is done with, and the bytes if it has them; or no number."""
+    """Let img2dataset download some numbers; yield (number, bytes or None) for finished ones, (None, None) while waiting."""
     with TemporaryDirectory(prefix="curate-img2dataset-") as name:
         folder = Path(name) / "out"
         pq.write_table(pa.table({"url": list(map(gateway.url, numbers)), "number": numbers}), Path(name) / "urls.parquet")
@@ -171,7 +171,7 @@ def _downloaded(gateway: _Gateway, numbers: Sequence[int], child: Sequence[str])
 
 
 def _moving(process: subprocess.Popen[bytes], gateway: _Gateway) -> Iterator[None]:
-    """Yield now and then while the process lives and the gateway is asked; end the process when nothing moves."""
+    """Yield now and then while the process lives; return when it has ended or makes no progress."""
     answered, since = gateway.answered, time.monotonic()
     while process.poll() is None:
         if gateway.answered != answered:
@@ -185,22 +185,22 @@ def _moving(process: subprocess.Popen[bytes], gateway: _Gateway) -> Iterator[Non
 
 
 def _finished(folder: Path, seen: set[Path]) -> Iterator[tuple[int, bytes | None]]:
-    """Yield what shards hold that img2dataset has finished since; their files go."""
+    """Yield the contents of shards that img2dataset has finished since the last call, and delete their files."""
     for stats in sorted(set(folder.glob("*_stats.json")) - seen):
         try:
             json.loads(stats.read_bytes())
-        except ValueError:  # it is being written
+        except ValueError:  # still being written
             continue
         seen.add(stats)
         shard = stats.name.removesuffix("_stats.json")
         for row in pq.read_table(folder / f"{shard}.parquet", columns=["number", "key", "status"]).to_pylist():
-            path = folder / shard / f"{row['key']}.jpg"  # whatever it is: it keeps the bytes, and gives them this name
+            path = folder / shard / f"{row['key']}.jpg"  # the original bytes, whatever their format
             yield row["number"], path.read_bytes() if row["status"] == "success" and path.is_file() else None
         shutil.rmtree(folder / shard, ignore_errors=True)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that it started."""
+    """Kill the process and all that it started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""The process in which img2dataset downloads from the gateway: python -m curate.fetch.img2dataset_child TABLE FOLDER."""
+"""The process that runs img2dataset against the gateway: python -m curate.fetch.img2dataset_child TABLE FOLDER."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 SAMPLES = 500
 THREADS = 64
 SECONDS = 24 * 3600
-"""Its own time-out is out of the way: the gateway answers every request within its own."""
+"""Disables img2dataset's own timeout: the gateway responds to every request within the policy's."""
 
 
 def main(table: str, folder: str) -> None:
-    """Download the urls of a table into files, as they come: nothing is decoded, resized or encoded again."""
+    """Download the URLs of a table into files, byte for byte: nothing is decoded, resized or re-encoded."""
     from img2dataset import download
 
     download(

@@ -1,4 +1,4 @@
-"""What a site reserves: robots.txt (RFC 9309), X-Robots-Tag, and the TDM reservation protocol. Parsers; no network here."""
+"""Parsers for robots.txt (RFC 9309), X-Robots-Tag and the TDM reservation protocol. No network access."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from protego import Protego
 
 AGENT = "curate"
-"""The product token by which rules are looked up."""
+"""The product token that rules are looked up by."""
 
 MAX_RULES = 500 << 10
-"""Bytes of a robots.txt that are read, as RFC 9309 wants at least."""
+"""Bytes of a robots.txt that are read: the minimum that RFC 9309 requires."""
 
 MAX_PATTERNS = 1000
-"""Reserved locations of a site; one that has more of them reserves all."""
+"""Reserved locations of a site; a site with more of them is treated as fully reserved."""
 
 MAX_DELAY = 60.0
-"""Seconds of a Crawl-delay that are obeyed."""
+"""Upper bound for a Crawl-delay, in seconds."""
 
 _TOKEN = re.compile(r"[a-z_*][a-z0-9_*.\-]*")
 _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
@@ -29,36 +29,36 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 
 @dataclass(frozen=True)
 class Rules:
-    """What a site says of its paths. `unheard` is the code of why it could not be asked: then nothing of it is fetched."""
+    """The rules of a site. If they could not be loaded, `unavailable` is the error code and nothing is fetched from the site."""
 
     robots: Protego | None = None
-    reserved: tuple[str, ...] = ()  # patterns of paths whose text and data mining is reserved
-    unheard: str | None = None
+    reserved: tuple[str, ...] = ()  # path patterns for which text and data mining is reserved
+    unavailable: str | None = None
 
     def refuses(self, url: str, path: str) -> str | None:
-        """Return why a url (with its path and query) may not be fetched, as a code, or None."""
-        if self.unheard is not None:
-            return self.unheard
+        """Return the error code if a URL (`path` with its query) may not be fetched, else None."""
+        if self.unavailable is not None:
+            return self.unavailable
         if self.robots is not None and not self.robots.can_fetch(url, AGENT):
             return "robots"
         return "tdm_reserved" if any(covers(one, path) for one in self.reserved) else None
 
     def delay(self) -> float:
-        """Return the seconds that the site wants between two requests."""
+        """Return the Crawl-delay in seconds, at most MAX_DELAY."""
         found = self.robots.crawl_delay(AGENT) if self.robots is not None else None
         return min(max(float(found or 0), 0.0), MAX_DELAY)
 
 
-def robots(body: bytes) -> Protego | None:
-    """Return the rules of a robots.txt; None where it says nothing."""
+def parse_robots(body: bytes) -> Protego | None:
+    """Parse a robots.txt; None if it is empty."""
     from protego import Protego
 
     text = body[:MAX_RULES].removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
     return Protego.parse(text) if text.strip() else None
 
 
-def reserved(body: bytes) -> tuple[str, ...]:
-    """Return the patterns of paths that a tdmrep.json reserves: of what is no such file none, of a huge one everything."""
+def parse_tdmrep(body: bytes) -> tuple[str, ...]:
+    """Return the path patterns that a tdmrep.json reserves: none for an invalid file, everything for an oversized one."""
     if len(body) >= MAX_RULES:
         return ("/",)
     try:
@@ -73,9 +73,9 @@ def reserved(body: bytes) -> tuple[str, ...]:
 
 
 def covers(location: str, path: str) -> bool:
-    """Return whether a path is of a location: a prefix, with * for anything and $ for the end, as in robots.txt.
+    """Return whether a location matches a path: a prefix, with * for anything and $ for the end, as in robots.txt.
 
-    Linear in both: the location is a stranger's.
+    Runs in linear time, because locations come from untrusted sites.
 
     >>> covers("/art/*.jpg$", "/art/a/b.jpg"), covers("/art/*.jpg$", "/art/a.jpg?x"), covers("/art", "/artist")
     (True, False, True)
@@ -96,25 +96,25 @@ def covers(location: str, path: str) -> bool:
 
 
 def opted_out(tags: Iterable[str], honoured: Sequence[str]) -> bool:
-    """Return whether values of X-Robots-Tag hold a directive that is honoured, for everybody or for us.
+    """Return whether X-Robots-Tag values have a directive in `honoured` that applies to all agents or to ours.
 
     >>> opted_out(["noindex, NoAI"], ["noai"]), opted_out(["otherbot: noai"], ["noai"]), opted_out(["curate: noai"], ["noai"])
     (True, False, True)
     """
-    wanted = {directive.lower() for directive in honoured}
+    directives = {directive.lower() for directive in honoured}
     for tag in tags:
         ours = True
         for part in tag.lower().split(","):
             scope, colon, directive = part.partition(":")
             if colon and (scope.strip() in _WITH_VALUE or not _TOKEN.fullmatch(scope.strip())):
-                continue  # a date has commas and colons in it
+                continue  # a value, or part of a date, which contains commas and colons
             if colon:
                 ours = scope.strip() == AGENT
-            if ours and (directive if colon else part).strip() in wanted:
+            if ours and (directive if colon else part).strip() in directives:
                 return True
     return False
 
 
 def tdm_reserved(headers: Mapping[str, str]) -> bool:
-    """Return whether an answer reserves text and data mining."""
+    """Return whether the headers of a response reserve text and data mining."""
     return headers.get("tdm-reservation", "").strip() == "1"

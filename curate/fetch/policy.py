@@ -1,4 +1,4 @@
-"""How sites are treated: the recipe's section `fetch`. Light to import, so that every recipe can have it."""
+"""The section `fetch` of a recipe: how sites are treated. Imports nothing heavy, since every recipe loads it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ def _key(default: Any, doc: str) -> Any:
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """What is asked of sites, and how. None of it changes facts that are known already."""
+    """What is requested from sites, and how. No setting changes facts that are already stored."""
 
-    contact: str = _key("", "URL or mail address of yours that is sent to every site; nothing is fetched without")
-    engine: Literal["curate", "img2dataset"] = _key("curate", "who downloads; img2dataset does so through a gateway of ours")
-    connections: int = _key(256, "requests of one worker at once")
-    per_host: int = _key(4, "connections to one host at once, of all workers of a machine")
-    rate: float = _key(10.0, "requests a second to one host, of all workers of a machine; 0 = no limit")
-    timeout: float = _key(30.0, "seconds for one request")
-    max_bytes: int = _key(50_000_000, "bytes of one image")
-    max_redirects: int = _key(5, "redirects that are followed")
-    retries: int = _key(2, "times that is asked again after a failed connection, 429 or 5xx")
-    robots: bool = _key(default=True, doc="robots.txt is honoured, for the token curate")
-    opt_out: tuple[str, ...] = _key(("noai", "noimageai"), "directives of X-Robots-Tag that are honoured")
-    tdm: bool = _key(default=True, doc="reservations of text and data mining are honoured: by header or tdmrep.json")
-    blocklist: str | None = _key(None, "file of hosts that are never asked, one a line; their subdomains neither")
-    opted_out: str | None = _key(None, "file of URLs that are never asked, one a line")
-    networks: tuple[str, ...] = _key((), "networks (CIDR) that are not public and may be connected to all the same")
+    contact: str = _key("", "your URL or mail address, sent to every site; required for fetching")
+    engine: Literal["curate", "img2dataset"] = _key(
+        "curate", "the downloader; img2dataset runs behind a gateway that applies this policy"
+    )
+    connections: int = _key(256, "concurrent requests of one worker")
+    per_host: int = _key(4, "concurrent connections to one host, by all workers of a machine")
+    rate: float = _key(10.0, "requests per second to one host, by all workers of a machine; 0 = no limit")
+    timeout: float = _key(30.0, "seconds per request")
+    max_bytes: int = _key(50_000_000, "maximum bytes of an image")
+    max_redirects: int = _key(5, "maximum redirects per image")
+    retries: int = _key(2, "retries after a failed connection, 429 or 5xx")
+    robots: bool = _key(default=True, doc="honour robots.txt, for the token curate")
+    opt_out: tuple[str, ...] = _key(("noai", "noimageai"), "X-Robots-Tag directives to honour")
+    tdm: bool = _key(default=True, doc="honour reservations of text and data mining, by header or tdmrep.json")
+    blocklist: str | None = _key(None, "file of hosts to skip, with their subdomains, one per line")
+    opted_out: str | None = _key(None, "file of URLs to skip, one per line")
+    networks: tuple[str, ...] = _key((), "non-public networks (CIDR) that may be connected to")
 
     def check(self) -> None:
-        """Raise ValueError for a value that nobody can keep."""
+        """Raise ValueError for an invalid value."""
         if min(self.connections, self.per_host, self.max_bytes) < 1 or self.timeout <= 0:
             raise ValueError("connections, per_host, max_bytes and timeout must be more than 0")
         if self.per_host > 1024:

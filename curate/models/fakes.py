@@ -1,4 +1,4 @@
-"""Stand-ins that answer from a hash of their input, in microseconds: for tests, and to try a job without a model."""
+"""Fakes that derive their results from a hash of the input, in microseconds: for tests, and to try a job without a model."""
 
 from __future__ import annotations
 

@@ -13,9 +13,25 @@ from curate.models.protocols import MODEL_ROWS, Floats, Pixels, in_blocks, unit
 from curate.models.torchvision_fit import fit_torchvision
 
 
+def parts(spec: str) -> tuple[str, str]:
+    """Return architecture and pretrained tag or file of a spec. Raises ModelError where one is missing."""
+    architecture, _, pretrained = spec.removeprefix("open_clip:").partition("/")
+    if not architecture or not pretrained:
+        raise ModelError(f"{spec}: write open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE")
+    return architecture, pretrained
+
+
+def imported() -> Any:
+    """Return the module open_clip. Raises ImportError naming a missing package."""
+    fit_torchvision()
+    import open_clip
+
+    return open_clip
+
+
 @dataclass(frozen=True)
 class OpenClip:
-    """An open_clip model; the whole picture is squashed to the model's size: a crop would hide what differs."""
+    """An open_clip model; the whole picture is squashed to the model's size: a crop could hide a difference."""
 
     model: Any
     tokenizer: Any
@@ -29,14 +45,10 @@ class OpenClip:
     @classmethod
     def load(cls, spec: str) -> OpenClip:
         """Build and load the model. Raises ImportError naming a missing package, ModelError for a bad name or file."""
-        architecture, _, pretrained = spec.removeprefix("open_clip:").partition("/")
-        if not architecture or not pretrained:
-            raise ModelError(f"{spec}: write open_clip:MODEL/PRETRAINED_TAG_OR_LOCAL_FILE")
+        architecture, pretrained = parts(spec)
         import torch
 
-        fit_torchvision()
-        import open_clip
-
+        open_clip = imported()
         torch.set_num_threads(1)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,7 +69,7 @@ class OpenClip:
         return unit(in_blocks(pixels, self._block, self.dim))
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Return float32 [n, dim], each row of length 1; of a long text as much as the model reads."""
+        """Return float32 [n, dim], each row of length 1; the model reads a long text up to its limit."""
         import torch
 
         blocks = [np.empty((0, self.dim), np.float32)]

@@ -1,4 +1,4 @@
-"""What a model promises, and the one way to feed it: fixed blocks of rows, so that no answer depends on others."""
+"""Protocols of models, and calls in blocks of a fixed number of rows, so that no result depends on other rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 MODEL_ROWS = 16
-"""Rows of every call into a model: scores change in their last bits with the batch size, so there is only one."""
+"""Rows of every call into a model: the last bits of scores depend on the batch size, so there is only one."""
 
 
 class Embedder(Protocol):
-    """Turns pictures into vectors whose dot product says how alike they are."""
+    """Turns pictures into vectors; their dot product is the similarity of the pictures."""
 
     @property
     def name(self) -> str:
@@ -34,7 +34,7 @@ class Embedder(Protocol):
 
 
 class TextEmbedder(Embedder, Protocol):
-    """An embedder that puts texts into the same space as pictures."""
+    """An embedder of pictures and texts in one space."""
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """Return float32 [n, dim], each row of length 1."""
@@ -53,7 +53,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Compute:
-    """How a large model is run: images of one call on a GPU, and the numbers that it calculates with."""
+    """How a large model runs: images per call on a GPU, and the precision of its arithmetic."""
 
     batch: int = 128
     precision: Precision = "bfloat16"
@@ -68,7 +68,7 @@ class Captioner(Protocol):
 
     @property
     def side(self) -> int:
-        """Side of the square pictures that it reads: the whole image, squashed."""
+        """Pixels of a side of the square pictures that it reads: the whole image, squashed."""
 
     def captions(self, pictures: Pixels, draws: Floats) -> list[list[str]]:
         """Return k captions of each picture, RGB uint8 [n, side, side, 3].
@@ -79,7 +79,7 @@ class Captioner(Protocol):
 
 
 class Matcher(Protocol):
-    """Says how likely it is that a text matches a picture."""
+    """Returns the probability that a text matches a picture."""
 
     @property
     def name(self) -> str:
@@ -87,15 +87,15 @@ class Matcher(Protocol):
 
     @property
     def side(self) -> int:
-        """Side of the square pictures that it reads: the whole image, squashed."""
+        """Pixels of a side of the square pictures that it reads: the whole image, squashed."""
 
     def reads(self, text: str) -> bool:
-        """Return whether anything of a text is left once it is cleaned as the model wants it; else it is not to be matched."""
+        """Return whether anything of a text is left after the model's cleaning; otherwise it must not be matched."""
 
     def match(self, pictures: Pixels, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return P(match), 0 to 1, of every text of each picture, RGB uint8 [n, side, side, 3].
 
-        A picture is encoded once whatever the number of its texts. A score depends on its picture and text and on nothing else.
+        A picture is encoded once, for any number of texts. A score depends on its picture and text and on nothing else.
         """
 
 
@@ -111,7 +111,7 @@ class Classifier(Protocol):
 
 
 def in_blocks(pixels: Pixels, call: Callable[[Pixels], Floats], width: int) -> Floats:
-    """Return float32 [n, width]: `call` on blocks of exactly MODEL_ROWS pictures, the last one filled up with black."""
+    """Return float32 [n, width]: `call` on blocks of exactly MODEL_ROWS pictures, the last one padded with black."""
     out = np.empty((len(pixels), width), np.float32)
     for start in range(0, len(pixels), MODEL_ROWS):
         block = pixels[start : start + MODEL_ROWS]

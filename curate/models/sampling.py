@@ -1,4 +1,4 @@
-"""The next token of a caption: what every captioner here does with its logits. Runs on the device, and never waits for it."""
+"""The next token of a caption, from logits: shared by all captioners. Runs on the device, without synchronising with it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from curate.models.protocols import Sampling
 def next_tokens(sampling: Sampling, logits: Any, before: Any, draws: Any) -> Any:
     """Return int64 [rows]: the token that each row's draw picks.
 
-    `logits` float [rows, words] with -inf where a token may not come, `before` int64 [rows, length], the tokens that stand
-    there already, `draws` float [rows], uniform in [0, 1). The steps are those of the library that BLIP's authors ran, in
-    its order: CTRL's penalty (Keskar et al. 2019), the `top_k` likeliest, the nucleus (Holtzman et al. 2020) of these. The
-    draw is the place in the nucleus, the likeliest token first; of equally likely ones the smaller number comes first.
+    `logits` float [rows, words] with -inf for tokens that are not allowed, `before` int64 [rows, length], the tokens so far,
+    `draws` float [rows], uniform in [0, 1). The steps and their order are those of the library that BLIP's authors ran: CTRL's
+    penalty (Keskar et al. 2019), the `top_k` most likely tokens, the nucleus (Holtzman et al. 2020) of these. A draw is a place
+    in the nucleus, with the most likely token first, and equally likely ones by their number.
     """
     import torch
 
@@ -23,10 +23,10 @@ def next_tokens(sampling: Sampling, logits: Any, before: Any, draws: Any) -> Any
     scores, tokens = _ranked(penalised, sampling.top_k)
     chances = torch.softmax(scores.double(), -1)
     before = chances.cumsum(-1) - chances
-    chances = chances.masked_fill(before >= sampling.top_p, 0.0)  # what stands before it holds enough already
+    chances = chances.masked_fill(before >= sampling.top_p, 0.0)  # the tokens before it already hold top_p
     sums = chances.cumsum(-1)
     places = (sums <= draws[:, None].double() * sums[:, -1:]).sum(-1)
-    last = (chances > 0).sum(-1) - 1  # a draw of almost 1 may be rounded past the end
+    last = (chances > 0).sum(-1) - 1  # a draw close to 1 can be rounded past the end
     return tokens.gather(1, torch.minimum(places, last)[:, None])[:, 0]
 
 
@@ -38,6 +38,6 @@ def _ranked(scores: Any, top_k: int) -> tuple[Any, Any]:
         found: tuple[Any, Any] = torch.sort(scores, dim=-1, descending=True, stable=True)
         return found
     values, tokens = torch.topk(scores, top_k, dim=-1)
-    tokens, order = tokens.sort(dim=-1)  # topk leaves open which of two equals comes first
+    tokens, order = tokens.sort(dim=-1)  # topk does not define the order of equal scores
     values, order = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
     return values, tokens.gather(1, order)

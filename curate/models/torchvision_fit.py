@@ -1,17 +1,20 @@
-"""torchvision where its compiled part does not fit the installed torch: its Python part, which is all that we need, works."""
+"""torchvision where its compiled part does not match the installed torch: its Python part, which open_clip needs, works.
+
+A CPU build of torch beside the torchvision of the usual index, which is built for CUDA, is such a pair.
+"""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-_KEPT: list[Any] = []  # a library's operators vanish with it
+_KEPT: list[Any] = []  # the operators exist as long as the library object
 
 
 def fit_torchvision() -> None:
-    """Make `import torchvision` work in this process, if it is installed; to be called before a package that imports it.
+    """Make `import torchvision` work in this process, if it is installed; call it before importing what imports torchvision.
 
-    Such a torchvision fails while it describes operators that its compiled part would have declared: two are declared here.
+    Such a torchvision fails when it registers fakes of operators that its compiled part did not declare: this declares two.
     """
     import torch
 

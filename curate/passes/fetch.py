@@ -1,7 +1,7 @@
-"""The task between counting and judging, where records name their images by url: fetch those that the filters left.
+"""Fetch: downloads the images of records that hold URLs, for the records that the filters before it keep.
 
-What arrives is committed in pieces (see curate.fetch.image_log), so a kill loses the images of one piece and the next
-attempt asks only for what is missing. Rows of a shard with the same url share one request.
+Results are committed in pieces (see curate.fetch.image_log): a kill loses at most one piece, and the next attempt requests
+only what is missing. Rows of a shard with the same URL share one request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard
 from curate.core.timing import Activities
-from curate.fetch import Got, Wanted, fetch
+from curate.fetch import FetchRequest, FetchResult, fetch
 from curate.fetch.image_log import HEADER, SCHEMA, Log, Piece
 from curate.fetch.policy import FetchPolicy
 from curate.passes.evaluation import ShardEvaluation, evaluating
@@ -34,26 +34,26 @@ from curate.storage.tar import member_header
 PIECE_IMAGES = 5_000
 PIECE_BYTES = 512 << 20
 PIECE_SECONDS = 60.0
-"""When a piece ends: it is what a kill can lose, and what a worker holds of a remote OUT on its disk."""
+"""Limits of a piece: the most that a kill can lose, and that a worker keeps on its disk when OUT is remote."""
 
 WINDOW = 100_000
-"""Records whose images are asked for at once, of a shard of any size: some 200 MB of urls and queues."""
+"""Records requested at once, however large the shard: about 200 MB of URLs and queues."""
 
-Download = Callable[[Sequence[Wanted], FetchPolicy], Generator[Got | None, None, None]]
+Download = Callable[[Sequence[FetchRequest], FetchPolicy], Generator[FetchResult | None, None, None]]
 
 
 @dataclass(frozen=True)
 class Fetch:
-    """The task: fetches the images of a scanned shard that are asked for and not known, and commits them."""
+    """The task: fetches the images of a scanned shard that are needed and not known yet, and commits them."""
 
-    judge: Judge  # evaluated up to `fetch`, it says which are needed
+    judge: Judge  # evaluated up to `fetch`, it selects the records
     policy: FetchPolicy
-    retry: bool = False  # ask again for what could not be fetched
+    retry: bool = False  # request failed images again
     download: Download | None = None  # default: curate.fetch.fetch
 
     @property
     def marks(self) -> str:
-        """Return the folder of its marks: other counts ask for other images."""
+        """Return the folder of its marks: other corpus counts select other images."""
         return self.judge.marks.replace("judge", "fetch")
 
     def __call__(self, shard: Shard) -> Report:
@@ -66,18 +66,18 @@ class Fetch:
                 rows += len(some)
                 began = time.process_time()
                 self._fetch(some, log)
-                fetching = time.process_time() - began  # of the core: what is waited for costs none
+                fetching = time.process_time() - began  # core time: waiting costs none
                 activities.seconds["fetch"] = activities.seconds.get("fetch", 0.0) + fetching
             evaluation.commit()
         known = log.table()
         failed = pc.sum(pc.not_equal(known["fetched"], "ok")).as_py() or 0
-        done = Mark(counts={"asked": known.num_rows, "failed": failed})
+        done = Mark(counts={"requested": known.num_rows, "failed": failed})
         self.judge.store.commit(self.judge.run, f"{self.marks}/{shard.index:06d}", done)
         return Report(shard.index, rows, activities.seconds, {**activities.rows, "fetch": rows})
 
     def _fetch(self, records: Sequence[dict[str, Any]], log: Log) -> None:
-        """Ask for the images of some records, and commit what came of each."""
-        with closing(_arriving(_Wishes(records), self.download or fetch, self.policy)) as arriving:
+        """Request the images of some records, and commit the result of each."""
+        with closing(_arriving(_Rows(records), self.download or fetch, self.policy)) as arriving:
             pieces = _Pieces(log, self.judge.plan.header)
             while pieces.write(arriving):
                 pass
@@ -94,43 +94,43 @@ def wanted(evaluation: ShardEvaluation, *, retry: bool = False) -> Iterator[Batc
         yield evaluated.facts.select(["row", "url", "given_sha256"]).filter(pa.array(living))
 
 
-class _Wish(NamedTuple):
-    """A row that wants an image, and the sha256 (hex) that its input gives, if any."""
+class _Row(NamedTuple):
+    """A row that needs an image, and the sha256 (hex) that the input demands, if any."""
 
     row: int
     sha256: str | None
 
 
-class _Wishes:
-    """The urls that records want, and for which rows."""
+class _Rows:
+    """The rows that need images, by URL."""
 
     def __init__(self, records: Iterable[dict[str, Any]]) -> None:
-        self.without: list[_Wish] = []  # rows that name no url
-        self.of: dict[str, list[_Wish]] = {}
+        self.without: list[_Row] = []  # rows without a URL
+        self.of: dict[str, list[_Row]] = {}
         for record in records:
-            wish = _Wish(record["row"], record["given_sha256"] or None)
-            (self.without if record["url"] is None else self.of.setdefault(record["url"], [])).append(wish)
+            row = _Row(record["row"], record["given_sha256"] or None)
+            (self.without if record["url"] is None else self.of.setdefault(record["url"], [])).append(row)
 
 
 @dataclass(frozen=True)
 class _Arrived:
-    """What came for some rows: an image, or why there is none."""
+    """The result of a request: an image or an error, and the rows that it is for."""
 
-    wishes: list[_Wish]
+    rows: list[_Row]
     error: str | None
     body: bytes | None
 
 
 Arriving: TypeAlias = Generator[_Arrived | None, None, None]
-"""What comes, and None while nothing does."""
+"""Results as they arrive; None when none has arrived for a while."""
 
 
-def _arriving(wishes: _Wishes, download: Download, policy: FetchPolicy) -> Arriving:
-    yield from (_Arrived([wish], "missing_url", None) for wish in wishes.without)
-    of_row = {several[0].row: several for several in wishes.of.values()}
-    asked = [Wanted(several[0].row, url) for url, several in wishes.of.items()]
-    if asked:
-        with closing(download(asked, policy)) as answers:
+def _arriving(rows: _Rows, download: Download, policy: FetchPolicy) -> Arriving:
+    yield from (_Arrived([row], "missing_url", None) for row in rows.without)
+    of_row = {several[0].row: several for several in rows.of.values()}
+    requests = [FetchRequest(several[0].row, url) for url, several in rows.of.items()]
+    if requests:
+        with closing(download(requests, policy)) as answers:
             for got in answers:
                 yield None if got is None else _Arrived(of_row.pop(got.row), got.error, got.body)
     if of_row:
@@ -139,13 +139,13 @@ def _arriving(wishes: _Wishes, download: Download, policy: FetchPolicy) -> Arriv
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Writes what arrives into pieces."""
+    """Writes results into pieces."""
 
     log: Log
     header: HeaderStage
 
     def write(self, arriving: Arriving) -> bool:
-        """Write one piece of what arrives next; return whether there was anything."""
+        """Write one piece of the next results; return False when there are no more."""
         first = next((one for one in arriving if one is not None), None)
         if first is None:
             return False
@@ -171,16 +171,16 @@ class _Pieces:
         writer.close()
 
     def _facts(self, some: Sequence[_Arrived], places: Sequence[int | None]) -> pa.RecordBatch:
-        """Return SCHEMA of what arrived: several rows where several wanted the same url."""
+        """Return the facts (SCHEMA) of some results: one row for each row with that URL."""
         images = pa.RecordBatch.from_arrays([image_array([one.body for one in some])], names=["image"])
         facts = self.header(images)
         columns = {"offset": pa.array(places, pa.int64()), **{name: facts[name] for name in HEADER}}
         columns["content_key"] = content_keys(facts["sha256"])
         rows, codes, owners = [], [], []
         for owner, (one, digest) in enumerate(zip(some, facts["sha256"].to_pylist(), strict=True)):
-            for wish in one.wishes:
-                code = one.error or ("ok" if wish.sha256 in (None, digest) else "sha256_mismatch")
-                rows.append(wish.row)
+            for row in one.rows:
+                code = one.error or ("ok" if row.sha256 in (None, digest) else "sha256_mismatch")
+                rows.append(row.row)
                 codes.append(code)
                 owners.append(owner if code == "ok" else None)  # of another image than the input says nothing is known
         rest = (columns[name].take(pa.array(owners, pa.int64())) for name in SCHEMA.names[2:])
@@ -188,7 +188,7 @@ class _Pieces:
 
 
 def _some(arriving: Arriving, until: float) -> list[_Arrived]:
-    """Take what arrives next: as much as a batch of records holds, or what there is when the time is over."""
+    """Take the next results: as many as a batch of records holds, or those that have arrived when the time is up."""
     found: list[_Arrived] = []
     size = 0
     for one in arriving:
@@ -201,10 +201,10 @@ def _some(arriving: Arriving, until: float) -> list[_Arrived]:
 
 
 def _add(tar: Any, one: _Arrived) -> int | None:
-    """Write an image; return where its bytes stand."""
+    """Write an image; return the offset of its bytes, None for a result without image."""
     if one.body is None:
         return None
-    tar.write(member_header(f"{one.wishes[0].row:012d}", len(one.body)))
+    tar.write(member_header(f"{one.rows[0].row:012d}", len(one.body)))
     place: int = tar.tell()
     tar.write(one.body)
     tar.write(bytes(-len(one.body) % 512))

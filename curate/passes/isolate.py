@@ -26,7 +26,7 @@ from curate.stages.decode import DecodeStage
 from curate.storage.store import Store
 
 MEMORY = 4 << 30
-"""Bytes of address space that a child may take on top of what it starts with."""
+"""Address space, in bytes, that a child may use beyond what it starts with."""
 
 _OUT_OF_MEMORY = 137  # exit code of a child in which memory ran out
 

@@ -106,7 +106,7 @@ class Prepare:
 
 
 def _digest(lookups: dict[str, Lookup]) -> str:
-    """Return what names the corpus counts that verdicts are made with."""
+    """Return a name for the corpus counts that the verdicts use."""
     return xxhash.xxh32_hexdigest(" ".join(sorted(lookup.name for lookup in lookups.values())).encode())
 
 

@@ -64,12 +64,12 @@ class Pack:
     judged: str  # the folder of the marks of the verdicts
 
     def made_with(self) -> str:
-        """Return what decides the bytes of a block beside its shards."""
+        """Return a hash of everything but its shards that determines the bytes of a block."""
         described = json.dumps([self.judged, dataclasses.asdict(self.plan.recipe.output)], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def __call__(self, block: Block) -> Report:
-        """Pack one block. Its mark holds those of its shards' verdicts, so that nobody has to read them one by one."""
+        """Pack one block. Its mark includes the marks of its shards, which then need not be read one by one."""
         activities = Activities()
         name = f"{block.index:05d}.parquet"
         size = self.plan.recipe.output.samples_per_shard

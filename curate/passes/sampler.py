@@ -114,7 +114,7 @@ class Sampler:
         writer.close()
 
     def _picture(self, row: int, image: bytes | None) -> bytes | None:
-        """Return the thumbnail; a record that an early filter dropped meets its decoder here for the first time."""
+        """Return the thumbnail. For a record that an early filter dropped this is the first decode."""
         if not image or row in self.skipped:
             return None
         with watchdog.row(row):

@@ -56,7 +56,7 @@ class Scan:
         return {name: count for name, count in found.items() if self.store.facts(name, shard.fingerprint) is None}
 
     def __call__(self, shard: Shard) -> Report:
-        """Scan one shard. A break keeps the records before it and is told in the report."""
+        """Scan one shard. If the shard breaks off, the records before the break are kept and the report says so."""
         activities = Activities()
         rows, problem = 0, None
         name = self.store.facts(self.base, shard.fingerprint)
@@ -115,7 +115,7 @@ class Scan:
 
 
 def image_facts(shard: Shard, header: HeaderStage, batch: Batch) -> Batch:
-    """Return records with their header facts: null where the images are still on the web."""
+    """Return records with their header facts; null for records that hold URLs."""
     if not shard.on_the_web:
         return header(batch)
     nulls = [pa.nulls(batch.num_rows, field.type) for field in header.provides]

@@ -1,4 +1,4 @@
-"""What the filters say of a batch: evidence, who failed what, who is alive at which filter, and the decisions of it all."""
+"""The verdicts of a batch: evidence, failures, which rows are alive at each filter, and the resulting decisions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Judged:
-    """What some filters say of some rows: evaluated, evidence, failed."""
+    """The verdicts of some filters on some rows: evaluated, evidence, failed."""
 
     def __init__(self, steps: Iterable[Step], rows: int) -> None:
         self.rows = rows
@@ -38,13 +38,13 @@ class Judged:
         self.failed[step.name][where] = ~combined(step.rule.keep(evidence)).to_numpy(zero_copy_only=False)
 
     def first(self) -> npt.NDArray[np.int64]:
-        """Return, for each row, the position of the first filter that it fails; their number where it fails none."""
+        """Return the position of the first filter that each row fails; the number of filters for a row that fails none."""
         failed = np.stack([*self.failed.values(), np.ones(self.rows, np.bool_)], axis=1)
         found: npt.NDArray[np.int64] = failed.argmax(axis=1)
         return found
 
     def take(self, name: str, source: Judged, rows: npt.NDArray[np.int64]) -> None:
-        """Take over what another says of one filter, at its rows."""
+        """Copy the verdicts of one filter from `source`, taken at `rows`."""
         self.evidence[name] = source.evidence[name].take(pa.array(rows))
         self.evaluated[name], self.failed[name] = source.evaluated[name][rows], source.failed[name][rows]
 
@@ -52,8 +52,8 @@ class Judged:
 class Verdict:
     """The verdicts of a batch of records: of the record with its web text, and of each synthetic text.
 
-    With captions in the plan, filters of web texts end a text and not its image: filters of images, and those that judge
-    every text, see whatever image is alive (DESIGN: a captioner sees every image that is alive).
+    With captions in the plan, a filter of web texts drops a text but not its image: filters of images, and those that judge
+    every text, still see the image (a captioner sees every living image).
     """
 
     def __init__(self, plan: Plan, rows: int) -> None:
@@ -64,7 +64,7 @@ class Verdict:
         self._written = Judged([step for step in plan.steps if step.rule.per_text], rows * self._captions)
 
     def settle(self, step: Step, where: Mask, facts: Batch) -> None:
-        """Judge the rows of `where` by facts of exactly these: the web text, and where the filter does so, the captions."""
+        """Judge the rows of `where`, given their facts: the web text, and the captions if the filter judges every text."""
         if not step.rule.per_text:
             self._web.settle(step, where, step.rule.measure(facts))
             return
@@ -79,7 +79,7 @@ class Verdict:
         return self._passing(step, ("image",) if images else ("image", "text"))
 
     def images_before(self, step: Step | None) -> Mask:
-        """Return the rows on which anything can be asked from `step` on; with captions an alive image is enough."""
+        """Return the rows that `step` or a later one can judge; with captions, a living image is enough."""
         return self._passing(step, ("image",) if self._captions else ("image", "text"))
 
     def alive_at_end(self) -> Mask:
@@ -121,7 +121,7 @@ class Verdict:
         texts = captions.drop_null().flatten()
         judged = Judged(self._plan.steps, len(place))
         for step in self._plan.steps:
-            judged.evaluated[step.name][:] = True  # what only web texts are asked is not missing here
+            judged.evaluated[step.name][:] = True  # filters of web texts do not apply to captions
             if step.rule.per_text:
                 judged.take(step.name, self._written, place)
             elif step.rule.about == "image":

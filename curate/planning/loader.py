@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -33,7 +35,7 @@ MODELS = {
         "clip_similarity.embedder": "open_clip:ViT-L-14/openai",
     },
 }
-"""Sets of models by name: what `--models` puts into a recipe's captioner, matcher and embedder."""
+"""Sets of models by name: `--models` puts them into a recipe's captioner, matcher and embedder."""
 
 _MAX_BYTES = 1 << 20
 
@@ -41,15 +43,19 @@ _MAX_BYTES = 1 << 20
 _NO_VALUE = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
-def folder() -> Path:
-    """Return the folder of the recipes that come with curate: in the wheel, or beside the package in a checkout."""
-    packaged = Path(__file__).parents[1] / "pipelines"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "pipelines"
+def folder() -> Traversable:
+    """Return the folder of the recipes that come with curate: in the package once installed, beside it in a checkout.
+
+    Either may be in a zip file.
+    """
+    package = cast(Path, files("curate"))  # or a zipfile.Path, which has a parent too
+    packaged = package / "pipelines"
+    return packaged if packaged.is_dir() else package.parent / "pipelines"
 
 
 def names() -> list[str]:
     """Return the names of the recipes that come with curate."""
-    return sorted(path.stem for path in folder().glob("*.yaml"))
+    return sorted(path.name.removesuffix(".yaml") for path in folder().iterdir() if path.name.endswith(".yaml"))
 
 
 def load(name_or_path: str, overrides: Sequence[str] = (), models: str | None = None, given: Sequence[Plugin] = ()) -> Recipe:
@@ -58,11 +64,11 @@ def load(name_or_path: str, overrides: Sequence[str] = (), models: str | None = 
     `given` are plug-ins beside those that the recipe names.
     """
     plugins.load_installed()
-    path = folder() / f"{name_or_path}.yaml" if name_or_path in names() else Path(name_or_path)
+    path: Traversable = folder() / f"{name_or_path}.yaml" if name_or_path in names() else Path(name_or_path)
     if not _is_file(path):
         known = f"neither a file nor one of {', '.join(names())}{near(name_or_path, names())}"
         raise RecipeError(f"no recipe {name_or_path!r}: {known}")
-    if path.stat().st_size > _MAX_BYTES:
+    if isinstance(path, Path) and path.stat().st_size > _MAX_BYTES:
         raise RecipeError(f"{path}: larger than 1 MiB, not a recipe")
     try:
         source = path.read_text(encoding="utf-8")
@@ -71,7 +77,7 @@ def load(name_or_path: str, overrides: Sequence[str] = (), models: str | None = 
         raise RecipeError(f"{path}:{line}: not UTF-8: {error.reason}") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
-    return _Loader(str(path), path.stem, source).recipe(overrides, models, given)
+    return _Loader(str(path), Path(path.name).stem, source).recipe(overrides, models, given)
 
 
 Values = dict[str, tuple[str, Any]]
@@ -82,7 +88,7 @@ _KEYS = ("about", "plugins", "filters", *_SECTIONS)
 
 
 def _model_set(name: str | None, rules: dict[str, Values], others: dict[str, Values]) -> list[str]:
-    """Return the overrides that a set of MODELS stands for in this recipe. Raises RecipeError."""
+    """Return a set of MODELS as overrides of this recipe. Raises RecipeError."""
     if name is None:
         return []
     if name not in MODELS:
@@ -161,7 +167,7 @@ class _Loader:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._error(line, f"{what} must be a mapping of names to values, and a name is one word")
             if key.value in found:
-                raise self._error(line, f"{key.value!r} stands twice")
+                raise self._error(line, f"{key.value!r} is there twice")
             found[str(key.value)] = (line, value)
         return found
 
@@ -288,7 +294,7 @@ def always_on(rules: dict[str, Filter]) -> dict[str, Filter]:
     return ordered
 
 
-def _is_file(path: Path) -> bool:
+def _is_file(path: Traversable) -> bool:
     try:
         return path.is_file()
     except OSError:  # a name that is too long, a folder that may not be entered

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import os
 import pickle
 import re
 import sys
@@ -22,9 +23,11 @@ from typing import Any
 
 from curate import filters
 from curate.core.contracts import Filter, Stage
-from curate.core.errors import RecipeError
+from curate.core.errors import ModelError, RecipeError
 from curate.core.facts import declare
 from curate.core.hashing import ORIGIN
+from curate.models import registry as models
+from curate.models.registry import ModelEntry
 from curate.sources import registry as sources
 from curate.sources.source import Source
 
@@ -55,7 +58,7 @@ class Plugin:
         return f"{_PREFIX}{re.sub(r'[^a-zA-Z0-9_]', '_', Path(self.path).stem)}_{self.sha256[:12]}"
 
     def load(self) -> ModuleType:
-        """Run the file, once a process, and enter what it defines. Raises RecipeError with file and line."""
+        """Execute the file, once a process, and register what it defines. Raises RecipeError with file and line."""
         if self.module in sys.modules:
             self._enter(sys.modules[self.module])  # another text of the same file may have come between
             return sys.modules[self.module]
@@ -89,7 +92,9 @@ class Plugin:
                     _enter_class(value)
                 elif isinstance(value, Source) and value.open.__module__ == self.module:
                     sources.register(value)
-            except ValueError as error:
+                elif isinstance(value, ModelEntry) and value.load.__module__ == self.module:
+                    models.register(value)
+            except (ValueError, ModelError) as error:
                 raise RecipeError(f"{self.path}:{self._line_of(name)}: {error}") from None
 
     def _line_of(self, name: str) -> int:
@@ -122,6 +127,11 @@ def read(path: Path, named: str | None = None) -> Plugin:
         raise RecipeError(f"plug-in {shown}: not UTF-8: {error.reason}") from None
 
 
+def given(paths: Iterable[str | os.PathLike[str]]) -> list[Plugin]:
+    """Return the plug-ins in files that the user named outside of a recipe. Raises RecipeError."""
+    return [read(Path(path), str(path)) for path in paths]
+
+
 def beside(recipe: Path, names: Sequence[str], where: str) -> list[Plugin]:
     """Return the plug-ins that a recipe names, by paths inside its folder. Raises RecipeError for any other path."""
     folder, found = recipe.resolve().parent, []
@@ -134,7 +144,7 @@ def beside(recipe: Path, names: Sequence[str], where: str) -> list[Plugin]:
 
 
 class Carried:
-    """A task that brings the plug-ins along which its classes are from: they are loaded before it is unpickled."""
+    """A task together with the plug-ins that define its classes: they are loaded before the task is unpickled."""
 
     def __init__(self, task: Callable[[Any], Any], plugins: tuple[Plugin, ...]) -> None:
         self.task, self.plugins = task, plugins
@@ -144,7 +154,7 @@ class Carried:
         return self.task(item)
 
     def __reduce__(self) -> tuple[Callable[..., Carried], tuple[bytes, tuple[Plugin, ...]]]:
-        """Pickle the task as bytes, behind the plug-ins."""
+        """Pickle the task as bytes, to be unpickled after the plug-ins are loaded."""
         return _unpacked, (pickle.dumps(self.task), self.plugins)
 
 
@@ -155,13 +165,13 @@ def _unpacked(task: bytes, plugins: tuple[Plugin, ...]) -> Carried:
 
 
 def carried(task: Callable[[Any], Any], plugins: Iterable[Plugin]) -> Callable[[Any], Any]:
-    """Return a task that can be pickled to where nobody has loaded the plug-ins; the task itself without any."""
+    """Return a task that loads the plug-ins where it is unpickled; the task itself if there are none."""
     brought = tuple(plugins)
     return Carried(task, brought) if brought else task
 
 
 def load_installed() -> None:
-    """Import what installed packages offer in the entry-point groups curate.filters and curate.stages, once a process.
+    """Import the filters and stages of installed packages (entry-point groups curate.filters, curate.stages), once a process.
 
     Raises RecipeError where one cannot be imported. (curate.models and curate.sources are looked up by their registries.)
     """

@@ -1,4 +1,4 @@
-"""What a recipe says, as objects: its filters in order, captions, fetching, output."""
+"""A recipe as objects: its filters in order, captions, fetching, output."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Recipe:
     plugins: tuple[Plugin, ...] = ()  # files of the user with filters, stages, models or sources
 
     def resolved(self) -> dict[str, Any]:
-        """Return what decides the output, as plain JSON values."""
+        """Return everything that determines the output, as plain JSON values."""
         rules = {name: dataclasses.asdict(rule) for name, rule in self.filters.items()}
         output = dataclasses.asdict(self.output)
         captions = {} if self.captions is None else {"captions": dataclasses.asdict(self.captions)}

@@ -1,4 +1,4 @@
-"""What a run did, for eyes: a table for the terminal and a one-file page. Reads decisions, changes nothing."""
+"""Reports on a finished run: tables for the terminal and self-contained HTML pages. Reads decisions, changes nothing."""
 
 from curate.report.attrition import Attrition, attrition, attrition_table
 from curate.report.page import report_page, write_report

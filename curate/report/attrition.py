@@ -1,16 +1,14 @@
-"""How many records each filter dropped, and where filters overlap: one scan of the decisions."""
+"""Counts what each filter dropped, and where filters overlap, in one scan of the decisions."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from curate.core.contracts import Filter
 from curate.report.query import View, opened, parquet_files
+from curate.report.rules import Rule
 from curate.storage.backend import Storage
 
 if TYPE_CHECKING:
@@ -31,18 +29,18 @@ COLUMNS = {
     "width": "INTEGER",
     "height": "INTEGER",
 }
-"""Columns of decisions that queries rely on."""
+"""Columns of decisions that queries read, with SQL types."""
 
-BAR = 20
+BAR = 20  # characters
 
 
 @dataclass(frozen=True)
 class Attrition:
-    """One filter in recipe order; all counts are of decisions, that is of (record, text) rows.
+    """One filter in recipe order. All counts are of decisions, that is of (record, text) rows.
 
-    `seen` came so far without being dropped, `dropped` fail here first, `left` go on; `share` is dropped / seen (0 for
-    none seen). `failed_anywhere` fail here whatever they fail before, of the `evaluated` for which this filter has evidence.
-    `written` are the synthetic texts among the dropped.
+    `seen` reached this filter, `dropped` of them fail it, `left` pass; `share` is dropped / seen (0 if none were seen).
+    `failed_anywhere` fail this filter even if an earlier one dropped them, out of the `evaluated` rows for which it has
+    evidence. `written` counts the synthetic texts among the dropped.
     """
 
     filter: str
@@ -58,7 +56,7 @@ class Attrition:
 
 @dataclass(frozen=True)
 class Combination:
-    """How many rows share one fate: what dropped them first, all that they fail, and what nobody evaluated."""
+    """The rows with the same verdicts: what dropped them first, all filters they fail, and the filters not evaluated."""
 
     dropped_by: str | None
     failed: frozenset[str]
@@ -68,26 +66,26 @@ class Combination:
 
 
 def combinations(view: View) -> list[Combination]:
-    """Count every combination of verdicts that occurs (a few hundred, however many rows there are)."""
+    """Count the combinations of verdicts that occur: a few hundred, whatever the number of rows."""
     found = view.rows(
         "SELECT any_value(dropped_by), any_value(failed), any_value(not_evaluated), count(*),"
         " coalesce(text_no > 0, false) AS made"
-        " FROM data GROUP BY hash(dropped_by, failed, not_evaluated), made"  # lists as keys are three times as slow
+        " FROM data GROUP BY hash(dropped_by, failed, not_evaluated), made"  # grouping by the lists takes three times as long
     )
     return [Combination(by, frozenset(failed or ()), frozenset(missing or ()), *rest) for by, failed, missing, *rest in found]
 
 
-def attrition(out: Storage, filters: list[str]) -> list[Attrition]:
-    """Return one line per filter, in the order given, from the decisions of an output.
+def attrition(out: Storage, rules: Mapping[str, Rule]) -> list[Attrition]:
+    """Return one line per filter, in the given order, from the decisions of an output.
 
-    Rows dropped by something that is not in `filters` get lines of their own at the end, so that the last `left` is
-    what was kept. Raises OutputError when a file cannot be read.
+    Rows dropped by anything not in `rules` get additional lines at the end, so that the last `left` is the number of
+    kept rows. Raises OutputError if a file cannot be read.
     """
     with opened(parquet_files(out, "decisions"), COLUMNS) as view:
-        return tally(combinations(view), filters)
+        return tally(combinations(view), rules)
 
 
-def tally(found: Sequence[Combination], filters: Sequence[str]) -> list[Attrition]:
+def tally(found: Sequence[Combination], rules: Mapping[str, Rule]) -> list[Attrition]:
     """Turn counted combinations into one line per filter."""
     dropped, written = Counter[str](), Counter[str]()
     failed, missing = Counter[str](), Counter[str]()
@@ -100,12 +98,12 @@ def tally(found: Sequence[Combination], filters: Sequence[str]) -> list[Attritio
     total = alive = sum(one.rows for one in found)
     web = sum(one.rows for one in found if not one.synthetic)
     lines = []
-    for name in [*filters, *sorted(dropped.keys() - set(filters))]:
+    for name in [*rules, *sorted(dropped.keys() - rules.keys())]:
         share = dropped[name] / alive if alive else 0.0
         left = alive - dropped[name]
-        rule = described(name)
-        asked = web if rule.about == "text" and not rule.per_text else total
-        evaluated = max(failed[name], asked - missing[name])
+        rule = rules.get(name, Rule())
+        judged = web if rule.web_texts_only else total
+        evaluated = max(failed[name], judged - missing[name])
         lines.append(Attrition(name, rule.about, alive, dropped[name], left, share, failed[name], evaluated, written[name]))
         alive = left
     return lines
@@ -121,35 +119,8 @@ def overlaps(found: Iterable[Combination], filters: Sequence[str]) -> list[list[
     return [[counts[first, second] for second in filters] for first in filters]
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What is told of a filter: 'image' or 'text', whether it judges synthetic texts, its docstring's first sentence."""
-
-    about: str = ""
-    per_text: bool = False
-    drops: str = ""
-
-
-def described(name: str) -> Rule:
-    """Return what a filter is; empty when it is unknown."""
-    if not name.isidentifier():
-        return Rule()
-    try:
-        module = importlib.import_module(f"curate.filters.{name}")
-    except ModuleNotFoundError:
-        return Rule()
-    for _, item in inspect.getmembers(module, inspect.isclass):
-        if issubclass(item, Filter) and item.__module__ == module.__name__:
-            return Rule(item.about, item.per_text, _sentence(inspect.getdoc(item) or ""))
-    return Rule()
-
-
-def _sentence(doc: str) -> str:
-    return " ".join(doc.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
-
-
 def attrition_table(rows: Sequence[Attrition]) -> Table:
-    """Lay out attrition for a terminal: first the input, last what was kept; in texts, which are records without captions."""
+    """Format attrition for a terminal, from the input to what was kept; rows are texts (one per record without captions)."""
     from rich.table import Table
     from rich.text import Text
 
@@ -179,7 +150,7 @@ def attrition_table(rows: Sequence[Attrition]) -> Table:
 
 
 def percent(part: int, whole: int) -> str:
-    """Write a share so that neither a rare event nor a near-total one is rounded away; empty when there is no whole.
+    """Format a percentage without rounding a small one to 0 or a large one to 100; empty if `whole` is 0.
 
     >>> percent(1, 3), percent(1, 10**6), percent(999_999, 10**6), percent(0, 5), percent(0, 0)
     ('33.3%', '<0.1%', '>99.9%', '0.0%', '')
@@ -195,7 +166,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def bar(part: int, whole: int) -> str:
-    """Draw a share as a bar of at most BAR characters, in steps of an eighth of one.
+    """Draw a share as a bar of at most BAR characters, in steps of an eighth of a character.
 
     >>> bar(1, 2), bar(0, 0)
     ('██████████', '')

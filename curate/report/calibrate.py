@@ -1,8 +1,8 @@
-"""Which threshold for near-duplicates of evaluation images? Measured, not copied: recall per edit, and false alarms.
+"""Measures a threshold for near-duplicates of evaluation images: recall per edit, and false positives.
 
-A cosine means nothing by itself: it depends on the embedder and on the evaluation set (the larger it is, the nearer is
-the nearest of its images to anything). So: copies of the set's images are made with everyday edits and must be found,
-and unrelated candidates, each compared with the whole set, must not.
+The right cosine depends on the embedder and on the evaluation set (the larger the set, the closer is its nearest image to any
+other). So copies of the set's images are made with common edits, which should be found, and unrelated candidates are compared
+with the whole set, which should not.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from curate.models.protocols import Floats
 
-_QUALITY = 85  # of the JPEG that every edit but `jpeg q30` is saved as
+_QUALITY = 85  # JPEG quality of every edit except `jpeg q30`
 _Z = 1.959964  # two-sided 95%
 
 
 @dataclass(frozen=True)
 class Recall:
-    """How many copies made by one edit are at or above the threshold, and the lowest cosine among all of them."""
+    """The copies made by one edit: how many reach the threshold, and the lowest cosine of all."""
 
     edit: str
     found: int
@@ -43,7 +43,7 @@ class Recall:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold, what it finds, and what it costs: `dropped` of `candidates` unrelated images, `interval` at 95%."""
+    """A threshold, its recall per edit, and its false positives: `dropped` of `candidates` unrelated images."""
 
     threshold: float
     recalls: tuple[Recall, ...]
@@ -65,8 +65,8 @@ class Calibration:
 def calibrate(sets: Sequence[str], candidates: Sequence[str], rate: float, embedder: str, cache: Path) -> Calibration:
     """Return the smallest threshold that drops at most `rate` of the images in `candidates` (folders or tars).
 
-    Without candidates each image of the sets stands for one, compared with all the others (leave-one-out): duplicates
-    within the sets then count as false alarms. Raises InputError where there is nothing to measure; ModelError.
+    Without candidates, each image of the sets is compared with all others (leave-one-out); duplicates within the sets then
+    count as false positives. Raises InputError if there is nothing to measure; ModelError.
     """
     if not 0 <= rate < 1:
         raise InputError(f"rate {rate} must be at least 0 and below 1")
@@ -86,13 +86,13 @@ def calibrate(sets: Sequence[str], candidates: Sequence[str], rate: float, embed
 
 
 def pick(unrelated: Floats, rate: float) -> float:
-    """Return the smallest threshold, to four digits, that at most `rate` of `unrelated` (float32 [n]) reach.
+    """Return the smallest threshold, to four decimals, that at most a share `rate` of `unrelated` (float32 [n]) reaches.
 
     >>> pick(np.array([0.5, 0.6, 0.7, 0.8], np.float32), 0.25)
     0.7001
     """
     allowed = math.floor(rate * len(unrelated) + 1e-9)
-    highest = float(np.sort(unrelated)[::-1][allowed])  # the first that must be kept
+    highest = float(np.sort(unrelated)[::-1][allowed])  # the highest that must stay below
     threshold = math.floor(highest * 1e4) / 1e4
     while np.float32(threshold) <= np.float32(highest):
         threshold = round(threshold + 1e-4, 4)
@@ -100,7 +100,7 @@ def pick(unrelated: Floats, rate: float) -> float:
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """Return the 95% interval of a rate after `hits` in `trials` (at least one).
+    """Return Wilson's 95% interval of a rate, for `hits` in `trials` (at least one).
 
     >>> [round(bound, 4) for bound in wilson(0, 1000)]
     [0.0, 0.0038]
@@ -113,7 +113,7 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
 
 
 def table(calibration: Calibration) -> list[tuple[str, str, str]]:
-    """Return the result as rows of text: what, how many, share or lowest cosine."""
+    """Format the result as rows of text: what, count, share or lowest cosine."""
     low, high = calibration.interval
     what = "set images, each against the others" if calibration.leave_one_out else "unrelated candidates"
     rows = [("threshold", f"{calibration.threshold:.4f}", "")]
@@ -176,11 +176,11 @@ EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "border": _border,
     "flip": _flip,
 }
-"""The everyday edits. A flipped picture is another one for the signature, and ALIGN counts it as such: it is shown."""
+"""Common edits. A flipped picture counts as a different one, for the signature and in ALIGN; its recall is shown anyway."""
 
 
 def edited(image: Member, edit: str) -> Member | None:
-    """Return a copy of an image with one of EDITS, as JPEG; None where Pillow does not read it."""
+    """Return a copy of an image with one of EDITS applied, as JPEG; None if Pillow cannot read it."""
     from PIL import Image
 
     out = io.BytesIO()
@@ -197,7 +197,7 @@ def edited(image: Member, edit: str) -> Member | None:
 
 
 def _cosines(images: Iterator[Member], refs: tuple[EvalSetRef, ...], embedder: str) -> Floats:
-    """Return the largest cosine to the sets of every image that decodes, float32 [n]."""
+    """Return the largest cosine to the sets for every image that decodes, float32 [n]."""
     from curate.models import load_embedder
 
     parts = [np.empty(0, np.float32)]
@@ -221,7 +221,7 @@ def _copies(sets: Sequence[str], refs: tuple[EvalSetRef, ...], embedder: str) ->
 
 
 def _leave_one_out(refs: tuple[EvalSetRef, ...]) -> Floats:
-    """Return the largest cosine of every image of the sets to all others, float32 [n]."""
+    """Return the largest cosine to all other images for every image of the sets, float32 [n]."""
     vectors = np.concatenate([np.load(Path(ref.folder) / "signatures.npy", mmap_mode="r") for ref in refs])
     best = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), 256):

@@ -1,4 +1,4 @@
-"""Geometry of a histogram: where bins are cut, where bars, ticks and thresholds stand. Knows neither SQL nor HTML."""
+"""Geometry of histograms: bins, and the positions of bars, ticks and thresholds. Knows nothing of SQL and HTML."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BINS = 50
-UNITS = 90  # whole numbers that still get a bin each
+UNITS = 90  # widest range of whole numbers with one bin per number
 WIDTH, HEIGHT = 360.0, 170.0
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 16.0, 24.0, 34.0
-DECADES = 7  # of fractions; below that everything is in the first bin
+DECADES = 7  # on a log axis of fractions; smaller values fall into the first bin
 EXACT = 2.0**53
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Bin i holds values in (edges[i-1], edges[i]]; the first also all below it. `whole`: of whole numbers."""
+    """Bin i holds values in (edges[i-1], edges[i]], the first also all smaller ones. `whole`: values are whole numbers."""
 
     low: float
     edges: tuple[float, ...]
@@ -26,7 +26,7 @@ class Bins:
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled place on an axis, in SVG units."""
+    """A labelled position on an axis, in SVG units."""
 
     at: float
     label: str
@@ -45,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Mark:
-    """A threshold: where its line stands, its label, and on which side of the line that is written."""
+    """A threshold: the position of its line, its label, and the side of the line that the label is on."""
 
     at: float
     label: str
@@ -73,7 +73,7 @@ def nice(step: float) -> float:
 
 
 def linear_bins(low: float, high: float, *, whole: bool, anchor: float = 0.0) -> Bins:
-    """Cut [low, high] into about BINS bins of a round width at most, one edge at `anchor` (a threshold)."""
+    """Cut [low, high] into at most about BINS bins of a round width, with an edge at `anchor` (a threshold)."""
     size = max(abs(low), abs(high))
     step = nice(max((high - low) / BINS, size * 1e-9, 1e-9))
     if whole:
@@ -86,7 +86,7 @@ def linear_bins(low: float, high: float, *, whole: bool, anchor: float = 0.0) ->
 
 
 def log_bins(low: float, high: float, *, whole: bool, anchor: float = 1.0) -> Bins:
-    """Cut positive values up to `high` into bins of equal ratio, one edge at `anchor`; a whole zero has its own bin."""
+    """Cut positive values up to `high` into bins of equal ratio, with an edge at `anchor`; a whole zero gets a separate bin."""
     floor = max(low, 1.0) if whole else max(low, high * 10.0**-DECADES, 10.0**-30)
     first, last = math.log10(floor), math.log10(max(high, floor * 10))
     per_decade = min(12, max(3, round(BINS / (last - first))))
@@ -104,12 +104,12 @@ def log_bins(low: float, high: float, *, whole: bool, anchor: float = 1.0) -> Bi
 
 
 def _round(value: float) -> float:
-    """Take away what binary fractions add, so that 0.30000000000000004 is 0.3."""
+    """Remove the noise of binary fractions: 0.30000000000000004 becomes 0.3."""
     return float(f"{value:.12g}") if abs(value) < EXACT else value
 
 
 def borders(bins: Bins) -> list[float]:
-    """Return where bars begin and end on the axis: between whole numbers, where the values are such."""
+    """Return the borders of bars on the axis: halfway between whole numbers if the values are whole."""
     places = [bins.low, *bins.edges]
     if bins.whole:
         places = [place + 0.5 for place in places]
@@ -118,12 +118,12 @@ def borders(bins: Bins) -> list[float]:
     places = [max(place, 10.0**-30) for place in places]
     logs = [math.log10(place) for place in places]
     if bins.whole and bins.low < 0:
-        logs[0] = logs[1] - 0.2  # the bin of zero, which a logarithm has no place for
+        logs[0] = logs[1] - 0.2  # the bin of zero, whose logarithm does not exist
     return logs
 
 
-def draw(bins: Bins, counts: Sequence[tuple[str, Sequence[int]]], marks: Sequence[float]) -> Chart:
-    """Stack `counts` (kind, one count a bin), the first at the bottom, and draw the thresholds `marks` into them."""
+def draw(bins: Bins, counts: Sequence[tuple[str, Sequence[int]]], thresholds: Sequence[float]) -> Chart:
+    """Stack `counts` (kind, one count per bin), the first at the bottom, with a mark for each threshold."""
     places = borders(bins)
     low, high = places[0], places[-1]
     span = (WIDTH - LEFT - RIGHT) / ((high - low) or 1)
@@ -137,22 +137,22 @@ def draw(bins: Bins, counts: Sequence[tuple[str, Sequence[int]]], marks: Sequenc
         gap = min(1.0, (right - left) * 0.15)
         for kind, values in counts:
             if values[i]:
-                tall = max(values[i] * scale, 0.4)  # a single record among millions still shows
+                tall = max(values[i] * scale, 0.4)  # so that a single record among millions is visible
                 base -= tall
                 parts.append(Part(kind, round(left, 2), round(base, 2), round(right - left - gap, 2), round(tall, 2)))
     fails = next((values for kind, values in counts if kind == "fails"), [0] * len(bins.edges))
-    at = [(mark, _place(mark, bins, fails)) for mark in marks if not bins.log or mark > 0]
-    inside = [(mark, place) for mark, place in at if low <= place <= high]
+    at = [(value, _place(value, bins, fails)) for value in thresholds if not bins.log or value > 0]
+    inside = [(value, place) for value, place in at if low <= place <= high]
     return Chart(
         tuple(parts),
         tuple(Tick(round(LEFT + (place - low) * span, 2), label) for place, label in x_ticks(bins, low, high)),
         tuple(Tick(round(HEIGHT - BOTTOM - y * scale, 2), short(y)) for y in (0, top // 2, top)),
-        tuple(_mark(mark, LEFT + (place - low) * span) for mark, place in inside),
+        tuple(_mark(value, LEFT + (place - low) * span) for value, place in inside),
     )
 
 
 def _top(most: int) -> int:
-    """Return a round, even number that is not less than `most`."""
+    """Return a round, even number of at least `most`."""
     if most <= 2:
         return 2
     power = 10 ** (len(str(most)) - 1)
@@ -161,24 +161,24 @@ def _top(most: int) -> int:
 
 
 def _mark(value: float, at: float) -> Mark:
-    late = at > LEFT + (WIDTH - LEFT - RIGHT) * 0.6
-    return Mark(round(at, 2), short(value), "end" if late else "start")
+    right = at > LEFT + (WIDTH - LEFT - RIGHT) * 0.6
+    return Mark(round(at, 2), short(value), "end" if right else "start")
 
 
-def _place(mark: float, bins: Bins, fails: Sequence[int]) -> float:
-    """Return where a threshold's line stands: between whole numbers, on the side where verdicts change."""
-    value = mark
-    if bins.whole and mark in bins.edges:
-        i = bins.edges.index(mark)
+def _place(threshold: float, bins: Bins, fails: Sequence[int]) -> float:
+    """Return the axis position of a threshold: for whole numbers between two of them, on the side where verdicts change."""
+    value = threshold
+    if bins.whole and threshold in bins.edges:
+        i = bins.edges.index(threshold)
         before = fails[i - 1] if i else 0
         after = fails[i + 1] if i + 1 < len(fails) else 0
         up = not after if fails[i] else not before
-        value = mark + 0.5 if up else (bins.edges[i - 1] if i else bins.low) + 0.5
+        value = threshold + 0.5 if up else (bins.edges[i - 1] if i else bins.low) + 0.5
     return math.log10(max(value, 10.0**-30)) if bins.log else value
 
 
 def x_ticks(bins: Bins, low: float, high: float) -> list[tuple[float, str]]:
-    """Return about five round places between `low` and `high` (logarithms of them where the axis is one)."""
+    """Return about five round axis positions between `low` and `high` (logarithms on a log axis), with labels."""
     if not bins.log:
         step = nice((high - low or 1) / 5)
         if bins.whole:
@@ -198,7 +198,7 @@ def x_ticks(bins: Bins, low: float, high: float) -> list[tuple[float, str]]:
 
 
 def short(value: float) -> str:
-    """Write a number in a few characters.
+    """Format a number in a few characters.
 
     >>> short(200), short(12_000), short(2_500_000), short(0.975), short(3.0), short(-4), short(2**63)
     ('200', '12k', '2.5M', '0.975', '3', '-4', '9.2e+18')

@@ -1,4 +1,4 @@
-"""Records by their key, the key in the tars, their url or sha256."""
+"""Finds records by key, key in the tars, URL or sha256."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAMES = ("key", "sample_key", "url", "sha256")
 
 
 def find(out: Storage, key: str) -> list[dict[str, Any]]:
-    """Return the decisions of the records that a key names: their own, the one in the tars, url or sha256. Raises OSError."""
+    """Return the decisions of the records with this key, key in the tars, URL or sha256. Raises OutputError, OSError."""
     files = parquet_files(out, "decisions")
     if not files:
         return []

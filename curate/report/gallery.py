@@ -1,4 +1,4 @@
-"""Pictures for the report: a bounded, repeatable choice of the thumbnails that the image pass kept."""
+"""Pictures for the report: a bounded, reproducible sample of the thumbnails that the image pass stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curate.storage.backend import Storage
 EACH = 24
 PAIRS = 16
 BUDGET = 2_000_000  # bytes of all thumbnails, before base64
-LARGEST = 64 * 1024  # of one; a thumbnail of 160 px is never that large
+LARGEST = 64 * 1024  # bytes of one thumbnail; at 160 px none is that large
 COLUMNS = {
     "shard_index": "INTEGER",
     "row": "BIGINT",
@@ -31,7 +31,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Text:
-    """One text of a record: web or synthetic, its scores by filter, and what dropped it."""
+    """A text of a record: its source, its scores by filter, and the filter that dropped it."""
 
     source: str
     text: str
@@ -41,7 +41,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Picture:
-    """One record shown. `image` and `match_image` are JPEGs in base64, or empty."""
+    """A record. `image` and `match_image` are JPEGs in base64, or empty; sizes in bytes."""
 
     key: str
     text: str | None
@@ -56,7 +56,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures of one category ('kept', or what dropped them); `sampled` is how many there were to choose from."""
+    """Pictures of one category ('kept', or the filter that dropped them), chosen from `sampled` stored ones."""
 
     name: str
     pictures: tuple[Picture, ...]
@@ -65,7 +65,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Galleries:
-    """All that is shown: a gallery for each verdict, records that match an evaluation image, records with their captions."""
+    """The pictures of a report: a gallery per verdict, records that match an evaluation image, records with captions."""
 
     by_verdict: list[Gallery]
     leaked: list[Picture]
@@ -73,9 +73,9 @@ class Galleries:
 
 
 def galleries(out: Storage, order: Sequence[str]) -> Galleries:
-    """Choose the pictures of each category, in `order` and then by name, and those of the other two kinds.
+    """Choose pictures for each category, in `order` and then by name, and for the other two kinds.
 
-    Raises OutputError when a thumbnail file cannot be read.
+    Raises OutputError if a thumbnail file cannot be read.
     """
     with opened(parquet_files(out, "thumbs"), COLUMNS) as view:
         verdicts = "category IS NOT NULL AND texts IS NULL"
@@ -95,7 +95,7 @@ def galleries(out: Storage, order: Sequence[str]) -> Galleries:
 
 
 def _chosen(view: View, where: str, group: str, limit: int) -> list[dict[str, Any]]:
-    """Fetch at most `limit` rows of each group, chosen by a hash of their place, which no engine or version changes."""
+    """Return at most `limit` rows of each group, chosen by a hash of shard and row, so the choice is the same everywhere."""
     names = list(COLUMNS)
     place = "md5(concat(shard_index, '/', row))"
     rows = view.rows(
@@ -129,12 +129,12 @@ def _text(found: Mapping[str, Any]) -> Text:
 
 
 def _jpeg(found: bytes | None) -> bytes:
-    """Return a thumbnail, or nothing where it is not a JPEG of a sane size."""
+    """Return a thumbnail; empty unless it is a JPEG of plausible size."""
     return found if found and found.startswith(b"\xff\xd8\xff") and len(found) <= LARGEST else b""
 
 
 def _fitting(shelves: Sequence[Sequence[Picture]], pairs: Sequence[Picture]) -> int:
-    """Return how many pictures of each shelf fit the budget of the page."""
+    """Return how many pictures of each shelf fit into BUDGET."""
     for shown in (EACH, 20, 16, 12, 8, 6, 4, 2):
         size = sum(one.size for shelf in shelves for one in shelf[:shown])
         if size + sum(one.size + one.match_size for one in pairs[:shown]) <= BUDGET:

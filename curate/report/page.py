@@ -1,4 +1,4 @@
-"""OUT/report.html: one file that needs nothing else, the same bytes for the same OUT, and safe for hostile texts."""
+"""OUT/report.html: self-contained, the same bytes for the same OUT, and safe against hostile texts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from curate.core.errors import OutputError
 from curate.report import charts, gallery, histograms
-from curate.report.attrition import COLUMNS, Attrition, Combination, combinations, described, overlaps, percent, tally
+from curate.report.attrition import COLUMNS, Attrition, Combination, combinations, overlaps, percent, tally
 from curate.report.query import opened, parquet_files
+from curate.report.rules import Rule, rules_of
 from curate.storage.backend import Storage, storage
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TEXT = 220
-LISTED = 50  # shards that are named one by one
+TEXT = 220  # characters
+LISTED = 50  # shards listed by name
 
 
 @dataclass(frozen=True)
 class Texts:
-    """How many texts there were, web and synthetic (`written`), and how many are kept."""
+    """Numbers of texts, web and synthetic (`written`), and of the kept ones."""
 
     web: int
     web_kept: int
@@ -35,18 +36,18 @@ class Texts:
 
     @property
     def all(self) -> int:
-        """Return all texts."""
+        """Number of all texts."""
         return self.web + self.written
 
     @property
     def kept(self) -> int:
-        """Return all kept texts."""
+        """Number of all kept texts."""
         return self.web_kept + self.written_kept
 
 
 @dataclass(frozen=True)
 class Content:
-    """All that the template shows, counted; `overlap` is square in the order of `attrition`."""
+    """The values of the template; `overlap` is square, in the order of `attrition`."""
 
     manifest: Mapping[str, Any]
     attrition: list[Attrition]
@@ -65,21 +66,21 @@ class Content:
 
 
 def write_report(out: Storage) -> str:
-    """Write OUT/report.html and return its path or URL. Raises what `report_page` raises, and OSError."""
+    """Write OUT/report.html and return its path or URL. Raises OutputError and OSError."""
     out.write("report.html", report_page(out))
     return out.url("report.html")
 
 
 def report_page(out: Storage) -> bytes:
-    """Return the report on OUT, from its manifest.json, decisions and thumbs.
+    """Return the report on OUT, made from its manifest.json, decisions and thumbs.
 
-    Raises OutputError when OUT is not the output of a run, or its files cannot be read.
+    Raises OutputError if OUT is not the output of a finished run or a file cannot be read.
     """
     return _rendered("report.html.j2", {"page": _content(out, _manifest(out))})
 
 
 def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
-    """Render one of the templates of this folder into `path`, which appears whole or not at all."""
+    """Render a template of this folder to `path`, atomically."""
     storage(path.parent).write(path.name, _rendered(template, values))
 
 
@@ -112,13 +113,13 @@ def _manifest(out: Storage) -> dict[str, Any]:
 
 
 def _content(out: Storage, manifest: dict[str, Any]) -> Content:
-    filters = [str(name) for name in manifest.get("filters", [])]
+    rules = rules_of(manifest)
     with opened(parquet_files(out, "decisions"), COLUMNS) as view:
         found = combinations(view)
-        lines = tally(found, filters)
-        evidence = histograms.evidence_histograms(view, filters, manifest.get("thresholds") or {})
+        lines = tally(found, rules)
+        evidence = histograms.evidence_histograms(view, rules, manifest.get("thresholds") or {})
         facts = histograms.fact_histograms(view)
-        categorical = ["format", "language", *histograms.text_columns(view, filters)]
+        categorical = ["format", "language", *histograms.text_columns(view, list(rules))]
         values = histograms.categories(view, categorical)
         kept_texts, dropped_texts = histograms.frequent_texts(view)
         records, kept = view.rows(f"SELECT count(*), count(*) FILTER (NOT gone) FROM {histograms.RECORDS}")[0]
@@ -127,7 +128,7 @@ def _content(out: Storage, manifest: dict[str, Any]) -> Content:
     return Content(
         manifest=_complete(manifest),
         attrition=lines,
-        about={name: _sentence(name, manifest) for name in names},
+        about={name: _sentence(name, rules, manifest) for name in names},
         records=records,
         kept=kept,
         texts=texts,
@@ -151,32 +152,33 @@ def _texts(found: Sequence[Combination]) -> Texts:
     return Texts(*(rows(synthetic=synthetic, kept=kept) for synthetic in (False, True) for kept in (False, True)))
 
 
-def _sentence(name: str, manifest: Mapping[str, Any]) -> str:
-    """Say what a filter drops, with the values of the parameters that its docstring names in backticks."""
+def _sentence(name: str, rules: Mapping[str, Rule], manifest: Mapping[str, Any]) -> str:
+    """Return what a filter drops: its docstring's first sentence, with parameters in backticks replaced by their values."""
     values = ((manifest.get("recipe") or {}).get("filters") or {}).get(name) or {}
-    return re.sub(r"`(\w+)`", lambda found: str(values.get(found[1], found[1])), described(name).drops)
+    return re.sub(r"`(\w+)`", lambda found: str(values.get(found[1], found[1])), rules.get(name, Rule()).drops)
 
 
 def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what a manifest may lack, so that the template need not ask."""
+    """Fill in what a manifest may lack, so that the template needs no checks."""
     recipe = manifest.get("recipe") or {}
+    tars = (manifest.get("files") or {}).get("shards") or {}
     return {
         "name": recipe.get("name") or "unnamed",
         "source": recipe.get("source") or "",
-        "parameters": {name: _given(values) for name, values in (recipe.get("filters") or {}).items()},
+        "parameters": {name: _parameters(values) for name, values in (recipe.get("filters") or {}).items()},
         "hash": manifest.get("recipe_hash") or "",
         "versions": sorted((str(key), str(value)) for key, value in (manifest.get("versions") or {}).items()),
         "input": manifest.get("input") or {},
         "failed": _shards(manifest.get("failed_shards")),
         "partial": _shards(manifest.get("partial_shards")),
-        "tars": len(manifest.get("shards") or {}),
-        "bytes": sum(int(tar.get("bytes") or 0) for tar in (manifest.get("shards") or {}).values()),
+        "tars": int(tars.get("files") or 0),
+        "bytes": int(tars.get("bytes") or 0),
         "listed": LISTED,
     }
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return a filter's parameters as text, without those that are not set."""
+def _parameters(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parameters of a filter that are set, as text."""
     shown = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()}
     return {name: str(value) for name, value in shown.items() if value not in (None, "")}
 
@@ -186,22 +188,22 @@ def _shards(found: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:
 
 
 def _contradictions(manifest: Mapping[str, Any], records: int, kept: int) -> list[str]:
-    """Say where the manifest and the decisions disagree: then one of them was changed or cut off."""
-    told = [("kept", manifest.get("kept"), kept), ("records", manifest.get("records"), records)]
+    """Return the contradictions between manifest and decisions: one of them was changed or cut off."""
+    counts = [("kept", manifest.get("kept"), kept), ("records", manifest.get("records"), records)]
     return [
-        f"the manifest says {said:,} {what}, the decisions hold {found:,}"
-        for what, said, found in told
-        if isinstance(said, int) and said != found
+        f"the manifest says {claimed:,} {what}, the decisions hold {found:,}"
+        for what, claimed, found in counts
+        if isinstance(claimed, int) and claimed != found
     ]
 
 
 def count(value: int) -> str:
-    """Write a whole number with thousands separators."""
+    """Format a whole number with thousands separators."""
     return f"{value:,}"
 
 
 def size(value: int) -> str:
-    """Write a number of bytes.
+    """Format a number of bytes.
 
     >>> size(512), size(15_300_000)
     ('512 B', '15.3 MB')
@@ -213,21 +215,21 @@ def size(value: int) -> str:
 
 
 def visible(text: object) -> str:
-    r"""Write characters that are not seen, or that change how others are (controls, bidi), as their code points.
+    r"""Replace invisible characters and those that change others (controls, bidi) by their code points.
 
     >>> visible("a\x00b\u202ec\nd")
     'a⟨0⟩b⟨202E⟩c d'
     """
-    return "".join(" " if one in "\t\n\r" else f"⟨{ord(one):X}⟩" if _unseen(one) else one for one in str(text))
+    return "".join(" " if one in "\t\n\r" else f"⟨{ord(one):X}⟩" if _invisible(one) else one for one in str(text))
 
 
-def _unseen(one: str) -> bool:
-    # joiners are part of emoji and of Indic and Persian spelling
+def _invisible(one: str) -> bool:
+    # joiners are part of emoji, and of Indic and Persian spelling
     return unicodedata.category(one) in ("Cc", "Cf", "Cs", "Zl", "Zp") and one not in "\u200c\u200d"
 
 
 def shorten(text: object, limit: int = TEXT) -> str:
-    """Return `text` in visible characters, cut after `limit` of them.
+    """Return `text` in visible characters, cut to `limit` characters.
 
     >>> shorten("abcdef", 3), shorten("abc", 3)
     ('abc…', 'abc')

@@ -1,6 +1,6 @@
-"""Parquet files, of this disk or behind URLs, as one SQL view on DuckDB, within bounded memory.
+"""Parquet files, local or remote, as one SQL view in DuckDB, within bounded memory.
 
-Every answer is the same on any number of threads: no approximate aggregate, no sum of floats, ties are broken.
+Results do not depend on the number of threads: no approximate aggregates, no sums of floats, no ties.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     import duckdb
 
 MEMORY_LIMIT = "1GB"
-_READERS = 16  # threads that read remote files: they wait more than they work
+_READERS = 16  # threads that read remote files, mostly waiting
 SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 WHOLE = (*SIGNED, *("U" + name for name in SIGNED))
-"""DuckDB's names of the whole numbers."""
+"""DuckDB's integer types."""
+
 FRACTIONS = ("FLOAT", "DOUBLE", "DECIMAL")
-"""DuckDB's names of the others."""
+"""DuckDB's other numeric types."""
 
 
 def parquet_files(out: Storage, folder: str) -> list[str]:
-    """Return the paths or URLs of the parquet files in a folder of an output, in order. Raises OSError."""
+    """Return the sorted paths or URLs of the parquet files in a folder of an output. Raises OSError."""
     names = (found.name for found in out.listing(folder))
     return sorted(out.url(f"{folder}/{name}") for name in names if name.endswith(".parquet"))
 
@@ -38,33 +39,33 @@ def quoted(name: str) -> str:
 
 
 class View:
-    """The rows of some parquet files, as the SQL view `data`; `types` holds DuckDB's type of each column found."""
+    """Parquet files as the SQL view `data`; `types` maps their columns to DuckDB types."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, types: dict[str, str]) -> None:
-        """Take a connection on which `data` exists."""
+        """Use a connection that has the view `data`."""
         self._connection = connection
         self.types = types
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Run one query and return all of its (few) rows."""
+        """Run a query and return all rows."""
         found: list[tuple[Any, ...]] = self._connection.execute(sql, list(parameters)).fetchall()
         return found
 
     def is_whole(self, name: str) -> bool:
-        """Say whether a column holds whole numbers."""
+        """Return whether a column exists and holds integers."""
         return self.types.get(name, "") in WHOLE
 
     def is_number(self, name: str) -> bool:
-        """Say whether a column holds numbers."""
+        """Return whether a column exists and holds numbers."""
         return self.is_whole(name) or self.types.get(name, "").startswith(FRACTIONS)
 
 
 @contextmanager
 def opened(files: Sequence[str], columns: Mapping[str, str]) -> Iterator[View]:
-    """Open parquet files (paths, globs of this disk or URLs of one store, all of one schema; none is no rows) for SQL.
+    """Open parquet files of one schema for SQL: paths, local globs, or URLs of one store; an empty list has no rows.
 
-    `columns` maps names to SQL types that queries may rely on: those that the files lack are null throughout.
-    Raises OutputError when a file cannot be read.
+    `columns` maps names to SQL types that queries may use: columns that the files lack are null. Raises OutputError if a
+    file cannot be read.
     """
     import duckdb
 
@@ -74,24 +75,24 @@ def opened(files: Sequence[str], columns: Mapping[str, str]) -> Iterator[View]:
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET autoinstall_known_extensions = false")
         if files and not is_local(files[0]):
-            _reach(connection, files[0])
+            _open_remote(connection, files[0])
         try:
             yield View(connection, _create(connection, files, columns))
         except (duckdb.IOException, duckdb.InvalidInputException) as error:
             raise OutputError(f"cannot read the parquet files: {str(error).splitlines()[0]}") from error
         except duckdb.Error as error:
-            if type(error) is not duckdb.Error:  # a query of ours is wrong
+            if type(error) is not duckdb.Error:  # a bug in a query
                 raise
-            # what the filesystem of a URL raised, as the text of a traceback
+            # raised by the filesystem of a URL; DuckDB passes on the text of the traceback
             raise OutputError(f"cannot read the parquet files: {str(error).splitlines()[-1]}") from error
 
 
-def _reach(connection: duckdb.DuckDBPyConnection, url: str) -> None:
+def _open_remote(connection: duckdb.DuckDBPyConnection, url: str) -> None:
     from curate.storage.duckdb_files import Ranges
 
     connection.register_filesystem(Ranges(url))
     connection.execute(f"SET threads = {_READERS}")
-    connection.execute("SET cache_local_files = true")  # by their names DuckDB takes memory:// and others for local
+    connection.execute("SET cache_local_files = true")  # DuckDB takes memory:// and others for local
 
 
 def _create(connection: duckdb.DuckDBPyConnection, files: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""What a dataset is like, with no recipe: counts, kinds, quantiles and repetitions of its facts.
+"""Statistics of a dataset without a recipe: counts, categories, quantiles and duplicates.
 
-Everything is exact (repetitions up to 64-bit hash collisions) and the same on any number of threads; DuckDB spills what
-does not fit its memory limit.
+All numbers are exact (duplicates up to 64-bit hash collisions) and do not depend on the number of threads. DuckDB spills to disk
+above its memory limit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COLUMNS = {
     "language": "VARCHAR",
     "language_score": "FLOAT",
 }
-"""Columns that are read; those that the files lack count as null."""
+"""Columns that are read; missing ones are null."""
 
 MEASURES = {
     "width": ("width", "pixels"),
@@ -52,12 +52,12 @@ MEASURES = {
     "characters": ("characters", "code points"),
     "bytes": ("bytes", "bytes"),
 }
-"""What quantiles are given of: SQL and unit."""
+"""The quantities with quantiles: SQL and unit."""
 
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Values at POINTS by nearest rank (each is a value that occurs); `values` is empty when `counted` is 0."""
+    """Values at POINTS by nearest rank, so each one occurs in the data; `values` is empty if `counted` is 0."""
 
     name: str
     unit: str
@@ -67,7 +67,7 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Repeated:
-    """A text, or an image's sha256 with the key of one record that has it, and how many records do."""
+    """A text, or an image's sha256 with the key of an example, and the number of records that have it."""
 
     value: str
     records: int
@@ -76,7 +76,7 @@ class Repeated:
 
 @dataclass(frozen=True)
 class Statistics:
-    """A dataset in numbers. `duplicate_*` = records whose image or text another record has already shown."""
+    """A dataset in numbers. `duplicate_*`: records beyond the first with the same image or text."""
 
     records: int
     with_image: int
@@ -96,9 +96,9 @@ class Statistics:
 
 
 def statistics(facts_glob: list[str]) -> Statistics:
-    """Count the parquet files of facts that the paths or globs name (see COLUMNS).
+    """Count the facts (see COLUMNS) in parquet files, given by paths or globs.
 
-    Raises OutputError when a file cannot be read or a glob matches nothing.
+    Raises OutputError if a file cannot be read or a glob matches nothing.
     """
     with opened(facts_glob, COLUMNS) as view:
         totals = view.rows("SELECT count(*), count(sha256), count(text), count(*) FILTER (animated) FROM data")[0]
@@ -125,7 +125,7 @@ def statistics(facts_glob: list[str]) -> Statistics:
 
 
 def _counted(view: View, column: str, where: str, limit: int) -> tuple[tuple[str, int], ...]:
-    """Return the most frequent values of a column, each with its records."""
+    """Return the most frequent values of a column with their counts."""
     found = view.rows(
         f"SELECT left({column}, {CUT}) AS value, count(*) AS n FROM data WHERE {where}"
         f" GROUP BY value ORDER BY n DESC, value LIMIT {limit}"
@@ -134,21 +134,21 @@ def _counted(view: View, column: str, where: str, limit: int) -> tuple[tuple[str
 
 
 def _quantiles(view: View, name: str, sql: str, unit: str) -> Quantiles:
-    """Return quantiles by counting each value: that spills to disk; DuckDB's own hold all values in memory."""
+    """Return quantiles by counting each value, which spills to disk; DuckDB's own keep all values in memory."""
     counted = view.rows(f"SELECT count({sql}) FROM data")[0][0]
     if not counted:
         return Quantiles(name, unit, 0, ())
     ranks = [max(1, math.ceil(point * counted)) for point in POINTS]
-    wanted = ", ".join(f"min(v) FILTER (reached >= {rank})" for rank in ranks)
+    columns = ", ".join(f"min(v) FILTER (reached >= {rank})" for rank in ranks)
     values = view.rows(
         f"WITH counted AS (SELECT {sql} AS v, count(*) AS n FROM data WHERE {sql} IS NOT NULL GROUP BY v),"
-        f" ranked AS (SELECT v, sum(n) OVER (ORDER BY v) AS reached FROM counted) SELECT {wanted} FROM ranked"
+        f" ranked AS (SELECT v, sum(n) OVER (ORDER BY v) AS reached FROM counted) SELECT {columns} FROM ranked"
     )[0]
     return Quantiles(name, unit, counted, tuple(float(value) for value in values))
 
 
 def _repetitions(view: View, column: str) -> tuple[int, tuple[Repeated, ...]]:
-    """Return how many different values a column has, and those that most records share (two or more)."""
+    """Return the number of distinct values of a column, and the most frequent ones (of at least two records)."""
     grouped = f"(SELECT hash({column}) AS h, count(*) AS n FROM data WHERE {column} IS NOT NULL GROUP BY h)"
     distinct, top = view.rows(f"SELECT count(*), max({{n: n, h: h}}, {TOP}) FILTER (n > 1) FROM {grouped}")[0]
     counts = {one["h"]: one["n"] for one in top or []}
@@ -164,7 +164,7 @@ def _repetitions(view: View, column: str) -> tuple[int, tuple[Repeated, ...]]:
 
 
 def as_json(statistics: Statistics) -> dict[str, Any]:
-    """Return the statistics as plain lists, numbers and words, quantiles by name."""
+    """Return the statistics as JSON values, quantiles by name."""
     plain = asdict(statistics)
     for name in ("errors", "unreadable", "formats", "languages"):
         plain[name] = dict(plain[name])
@@ -178,7 +178,7 @@ def as_json(statistics: Statistics) -> dict[str, Any]:
 
 
 def overview(statistics: Statistics) -> list[tuple[str, int, int | None]]:
-    """List the totals: what, how many, and of how many (None for a count that is no share)."""
+    """Return the totals: label, count, and the count it is a share of (None if it is not one)."""
     one = statistics
     return [
         ("records", one.records, None),
@@ -193,7 +193,7 @@ def overview(statistics: Statistics) -> list[tuple[str, int, int | None]]:
 
 
 def kinds(statistics: Statistics) -> list[tuple[str, tuple[tuple[str, int], ...], int]]:
-    """List the counted kinds that occur: title, values with records, and the records that shares are of."""
+    """Return the categories that occur: title, values with counts, and the count that shares refer to."""
     one = statistics
     found = [
         ("errors of records", one.errors, one.records),
@@ -205,14 +205,14 @@ def kinds(statistics: Statistics) -> list[tuple[str, tuple[tuple[str, int], ...]
 
 
 def render(statistics: Statistics) -> RenderableType:
-    """Lay out the statistics for a terminal."""
+    """Format the statistics for a terminal."""
     from rich.console import Group
 
     return Group(*_tables(statistics))
 
 
 def _tables(statistics: Statistics) -> Iterator[Table]:
-    """Yield the tables of the terminal, one under the other."""
+    """Yield the tables for a terminal."""
     from curate.report.attrition import percent
     from curate.report.charts import short
 
@@ -250,7 +250,7 @@ def _table(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) 
 
 
 def number(value: float) -> str:
-    """Write a quantile: whole numbers in full, others to two places.
+    """Format a quantile: whole numbers in full, others with two decimals.
 
     >>> number(12345.0), number(1.3333)
     ('12,345', '1.33')
@@ -259,7 +259,7 @@ def number(value: float) -> str:
 
 
 def write_html(statistics: Statistics, path: Path) -> None:
-    """Write the statistics as one self-contained page, whole or not at all."""
+    """Write the statistics as a self-contained page, atomically."""
     from curate.report.page import write_page
 
     values = {

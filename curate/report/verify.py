@@ -1,4 +1,4 @@
-"""Checks what a run wrote: sums, sizes, the index, and that every image decodes."""
+"""Checks the output of a run: checksums, sizes, the index, and that every image decodes."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ from curate.core.hashing import file_sha256
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
 from curate.storage.backend import Storage, opened
+from curate.storage.file_lists import listed, unlisted
+from curate.storage.marks import File
 
 _INDEX = ["shard", "key", "offset", "size", "sha256"]
-"""What of the index is read."""
+"""Columns of the index that are read."""
 
 
 @dataclass(frozen=True)
-class Sum:
-    """A file of OUT, with the sha256 that the manifest says."""
+class Checksum:
+    """A file of OUT and its sha256 in the manifest."""
 
     name: str
     sha256: str
 
 
 @dataclass(frozen=True)
-class CheckSum:
-    """The task: compares a file with its sum."""
+class CheckFile:
+    """Task: compares a file with its checksum."""
 
     out: Storage
 
-    def __call__(self, file: Sum) -> list[str]:
-        """Return what is wrong, a line each."""
+    def __call__(self, file: Checksum) -> list[str]:
+        """Return the errors, one per line."""
         try:
             with self.out.reading(file.name) as path:
                 same = file_sha256(path) == file.sha256
@@ -51,21 +53,21 @@ class CheckSum:
 
 @dataclass(frozen=True)
 class Tar:
-    """One tar to check, with what the manifest says of it."""
+    """A tar to check, with its entry in the manifest."""
 
     name: str
-    expected: dict[str, Any]
+    expected: File
 
 
 @dataclass(frozen=True)
 class CheckTar:
-    """The task: compares a tar with its sums and decodes every image in it; one behind a URL is copied to this disk first."""
+    """Task: compares a tar with its checksums and decodes every image in it; a remote tar is copied to this disk first."""
 
     out: Storage
     tolerated: tuple[str, ...] = ()
 
     def __call__(self, tar: Tar) -> list[str]:
-        """Return what is wrong, a line each."""
+        """Return the errors, one per line."""
         with ExitStack() as held:
             try:
                 path = held.enter_context(self.out.reading(f"shards/{tar.name}"))
@@ -75,14 +77,14 @@ class CheckTar:
 
     def _wrong(self, path: Path, tar: Tar) -> Iterator[str]:
         size, expected = path.stat().st_size, tar.expected
-        if size != expected["bytes"]:
-            yield f"has {size} bytes, the manifest says {expected['bytes']}"
-        if file_sha256(path) != expected["sha256"]:
+        if size != expected.bytes:
+            yield f"has {size} bytes, the manifest says {expected.bytes}"
+        if file_sha256(path) != expected.sha256:
             yield "sha256 differs from the manifest's"
         index = opened(self.out.url(f"index/{tar.name[:5]}.parquet"))
         rows = pq.read_table(index, columns=_INDEX, filters=[("shard", "==", tar.name)])
-        if rows.num_rows != expected["samples"]:
-            yield f"the index has {rows.num_rows} samples, the manifest {expected['samples']}"
+        if rows.num_rows != expected.samples:
+            yield f"the index has {rows.num_rows} samples, the manifest {expected.samples}"
         yield from self._images(path, rows)
 
     def _images(self, path: Path, rows: pa.Table) -> Iterator[str]:
@@ -103,16 +105,18 @@ class CheckTar:
 
 
 def verify(out: Storage, manifest: dict[str, Any], runner: Runner) -> list[str]:
-    """Return everything that is wrong with OUT, a line each; empty when all is well. Raises OSError."""
-    wrong = []
-    if _sizes(out) != {name: tar["samples"] for name, tar in manifest["shards"].items()}:
+    """Return all errors in OUT, one per line; empty if there are none. Raises OSError."""
+    lists = [Checksum(one["list"], one["sha256"]) for one in manifest["files"].values()]
+    wrong = [line for file in lists for line in CheckFile(out)(file)]
+    if wrong:  # nothing can be compared with a list that is damaged itself
+        return wrong
+    if _sizes(out) != {name: tar.samples for name, tar in listed(out, "shards")}:
         wrong.append("sizes.json: differs from the manifest")
-    strays = {*(found.name for found in out.listing("shards")), *out.folders("shards")} - set(manifest["shards"])
-    wrong += [f"{name}: is not in the manifest" for name in strays]
-    sums = [Sum(f"{folder}/{n}", digest) for folder in ("decisions", "index") for n, digest in manifest[folder].items()]
-    tars = [Tar(name, expected) for name, expected in sorted(manifest["shards"].items())]
+    wrong += [f"{name}: is not in the manifest" for name in (*unlisted(out, "shards"), *out.folders("shards"))]
+    files = (Checksum(f"{folder}/{n}", file.sha256 or "") for folder in ("decisions", "index") for n, file in listed(out, folder))
+    tars = (Tar(name, expected) for name, expected in listed(out, "shards"))
     tolerated = tuple(manifest["recipe"]["filters"]["unreadable"]["tolerate"])
-    answers = chain(runner.map(CheckSum(out), sums, Needs()), runner.map(CheckTar(out, tolerated), tars, Needs()))
+    answers = chain(runner.map(CheckFile(out), files, Needs()), runner.map(CheckTar(out, tolerated), tars, Needs()))
     for answer in answers:
         wrong += [f"{answer.item.name}: {answer.reason}"] if isinstance(answer, TaskDied) else answer
     return sorted(wrong + _keys(out, manifest))
@@ -126,15 +130,15 @@ def _sizes(out: Storage) -> Any:
 
 
 def _keys(out: Storage, manifest: dict[str, Any]) -> list[str]:
-    """Check that decisions and index name the same samples, each once."""
+    """Check that decisions and index have the same samples, each once."""
     try:
-        tables = [pq.read_table(opened(out.url(f"index/{name}")), columns=["key"]) for name in sorted(manifest["index"])]
+        tables = [pq.read_table(opened(out.url(f"index/{name}")), columns=["key"]) for name, _ in listed(out, "index")]
     except (OSError, pa.ArrowException):
-        return []  # the sums have told
+        return []  # reported by the checksums
     keys = pa.concat_tables(tables)["key"] if tables else pa.chunked_array([], pa.string())
     wrong = []
     if len(pc.unique(keys)) != len(keys):
-        wrong.append("index: a key stands twice")
+        wrong.append("index: a key occurs twice")
     if len(keys) != manifest["kept"]:
         wrong.append(f"index: names {len(keys)} samples, the decisions keep {manifest['kept']}")
     return wrong

@@ -1,4 +1,4 @@
-"""What other thresholds would keep, from recorded evidence alone: no image is read, no model runs."""
+"""Computes what other thresholds would keep, from recorded evidence: no image is read, no model runs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
 
 _ROWS = 1 << 16
-_FILES = 8  # read at once: remote ones are mostly waited for
+_FILES = 8  # read concurrently, since remote ones are mostly waiting
 _QUEUED = 64 * _FILES
 _NONE = np.empty(0, np.int64)
 
 
 @dataclass
 class FilterCount:
-    """One filter's line: texts it drops first, and texts alive there that it was never evaluated on."""
+    """Counts of a filter: texts it drops, and texts that reach it but were never evaluated by it."""
 
     filter: str
     dropped: int = 0
@@ -41,12 +41,12 @@ class FilterCount:
 
 @dataclass
 class WhatIf:
-    """The answer, in records; a record is kept with any of its texts. `at_least` equals `kept`, or the truth lies between."""
+    """The result, in records: one is kept if any of its texts is. The exact number is between `at_least` and `kept`."""
 
     records: int = 0
     texts: int = 0
-    kept: int = 0  # kept if everything unknown is kept
-    at_least: int = 0  # kept if everything unknown is dropped
+    kept: int = 0  # if all unknown verdicts are kept
+    at_least: int = 0  # if all unknown verdicts are dropped
     was: int = 0
     filters: list[FilterCount] = field(default_factory=list)
 
@@ -59,9 +59,9 @@ class WhatIf:
 
 
 def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) -> WhatIf:
-    """Return the attrition of OUT's recipe with thresholds changed.
+    """Return the attrition of OUT's recipe with changed thresholds.
 
-    Raises RecipeError for a parameter that changes facts (only a run can) and for a count below its recorded floor,
+    Raises RecipeError for a parameter that changes facts (which needs a run) and for a count below its recorded floor,
     OutputError for a file that cannot be read, OSError.
     """
     before = recipes.recorded(manifest["recipe"])
@@ -78,12 +78,12 @@ def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) ->
 
 
 def _counted(rules: dict[str, Filter], kind: type[_Plain | _Captioned], url: str) -> WhatIf:
-    """Return the answer for the records of one file."""
+    """Return the result for the records of one file."""
     answer, tally = WhatIf(filters=[FilterCount(name) for name in rules]), kind()
     columns = ["row", "text_no", "not_evaluated", *rules]
     try:
         file = pq.ParquetFile(opened(url), pre_buffer=True)
-        # one thread a file: pyarrow's own would wait for one remote read after the other
+        # one thread per file: pyarrow's threads would wait for remote reads one by one
         for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
             tally.add(batch, _judged(answer, batch, rules))
     except (OSError, pa.ArrowException) as error:
@@ -94,7 +94,7 @@ def _counted(rules: dict[str, Filter], kind: type[_Plain | _Captioned], url: str
 
 @dataclass(frozen=True)
 class _Fate:
-    """Of each text of a batch: kept if the unknown is kept, kept for certain, its image alive."""
+    """Per text of a batch: kept if unknown verdicts are kept, certainly kept, image not dropped."""
 
     kept: Mask
     certain: Mask
@@ -103,7 +103,7 @@ class _Fate:
 
 @dataclass
 class _Plain:
-    """Counts the records of a shard where every record has one text."""
+    """Counts the records of a shard with one text per record."""
 
     records: int = 0
     kept: int = 0
@@ -120,7 +120,7 @@ class _Plain:
 
 @dataclass
 class _Captioned:
-    """Counts the records of a shard with captions: one whose image is newly alive has captions that nobody has written yet."""
+    """Counts the records of a shard with captions. An image that is no longer dropped would get captions not written yet."""
 
     rows: list[Rows] = field(default_factory=list)
     numbers: list[Rows] = field(default_factory=list)
@@ -164,7 +164,7 @@ def _judged(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> 
     rows = batch.num_rows
     missing = _not_evaluated(batch["not_evaluated"], list(rules))
     written = batch["text_no"].to_numpy() > 0
-    unmade = np.zeros(rows, np.bool_)  # captions of images that now die before the captioner
+    unmade = np.zeros(rows, np.bool_)  # captions of images that are now dropped before the captioner
     captioner = next((name for name, rule in rules.items() if rule.per_text), None)
     alive, doubtful, image = np.ones(rows, np.bool_), np.zeros(rows, np.bool_), np.ones(rows, np.bool_)
     for line, (name, rule) in zip(answer.filters, rules.items(), strict=True):
@@ -174,7 +174,7 @@ def _judged(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> 
             image &= kept
             unmade |= written & ~kept & (captioner is not None)
         elif not rule.per_text:
-            kept |= written  # not asked of synthetic texts
+            kept |= written  # does not judge synthetic texts
         unknown = alive & missing[name]
         line.unknown += int(unknown.sum())
         doubtful |= unknown
@@ -186,7 +186,7 @@ def _judged(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> 
 
 
 def _not_evaluated(lists: pa.ListArray, names: list[str]) -> dict[str, Mask]:
-    """Return, for each filter, the rows on which it was not evaluated."""
+    """Return for each filter the rows on which it was not evaluated."""
     parents = pc.list_parent_indices(lists).to_numpy()
     codes = pc.index_in(lists.flatten(), value_set=pa.array(names)).to_numpy(zero_copy_only=False)
     found = {}

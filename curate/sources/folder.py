@@ -15,27 +15,25 @@ import xxhash
 from curate.core.contracts import Batch, Shard
 from curate.sources.lines import lines_of, parse_line
 from curate.sources.linked_files import Folder
-from curate.sources.records import IMAGE_TYPES, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
+from curate.sources.records import IMAGE_TYPES, MAX_JSON, MAX_TEXT, UNSAFE_KEY, URLS, Record, batches, decode, first, join
 from curate.sources.source import OpenShard, Source, shard_of
 from curate.storage.paths import Entry, staged, tree
 
 SHARD_IMAGES = 10_000
-MAX_JSON = 1 << 20
 LISTS = ("captions.jsonl", "metadata.jsonl")
 _NAMES = ("file_name", "image", "path", "filename", "image_path")
 _CAPTIONS = ("caption", "captions", "text", "alt", "TEXT", "alt_text", "title")
-_URLS = ("url", "URL", "image_url")
 _UNSAFE = re.compile(UNSAFE_KEY)
 
 
 def is_image(url: str) -> bool:
-    """Say whether a file is an image by its name."""
+    """Return whether a file name has an image extension."""
     return posixpath.splitext(url)[1][1:].lower() in IMAGE_TYPES
 
 
 @dataclass
 class FolderShard:
-    """Consecutive images of a folder, sorted by name; `shard.part` says which."""
+    """Consecutive images of a folder, sorted by name; `shard.part` is their range."""
 
     shard: Shard
 
@@ -78,10 +76,10 @@ class FolderShard:
             codes += ["duplicate_key"] if stem == before else []
             codes += ["unsafe_key"] if _UNSAFE.search(key) else []
             before = stem
-            yield Record(key, url or first(fields, _URLS), text, join(codes), data)
+            yield Record(key, url or first(fields, URLS), text, join(codes), data)
 
     def _caption(self, stem: str, files: dict[str, Entry], codes: list[str]) -> tuple[str | None, str | None]:
-        """Return the text and url of the sidecar files beside an image; a linked one is not followed."""
+        """Return the text and url from the sidecar files of an image. Symbolic links are not followed."""
         text, fields = None, {}
         folder = Folder(self.shard.url)
         if stem + ".txt" in files:
@@ -92,10 +90,10 @@ class FolderShard:
             found = parse_line(data if data is not None and len(data) <= MAX_JSON else None)
             codes += ["bad_json"] if found is None else []
             fields = found or {}
-        return first(fields, _CAPTIONS, codes) if text is None else text, first(fields, _URLS)
+        return first(fields, _CAPTIONS, codes) if text is None else text, first(fields, URLS)
 
     def _listed(self, names: set[str], files: dict[str, Entry]) -> dict[str, dict[str, object]]:
-        """Return what caption lists say of the images `names`, only of these: a list may be larger than memory."""
+        """Return the fields of the images `names` in caption lists. Others are not kept: a list may be larger than memory."""
         found: dict[str, dict[str, object]] = {}
         for url in files:
             if posixpath.basename(url) not in LISTS or files[url].link:

@@ -24,7 +24,7 @@ def lines_of(file: BinaryIO) -> Iterator[bytes | None]:
 
 
 def parse_line(line: bytes | None) -> dict[str, object] | None:
-    """Return the JSON object of a line; None when it is none."""
+    """Return the JSON object of a line; None when it is not one."""
     try:
         fields = None if line is None else json.loads(line)
     except (ValueError, RecursionError):

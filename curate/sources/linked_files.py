@@ -1,4 +1,4 @@
-"""Files that a table names by path: nothing outside the table's folder is ever opened."""
+"""Files that a table refers to by path. Nothing outside the table's folder is ever opened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curate.storage.retry import tried
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder whose files are read by relative names that may be hostile: nothing outside of it is ever opened."""
+    """A folder. Files are read by relative name, which may be hostile: nothing outside the folder is ever opened."""
 
     url: str
 
@@ -24,7 +24,7 @@ class Folder:
         return cls(url.rpartition("/")[0] or "/")
 
     def load(self, name: str) -> tuple[bytes | None, str | None]:
-        """Return the content of the file `name`, and an error code of curate.sources.ERRORS when there is none."""
+        """Return the content of the file `name`, and an error code (curate.sources.records.ERRORS) when there is none."""
         if name.lower().startswith(("http://", "https://")):
             return None, "image_is_url"
         if not name or "\0" in name:
@@ -35,7 +35,7 @@ class Folder:
         root = os.path.realpath(self.url)
         try:
             path = os.path.realpath(os.path.join(root, name))
-            if not path.startswith(root.rstrip("/") + "/"):
+            if not path.startswith(root.rstrip(os.sep) + os.sep):
                 return None, "unsafe_path"
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):

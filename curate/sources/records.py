@@ -1,4 +1,4 @@
-"""What all sources share: the error codes, the record, and how records become batches. Knows no file format."""
+"""What all sources share: error codes, the record, and batches of records. Knows no file format."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ MAX_TEXT = 65_536
 MAX_IMAGE = 256 << 20
 """Bytes of the largest image file that is read."""
 
+MAX_JSON = 1 << 20
+"""Bytes of the largest JSON file beside an image that is read."""
+
 BATCH_BYTES = 8 << 20
-"""Bytes of images and texts in a batch; a single larger image is a batch of its own. More costs more: memory that is new."""
+"""Bytes of images and texts in a batch; a larger image gets its own batch. Larger batches are slower: they need fresh memory."""
+
+URLS = ("url", "URL", "image_url")
+"""Fields of a record's JSON that name where its image came from, the likeliest first."""
 
 IMAGE_TYPES = frozenset(
     [
@@ -26,7 +32,7 @@ IMAGE_TYPES = frozenset(
         *("heic", "heif", "hif", "ico", "jp2", "j2k", "jxl", "ppm", "pgm", "pbm", "pnm", "tga", "psd"),
     ]
 )
-"""Extensions, in lower case and without their dot, of files that are taken for images."""
+"""File extensions, in lower case without the dot, that mean an image."""
 
 ERRORS: dict[str, str] = {
     "missing_image": "the record has no image",
@@ -46,14 +52,14 @@ ERRORS: dict[str, str] = {
     "unsafe_key": "the key holds '..', a backslash or a control character, or starts with '/'",
     "key_not_utf8": "the key is not UTF-8: what could not be decoded was replaced",
 }
-"""Every code that a record's `error` may hold (several are joined by commas), and what it means."""
+"""The codes in a record's `error` (joined by commas), and their meaning."""
 
 UNSAFE_KEY = r"\.\.|^/|[\x00-\x1f\x7f\\]"
 """What a key must not contain (a pattern that both `re` and Arrow's RE2 read alike)."""
 
 
 class Record(NamedTuple):
-    """One row of RECORD_SCHEMA but its number."""
+    """One row of RECORD_SCHEMA without its number."""
 
     key: str
     url: str | None
@@ -67,7 +73,7 @@ class Record(NamedTuple):
 def batches(records: Iterable[Record], start: int = 0) -> Iterator[Batch]:
     """Yield `records` as batches of RECORD_SCHEMA of at most ROW_GROUP rows or BATCH_BYTES, numbered from `start`.
 
-    A ShardBreak of `records` is raised after what came before it was yielded.
+    A ShardBreak raised by `records` is raised again after the rows before it were yielded.
     """
     held: list[Record] = []
     size, broken = 0, None
@@ -100,7 +106,7 @@ def _pack(held: Sequence[Record], start: int) -> Batch:
 
 
 def image_array(images: Sequence[bytes | None]) -> pa.Array:
-    """Return images as an Arrow array of binary: their bytes are copied once, where Arrow's builder grows and copies again.
+    """Return images as an Arrow binary array. Bytes are copied once; Arrow's own builder grows and copies again.
 
     Raises OverflowError above 2 GiB of them.
     """
@@ -124,7 +130,7 @@ def join(codes: Sequence[str]) -> str | None:
 
 
 def decode(data: bytes, codes: list[str]) -> str:
-    """Decode a text, given at least its first 4 * MAX_TEXT + 4 bytes; append to `codes` what was wrong."""
+    """Decode a text, given at least its first 4 * MAX_TEXT + 4 bytes; append error codes to `codes`."""
     whole = len(data) <= 4 * MAX_TEXT
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
@@ -136,7 +142,7 @@ def decode(data: bytes, codes: list[str]) -> str:
 
 
 def cut(text: str, codes: list[str]) -> str:
-    """Return the first MAX_TEXT characters of `text`; append to `codes` when that is not all."""
+    """Return the first MAX_TEXT characters of `text`; append an error code to `codes` when it is longer."""
     if len(text) <= MAX_TEXT:
         return text
     codes.append("text_too_long")
@@ -144,10 +150,10 @@ def cut(text: str, codes: list[str]) -> str:
 
 
 def as_text(value: object, codes: list[str] | None = None) -> str | None:
-    """Return a value of JSON or of a table cell as text: of a list the first, of bytes and numbers what they spell.
+    """Return a JSON value or table cell as text: the first item of a list, bytes decoded, numbers formatted.
 
-    None stands for what is no text (null, an object, an empty list). Lone surrogates, which JSON can spell and UTF-8
-    cannot, are replaced. What was wrong is appended to `codes`.
+    Returns None for anything else (null, an object, an empty list). Lone surrogates, which JSON can express and UTF-8
+    cannot, are replaced. Error codes are appended to `codes`.
     """
     if type(value) is str and value.isascii() and len(value) <= MAX_TEXT:  # nearly all
         return value
@@ -169,7 +175,7 @@ def as_text(value: object, codes: list[str] | None = None) -> str | None:
 
 
 def first(fields: Mapping[str, object], names: Sequence[str], codes: list[str] | None = None) -> str | None:
-    """Return the first of the fields `names` that is a text (see as_text), or None."""
+    """Return the first of the fields `names` that holds text (see as_text), or None."""
     for name in names:
         if name in fields and (text := as_text(fields[name], codes)) is not None:
             return text

@@ -24,8 +24,9 @@ _added: dict[str, Source] = {}
 @cache
 def _built_in() -> dict[str, Source]:
     """Return the sources of this package by kind. Their modules import the libraries of a format only when it is read."""
-    from curate.sources import folder, tar
+    from curate.sources import folder
     from curate.sources.tables import csv, jsonl, parquet
+    from curate.sources.tar import source as tar
     from curate.sources.webarchive import archive
 
     return {module.SOURCE.kind: module.SOURCE for module in (tar, parquet, csv, jsonl, archive, folder)}

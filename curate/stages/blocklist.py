@@ -1,4 +1,4 @@
-"""Whether an image stands in a list of images that must not be used, by content hash or by perceptual hash."""
+"""The distance of an image to lists of images that must not be used, by content hash or perceptual hash."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class ListRef:
 
 @dataclass(frozen=True)
 class Listed:
-    """What a list holds: sha256 in lower-case hex, and perceptual hashes as uint64 [n] in the file's order."""
+    """A list: sha256 in lower-case hex, and perceptual hashes as uint64 [n] in file order."""
 
     sha256: frozenset[str]
     phash: npt.NDArray[np.uint64]
 
 
 def parse(text: str, path: str) -> Listed:
-    """Return what a list says: a hash a line, empty lines and # comments aside. Raises InputError with path:line."""
+    """Parse a list: one hash per line, with empty lines and # comments. Raises InputError with path:line."""
     contents: set[str] = set()
     perceptual: list[int] = []
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
@@ -65,7 +65,7 @@ def _read(path: str) -> bytes:
 
 @lru_cache(maxsize=16)
 def _load(path: str, digest: str) -> Listed:
-    """Return the list at `path`. Raises InputError when it is not the one whose digest was taken."""
+    """Return the list at `path`. Raises InputError when its content has another digest."""
     data = _read(path)
     if digest and hashlib.sha256(data).hexdigest() != digest:
         raise InputError(f"block list {path} changed during the run")

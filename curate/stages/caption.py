@@ -1,4 +1,4 @@
-"""Synthetic texts: what a captioner writes under an image, reproducibly."""
+"""Synthetic captions, reproducible for each image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from curate.models.protocols import Captioner, Sampling
 
 EMPTY, REPEATED = "empty_caption", "repeated_word"
-"""What can be wrong with a caption: nothing in it, or one word over and over."""
+"""Faults of a caption: it is empty, or repeats one word."""
 
 _RUN = 3  # the same word so often in a row is a decoder that got stuck
 

@@ -1,4 +1,4 @@
-"""One decode a record: does the picture decode, is it whole, what is its perceptual hash, and the pixels for models.
+"""One decode per record: whether the image decodes and is whole, its perceptual hash, and the pixels for models.
 
 JPEG goes through libjpeg-turbo (simplejpeg) at a reduced scale, with every warning an error; where one is raised the
 file is repaired in memory to learn the name of what is wrong, and decoded again without strictness. Everything else

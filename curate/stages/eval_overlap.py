@@ -43,6 +43,7 @@ class EvalSimilarityStage(Stage):
 
     embedder: str = "efficientnet-lite0"
     sets: tuple[EvalSetRef, ...] = ()
+    weights: str | None = None
 
     name: ClassVar[str] = "eval_similarity"
     cost: ClassVar[float] = 1.2e-2

@@ -156,12 +156,14 @@ def _digest(path: str) -> str:
 
 
 def _made_with(kind: Kind, embedder: str) -> str:
-    """Return a name for what makes signatures, safe in a path; another one whenever they could differ."""
+    """Return a name for what makes signatures, safe in a path; another one whenever they could differ. Raises ModelError."""
+    from curate.models.checks import check
     from curate.stages.decode import DecodeStage
 
     maker = embedder if kind == "embedding" else "phash"
+    weights = check("embedder", embedder).sha256 if kind == "embedding" else None
     stage = SEARCH_VERSION
-    short = hashlib.sha256(maker.encode()).hexdigest()[:8]
+    short = hashlib.sha256(f"{maker}{weights or ''}".encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', maker)[:60]}-{short}-v{VERSION}.{DecodeStage.version}.{stage}"
 
 

@@ -1,4 +1,4 @@
-"""What an image file says of itself: size, hash, format, width, height. No pixel is decoded.
+"""Facts from an image's bytes and header: size, hash, format, width, height. No pixel is decoded.
 
 The parsers read a few bytes by `struct` and call no image library, so a file that claims a billion pixels costs as much
 as any other. They return what the header claims; whether the pixels keep the promise is for curate.stages.decode.

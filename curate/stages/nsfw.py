@@ -17,6 +17,7 @@ class NsfwStage(Stage):
     """Provides nsfw_score, 0 to 1, of column `pixels`."""
 
     classifier: str = "yahoo-open-nsfw"
+    weights: str | None = None
 
     name: ClassVar[str] = "nsfw"
     cost: ClassVar[float] = 2e-2

@@ -1,4 +1,4 @@
-"""Where an output lives: a folder of this disk, or of anything that fsspec reaches. Names are relative, with slashes.
+"""Where an output is: a folder on this disk, or on anything that fsspec reaches. Names are relative, with slashes.
 
 A file appears whole or not at all; on an object store that is one PUT (or a multipart upload's end). Nothing here knows what
 a file means: commit marks, facts and the lease are curate.storage.store's.
@@ -43,15 +43,15 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
-        """Return what a file holds, None where there is none."""
+        """Return the content of a file, None where there is none."""
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
-        """Make a file hold `data`."""
+        """Write `data` to a file, replacing it as a whole."""
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
-        """Make a file hold `data` unless there is one, and return whether it does: of several that try one succeeds."""
+        """Create a file with `data` unless there is one, and return whether it was created: of several that try, one succeeds."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -75,11 +75,11 @@ class Storage(ABC):
 
     @abstractmethod
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files; what is not there is no error."""
+        """Remove files; missing ones are ignored."""
 
     @abstractmethod
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder with all that is in it; one that is not there is no error."""
+        """Remove a folder and its content; a missing one is ignored."""
 
 
 class Disk(Storage):
@@ -160,7 +160,7 @@ class Disk(Storage):
 
 
 class Remote(Storage):
-    """A folder behind fsspec. What a store refuses for the moment (500s, time-outs) is asked again, with pauses."""
+    """A folder behind fsspec. Requests that fail for the moment (500s, time-outs) are retried with growing pauses."""
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
@@ -187,7 +187,7 @@ class Remote(Storage):
         fs, path = self._place[0], self._path(name)
         try:
             tried(lambda: fs.pipe_file(path, data, mode="create"))
-        except FileExistsError:  # it may be ours, written by a try whose answer was lost
+        except FileExistsError:  # it may be ours, from an attempt that got no response
             return self.read(name) == data
         return True
 
@@ -259,9 +259,9 @@ def storage(url: str | os.PathLike[str]) -> Storage:
 
 
 def opened(url: str) -> Any:
-    """Return what pyarrow reads a file from: a local path as it is, a file object of a remote one. Raises OSError.
+    """Return what pyarrow reads a file from: a local path as it is, or a file object of a remote file. Raises OSError.
 
-    That object reads just what it is asked for: pyarrow should have `pre_buffer`, which asks for neighbours at once.
+    That object has no read-ahead: pyarrow should use `pre_buffer`, which merges neighbouring reads.
     """
     if is_local(url):
         return url

@@ -1,4 +1,4 @@
-"""Remote files for DuckDB, read in just the ranges that it asks for.
+"""Remote files for DuckDB, which get exactly the ranges that it reads.
 
 DuckDB reads one file with several threads at once, and the file objects of fsspec have one position and one buffer for all
 of them: then bytes come from the wrong place. They also read ahead, those of s3fs by 50 MB: to read one column, 800 MB of
@@ -19,7 +19,7 @@ _NEVER = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class RangeFile:
-    """A file to read from several threads: a thread reads where it has sought itself."""
+    """A file that several threads read: each has its own position."""
 
     def __init__(self, filesystem: Any, path: str) -> None:
         self._filesystem, self._path = filesystem, path

@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import BinaryIO, cast
 
 from curate.storage.paths import is_local, staged
-from curate.storage.ranges import Place, RangeFile, read_pieces
+from curate.storage.ranges import RANGE, Place, RangeFile, read_pieces
 
 
 class InputFile:
     """A file to read while its block lasts. A remote one is copied to this disk only where its path is needed.
 
-    `size` in bytes, where it is known, saves a request. Every method may raise OSError.
+    `size` is in bytes, where it is known. Every method may raise OSError.
     """
 
     def __init__(self, url: str, size: int | None = None) -> None:
@@ -46,7 +46,12 @@ class InputFile:
         return open(self._path, "rb")
 
     def pieces(self, places: Iterable[Place | None]) -> Iterator[bytes | None]:
-        """Yield pieces of the file in the order of `places`, which should ascend; None where there is no such piece."""
+        """Yield pieces of the file in the order of `places`, which should ascend; None where there is no such piece.
+
+        A remote file that one request can read is copied: what is needed of it again costs nothing then.
+        """
+        if self._size is not None and self._size <= RANGE:
+            self.path()
         if self._path is None:
             yield from read_pieces(self.url, places)
             return

@@ -1,7 +1,7 @@
-"""One writer for an output on an object store, where nothing is gone with a process: a lease that its holder renews.
+"""One writer for an output on an object store, where no lock ends with its process: a lease that its holder renews.
 
-The holder of epoch n writes `.lease/n` again and again. Who finds it unchanged for as long as four renewals creates
-`.lease/n+1`, which the store grants to one of several. Workers look for n+1 before they commit, so what is left of a run
+The holder of epoch n writes `.lease/n` again and again. A run that finds it unchanged for as long as four renewals
+creates `.lease/n+1`, which the store grants to only one. Workers look for n+1 before they commit, so what is left of a run
 that lost its lease, a driver cut off from the store or a task on a node that hangs, writes nothing more. No clocks are compared.
 """
 
@@ -25,7 +25,7 @@ FOLDER = ".lease"
 BEAT_SECONDS = 10.0
 """Between two renewals."""
 
-_MISSED = 4  # renewals after which a holder is gone
+_MISSED = 4  # missed renewals after which a holder is gone
 
 
 def superseded(storage: Storage, epoch: int) -> bool:
@@ -64,7 +64,7 @@ class Lease:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._done.set()
         self._renewing.join()
-        with suppress(OSError):  # what was done is done: a lease that is not given back runs out
+        with suppress(OSError):  # the work is done, and a lease that is not given back runs out
             if not superseded(self._storage, self.epoch):
                 self._storage.write(_name(self.epoch), json.dumps({"free": True}).encode())
 
@@ -100,7 +100,7 @@ class Lease:
                 if superseded(self._storage, self.epoch):  # every commit will say so
                     return
                 self._storage.write(_name(self.epoch), self._content())
-            except OSError:  # a store that gives no answer is asked again at the next beat; commits see whether another took over
+            except OSError:  # tried again at the next beat; commits check whether another run took over
                 continue
 
 

@@ -1,4 +1,4 @@
-"""Copies on this machine of files that are mapped into memory."""
+"""Local copies of remote files that are mapped into memory."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def own_folder(name: str, under: Path | None = None) -> Path:
 
 
 def local_copy(storage: Storage, folder: str, names: Sequence[str]) -> Path:
-    """Return a folder of this disk with some files of a folder that never changes; the first process of a node copies them.
+    """Return a local folder with some files of a folder that never changes; the first process on a machine copies them.
 
-    Copies lie in the folder for temporary files; one that nobody used for a day goes when the next is made.
+    Copies are in the folder for temporary files; one that was not used for a day is removed when the next is made.
     """
     if isinstance(storage, Disk):
         return Path(storage.root, folder)
@@ -53,7 +53,7 @@ def local_copy(storage: Storage, folder: str, names: Sequence[str]) -> Path:
 
 
 def at_hand(url: str, names: Sequence[str]) -> Path:
-    """Return a folder of this disk with some files of the folder at a path or URL (see local_copy)."""
+    """Return a local folder with some files of the folder at a path or URL (see local_copy)."""
     if is_local(url):
         return Path(url)
     root, _, name = url.rpartition("/")

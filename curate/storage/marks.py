@@ -15,7 +15,7 @@ class File:
     """A committed file."""
 
     bytes: int
-    sha256: str | None = None  # hex; None where nobody checks it
+    sha256: str | None = None  # hex; None where it is not checked
     samples: int | None = None  # that it holds or names; None where it has none
 
     def to_json(self) -> dict[str, Any]:
@@ -30,7 +30,7 @@ class Mark:
     files: Mapping[str, File] = field(default_factory=dict)  # by name in OUT
     counts: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None  # why records of the shard are missing
-    made_with: str | None = None  # hash of what determines the files beside the shards; a mark with another one is outdated
+    made_with: str | None = None  # hash of the settings that the files depend on; a mark with another one is outdated
     parts: Mapping[str, Mark] = field(default_factory=dict)  # of a block: the marks of its shards' verdicts, by index
 
     def to_json(self) -> dict[str, Any]:

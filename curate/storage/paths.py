@@ -24,12 +24,12 @@ class Entry(NamedTuple):
 
 
 def is_local(url: str) -> bool:
-    """Say whether `url` is a path of the local disk."""
+    """Return whether `url` is a path of the local disk."""
     return "://" not in url and "::" not in url
 
 
 def without_scheme(url: str) -> str:
-    """Return the path that a url of this disk names (file://, local://); other urls and paths as they are."""
+    """Return the path of a local url (file://, local://); other urls and paths as they are."""
     return url.removeprefix("file://").removeprefix("local://")
 
 
@@ -50,7 +50,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         fs, path = url_to_fs(url)
     except ImportError as error:
         protocol = url.partition("://")[0]
-        extra = 'pip install "curate[s3]"' if protocol in ("s3", "s3a") else str(error)
+        extra = 'pip install "curate-image-text[s3]"' if protocol in ("s3", "s3a") else str(error)
         raise InputError(f"{url}: reading {protocol}:// needs a package that is not installed: {extra}") from None
     except ValueError as error:
         raise InputError(f"{url}: {error}") from None
@@ -96,7 +96,7 @@ def _remote_entry(fs: Any, info: dict[str, Any]) -> Entry:
 
 
 def find(url: str) -> tuple[list[Entry], bool]:
-    """Return the files that an input names, and whether it is a folder; globs are expanded, a folder is not listed.
+    """Return the files of an input, and whether it is a folder; globs are expanded, a folder is not listed.
 
     Raises InputError when there is no such file.
     """

@@ -1,4 +1,4 @@
-"""Asking again: what a remote store refuses for the moment (500s, time-outs, lost connections) may work the next time."""
+"""Retries: a request to a remote store that failed (500, time-out, lost connection) may work the next time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError
 
 
 def tried(ask: Callable[[], T]) -> T:
-    """Return the answer, asking again after an error that may pass; what a name or a permission says is final.
+    """Return the result of `ask`, retrying errors that may pass; a missing file or permission is final.
 
-    Raises StorageError, an OSError, when the last try fails too.
+    Raises StorageError, an OSError, when the last attempt fails too.
     """
     attempt = 0
     while True:

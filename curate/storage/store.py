@@ -1,7 +1,7 @@
-"""The output: facts and marks, who may write, and what a kill leaves behind.
+"""The output: facts and marks, who may write, and what a killed run leaves behind.
 
-Data is written under a name that carries the attempt; then the mark, which names it and whose content decides: a listing
-only finds marks. Facts are keyed by provider (code version, parameters) and shard fingerprint, never by a threshold. Tars,
+Data is written under a name that contains the attempt, then the mark that names it. Only the mark's content counts: a listing
+just finds marks. Facts are keyed by provider (code version, parameters) and shard fingerprint, never by a threshold. Tars,
 decisions and thumbnails have the names that their readers know: a file appears whole, and every attempt writes the same bytes.
 """
 
@@ -186,10 +186,10 @@ class Store:
                 yield from zip(some, threads.map(lambda name: self.mark(run, name), some), strict=True)
 
     def unmark(self, run: str, names: Iterable[str]) -> None:
-        """Take marks back, before what they name is made again."""
+        """Remove marks, before their outputs are made again."""
         self.storage.remove([f"marks/{run}/{name}.json" for name in names])
 
-    # Who may write, and what a kill left -----------------------------------------------------------------------------
+    # Who may write, and what a killed run left -------------------------------------------------------------------------
 
     @contextmanager
     def locked(self) -> Iterator[Store]:
@@ -213,6 +213,7 @@ class Store:
 
     def clear_outputs(self, run: str) -> None:
         """Remove what another recipe or input left, so that two results never mix; facts stay."""
+        self.storage.remove_folder("manifest")
         self.storage.remove(["manifest.json", "report.html", "sizes.json"])
         found = self.storage.folders("marks")
         others = [name for name in found if name != run]

@@ -27,8 +27,8 @@ from tests.bench.measure import Figure, photos, plan_of, scratch, write_tar
 from tests.remote_files import Asked, Asking, asking
 from tests.running import InProcess
 
-FEW, MANY = 2, 6  # shards of the two runs
-RECORDS = 300  # of each
+FEW, MANY = 1, 3  # shards of the two runs
+RECORDS = 600  # of each: too large for one request
 SHARD_RECORDS = 10_000
 CORES, GPUS, GBITS = 1024, 64, 400  # a cluster: 16 nodes of 64 cores, 4 GPUs and 25 Gbit/s
 SHUFFLED = 16  # bytes of a row of partial counts on its way: two 64-bit numbers

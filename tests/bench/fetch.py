@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.fetch import FetchPolicy, Wanted, fetch
+from curate.fetch import FetchPolicy, FetchRequest, fetch
 from tests.bench.measure import DEMO, SHARED, Figure, at_least, seconds_of
 from tests.webserver import nginx
 
@@ -84,7 +84,7 @@ def _ours(urls: list[str]) -> tuple[float, float]:
     policy = FetchPolicy(contact="https://example.org/bench", networks=("127.0.0.0/8",))
     with _on_core(0):
         began, used = time.perf_counter(), _cpu(resource.RUSAGE_SELF)
-        came = sum(got.body is not None for got in fetch([Wanted(n, url) for n, url in enumerate(urls)], policy))
+        came = sum(got.body is not None for got in fetch([FetchRequest(n, url) for n, url in enumerate(urls)], policy))
         seconds, core = time.perf_counter() - began, _cpu(resource.RUSAGE_SELF) - used
     assert came == len(urls), came
     return len(urls) / seconds, len(urls) / core

@@ -12,7 +12,7 @@ from curate.passes.sampler import per_shard
 from curate.passes.scan import Scan
 from curate.planning.plan import Plan
 from curate.runners.local.runner import LocalRunner
-from curate.sources.tar import members
+from curate.sources.tar.members import members
 from tests.bench.measure import (
     WORKERS,
     Figure,

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from curate.core.contracts import Runner
+from curate.core.platform import cores
 from curate.driver.progress import Outcome, Progress, Quiet
 from curate.driver.resolve import resolve
 from curate.driver.run import Run
@@ -29,7 +30,7 @@ from curate.storage.store import Store
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "tests" / "data" / "demo"
 SHARED = ROOT.parent / "shared"
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 WORKERS = min(2, CORES)
 
 

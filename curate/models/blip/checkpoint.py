@@ -48,7 +48,7 @@ _REVISION = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose config and header fit together; `revision` is the hub's, None for a folder."""
+    """A checkpoint with a config and a header that agree; `revision` is that of the hub, None for a folder."""
 
     spec: str
     folder: Path
@@ -115,7 +115,7 @@ def inspect(spec: str, kind: Kind) -> tuple[str | None, str | None, int]:
 
 
 def _shape(spec: str, folder: Path) -> Shape:
-    """Return the shape that config.json tells. Raises ModelError where it is no BLIP."""
+    """Return the shape that config.json describes. Raises ModelError where it is not a BLIP."""
     missing = [name for name in (CONFIG,) if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append(f"{' or '.join(TOKENIZERS)}")
@@ -303,20 +303,22 @@ def _asking_hub(spec: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except errors.RepositoryNotFoundError as error:
-        raise ModelError(f"{spec}: the hub has no such model, or keeps it from you (log in with `hf auth login`)") from error
+        raise ModelError(
+            f"{spec}: the hub has no such model, or you have no access to it (log in with `hf auth login`)"
+        ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"{spec}: the hub's model has no revision {revision}") from error
     except errors.RemoteEntryNotFoundError as error:
-        told = f"at revision {revision} the hub has no {WEIGHTS} of it; a pickle is never read"
-        raise ModelError(f"{spec}: {told}: convert it, and give the folder instead") from error
+        reason = f"at revision {revision} the hub has no {WEIGHTS} of it; a pickle is never read"
+        raise ModelError(f"{spec}: {reason}: convert it, and give the folder instead") from error
     except Exception as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         hint = f"fetch it where there is a network: hf download {name} --revision {revision} --local-dir FOLDER; give FOLDER"
-        raise ModelError(f"{spec}: not in the cache, and the hub cannot be reached ({told}); {hint}") from error
+        raise ModelError(f"{spec}: not in the cache, and the hub cannot be reached ({reason}); {hint}") from error
 
 
 def _sha256_on_hub(spec: str, revision: str) -> str | None:
-    """Return the sha256 of the weights as the hub or its cache tells it. Raises ModelError when the hub has none."""
+    """Return the sha256 of the weights as the hub or its cache reports it. Raises ModelError when the hub has none."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     name, _ = _named(spec)

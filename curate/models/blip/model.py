@@ -21,10 +21,10 @@ __all__ = ["BlipCaptioner", "BlipEmbedder", "BlipMatcher", "cleaned", "inspect"]
 
 PROMPT = "a picture of "
 TEXT_WORDS = 30
-"""Of a text to be matched, as in pre-training (data/utils.py)."""
+"""Words of a text that are matched, as in pre-training (data/utils.py)."""
 
-_LENGTHS = (12, 20, TEXT_TOKENS)  # a text is filled up to the least of these that holds it
-_TEXT_CHARACTERS = 4096  # of a text that are looked at: more than its tokens can hold, whatever stands in it
+_LENGTHS = (12, 20, TEXT_TOKENS)  # a text is padded to the smallest of these that holds it
+_TEXT_CHARACTERS = 4096  # characters of a text that are read: more than its tokens can hold, whatever it contains
 _MARKS = re.compile(r"[.!\"()*#:;~]")
 
 Tokens = npt.NDArray[np.int64]
@@ -60,7 +60,7 @@ class _Loaded:
         return cls(params, checkpoint.shape, checkpoint.tokenizer(), device, rows_of_call(device, compute.batch))
 
     def blocks(self, array: npt.NDArray[Any]) -> Iterator[tuple[int, int, Any]]:
-        """Yield (start, rows, block on the device): every block has `rows` rows, the last one is filled up with zeros."""
+        """Yield (start, rows, block on the device): every block has `rows` rows, the last one is padded with zeros."""
         for start in range(0, len(array), self.rows):
             block = array[start : start + self.rows]
             count = len(block)
@@ -69,7 +69,7 @@ class _Loaded:
             yield start, count, upload(block, self.device)
 
     def graphed(self, call: Callable[..., Any]) -> Graphed:
-        """Return a function of tensors as one that is recorded."""
+        """Return a function of tensors that is recorded as a CUDA graph."""
         return Graphed(call, self.memory)
 
     def remembering(self) -> Graphed:
@@ -78,7 +78,7 @@ class _Loaded:
 
 
 class BlipCaptioner:
-    """Writes captions of pictures, RGB uint8 [n, side, side, 3], after the prompt "a picture of ", which is no part of them."""
+    """Writes captions of pictures, RGB uint8 [n, side, side, 3], after the prompt "a picture of ", which is not part of them."""
 
     def __init__(self, spec: str, loaded: _Loaded, sampling: Sampling) -> None:
         self.name, self.side, self.sampling = spec, loaded.shape.side, sampling
@@ -112,7 +112,7 @@ class BlipCaptioner:
                 found.append(torch.stack(columns, 1)[:rows])
             if not found:
                 return np.empty((0, draws.shape[1], steps), np.int64)
-            whole: Tokens = torch.cat(found).cpu().numpy()  # the only wait for the device
+            whole: Tokens = torch.cat(found).cpu().numpy()  # the only synchronisation with the device
         return whole
 
     def _text(self, tokens: list[int]) -> str:
@@ -125,8 +125,8 @@ class BlipCaptioner:
 class BlipMatcher:
     """P(match) of texts and pictures, RGB uint8 [n, side, side, 3], by the image-text matching head (ITM).
 
-    The first token of a text is [ENC], as in the authors' training (blip_retrieval.py). Their demo and transformers leave
-    [CLS] there, which the head was never trained on.
+    The first token of a text is [ENC], as in the authors' training (blip_retrieval.py). Their demo and transformers keep
+    [CLS], which the head was never trained on.
     """
 
     def __init__(self, spec: str, loaded: _Loaded) -> None:
@@ -141,7 +141,7 @@ class BlipMatcher:
         return cls(spec, _Loaded.of(spec, "matcher", compute))
 
     def reads(self, text: str) -> bool:
-        """Return whether anything is left of a text once it is cleaned; BLIP's own loader refuses the others."""
+        """Return whether anything is left of a text after cleaning; BLIP's own loader rejects the others."""
         return bool(cleaned(text))
 
     def match(self, pictures: Pixels, texts: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -166,7 +166,7 @@ class BlipMatcher:
                 for part, logits in self._scored(pairs, [encoded[start + row][number] for row, number in pairs], memory):
                     places.append(np.array([first[start + row] + number for row, number in part], np.int64))
                     found.append(logits)
-            whole = torch.cat(found).cpu().numpy()  # the only wait for the device
+            whole = torch.cat(found).cpu().numpy()  # the only synchronisation with the device
         out: Floats = np.empty_like(whole)
         out[np.concatenate(places)] = whole
         return out
@@ -174,7 +174,7 @@ class BlipMatcher:
     def _scored(
         self, pairs: Sequence[tuple[int, int]], encoded: Sequence[list[int]], memory: Any
     ) -> Iterator[tuple[list[tuple[int, int]], Any]]:
-        """Yield some of the pairs (row, number) and their logits, until all were: texts of like length together."""
+        """Yield some of the pairs (row, number) and their logits, until all are done: texts of similar length together."""
         rows, low = self._loaded.rows, 0
         for length, reading in self._reading.items():
             here = [which for which, tokens in enumerate(encoded) if low < len(tokens) <= length]
@@ -182,7 +182,7 @@ class BlipMatcher:
             for at in range(0, len(here), rows):
                 part = here[at : at + rows]
                 tokens = np.full((rows, length), self._loaded.shape.pad, np.int64)
-                tokens[:, 0] = self._loaded.shape.encode  # rows that fill up see something, or their softmax is of nothing
+                tokens[:, 0] = self._loaded.shape.encode  # padding rows attend to one token: a softmax over none is NaN
                 owners, counts = np.zeros(rows, np.int64), np.ones(rows, np.int64)
                 for row, which in enumerate(part):
                     tokens[row, : len(encoded[which])] = encoded[which]
@@ -245,7 +245,7 @@ class BlipEmbedder:
 
     def _read(self, tokens: Any) -> Any:
         mask = tokens != self._loaded.shape.pad
-        mask[:, 0] = True  # rows that fill up see something
+        mask[:, 0] = True  # padding rows attend to one token
         states = read(self._loaded.params, self._loaded.shape, tokens, mask)
         return linear(self._loaded.params, "text_proj", states[:, 0].float())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curate.models.mini.features import SIDE, WEIGHTS, Vision, in_picture_blocks, load_vision
+from curate.models.mini.features import SIDE, Vision, in_picture_blocks, load_vision, weights_folder
 from curate.models.mini.network import END, PAD, POSITIONS, START, UNKNOWN, Params, decode, encode, looked_up, read_weights
 from curate.models.protocols import MODEL_ROWS, Floats, Pixels, Sampling
 from curate.models.sampling import next_tokens
@@ -23,7 +23,7 @@ Looks = list[tuple[Any, Any]]
 class MiniCaptioner:
     """Words of a small vocabulary, drawn one by one; the settings are those of `Sampling`.
 
-    `greedy` takes the likeliest word each time, without penalty, and looks at no draws.
+    `greedy` takes the most likely word each time, without penalty, and ignores the draws.
     """
 
     vision: Vision = field(repr=False, compare=False)
@@ -40,11 +40,11 @@ class MiniCaptioner:
 
     @classmethod
     def load(cls, folder: Path | None = None, *, greedy: bool = False) -> MiniCaptioner:
-        """Read the weights in `folder`, or those that come with curate. Raises ModelError, ImportError for a package."""
+        """Read the weights in `folder`, or those of curate-mini-models. Raises ModelError, ImportError for a package."""
         import torch
 
         torch.set_num_threads(1)  # a worker process has one core
-        arrays, about = read_weights((folder or WEIGHTS) / FILE, KIND)
+        arrays, about = read_weights((folder or weights_folder()) / FILE, KIND)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         params = {name: torch.tensor(value, device=device) for name, value in arrays.items()}
         return cls(load_vision(), params, tuple(about["words"]), greedy=greedy)

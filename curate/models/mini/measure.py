@@ -1,4 +1,4 @@
-"""How good the mini models are: CIDEr-D and BLEU-4 of captions, AUC, calibration and recall of matches. No model in here."""
+"""How good the mini models are: CIDEr-D and BLEU-4 of captions, AUC, calibration and recall of matches."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The mini models: small real ones that come with curate, for demonstrations and tests without a download.
+"""The mini models: small real ones, for demonstrations and tests without a download.
 
-They are for non-commercial research and not for production: weights/MODEL_CARD.md says what they were made from and what
-they can do. All read the same frozen features (mini_features); `curate train-mini` makes the weights again.
+Their weights are the package curate-mini-models (tests/mini-models), for non-commercial research and not for production: its
+MODEL_CARD.md describes their training and quality. All read the same frozen features (curate.models.mini.features);
+`curate train-mini` makes the weights again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy.typing as npt
 from curate.models.mini.captioner import MiniCaptioner
 from curate.models.mini.features import (
     SIDE,
-    WEIGHTS,
     Language,
     Vision,
     cleaned,
@@ -25,6 +25,7 @@ from curate.models.mini.features import (
     load_vision,
     pooled_maps,
     pooled_states,
+    weights_folder,
 )
 from curate.models.mini.network import Arrays, read_weights
 from curate.models.protocols import Floats, Pixels, unit
@@ -39,7 +40,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Space:
-    """The space of pictures and texts: canonical correlation in closed form (see mini_matcher_train), and P(match) in it.
+    """The space of pictures and texts: canonical correlation in closed form (see train_matcher), and P(match) in it.
 
     A row is projected alone and in float64: in a product of many rows the last bits would change with their number.
     """
@@ -48,8 +49,8 @@ class Space:
 
     @classmethod
     def load(cls, folder: Path | None = None) -> Space:
-        """Read the weights in `folder`, or those that come with curate. Raises ModelError."""
-        arrays, _ = read_weights((folder or WEIGHTS) / FILE, KIND)
+        """Read the weights in `folder`, or those of curate-mini-models. Raises ModelError."""
+        arrays, _ = read_weights((folder or weights_folder()) / FILE, KIND)
         return cls({name: value.astype(np.float64) for name, value in arrays.items()})
 
     @property
@@ -65,10 +66,10 @@ class Space:
         return out
 
     def evidence(self, image: Doubles, text: Doubles) -> tuple[float, float]:
-        """Return how far the cosine of two vectors stands above that of others, in standard deviations.
+        """Return how far the cosine of two vectors is above that of others, in standard deviations.
 
-        Above the text's cosines to the pictures of the training set, and above the picture's to its texts (as the z- and
-        t-norm of speaker verification, Auckenthaler et al. 2000): some texts are near every picture.
+        Above the text's cosines to the pictures of the training set, and above the picture's to its texts (like the z- and
+        t-norm of speaker verification, Auckenthaler et al. 2000): some texts are close to every picture.
         """
         cosine = float(image @ text)
         return self._above(cosine, "image", text), self._above(cosine, "text", image)
@@ -100,7 +101,7 @@ class MiniEmbedder:
 
     @classmethod
     def load(cls, folder: Path | None = None) -> MiniEmbedder:
-        """Read the weights in `folder`, or those that come with curate. Raises ModelError, ImportError for a package."""
+        """Read the weights in `folder`, or those of curate-mini-models. Raises ModelError, ImportError for a package."""
         return cls(load_vision(), load_language(), Space.load(folder))
 
     @property
@@ -119,7 +120,7 @@ class MiniEmbedder:
 
 @dataclass(frozen=True)
 class MiniMatcher:
-    """P(match) of a picture and a text, calibrated for the share of mismatches that mini_matcher_train states."""
+    """P(match) of a picture and a text, calibrated for the share of mismatches in curate.models.mini.train_matcher."""
 
     vision: Vision = field(repr=False)
     language: Language = field(repr=False)
@@ -129,7 +130,7 @@ class MiniMatcher:
 
     @classmethod
     def load(cls, folder: Path | None = None) -> MiniMatcher:
-        """Read the weights in `folder`, or those that come with curate. Raises ModelError, ImportError for a package."""
+        """Read the weights in `folder`, or those of curate-mini-models. Raises ModelError, ImportError for a package."""
         return cls(load_vision(), load_language(), Space.load(folder))
 
     def reads(self, text: str) -> bool:

@@ -151,7 +151,7 @@ def write_weights(path: Path, arrays: Arrays, about: dict[str, Any]) -> None:
 
 
 def read_weights(path: Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
-    """Return what `write_weights` wrote, as float32, and its `about`, whose `kind` must be this. Raises ModelError."""
+    """Return what `write_weights` wrote: arrays as float32, and `about`. Raises ModelError for another `kind`."""
     from safetensors import SafetensorError, safe_open
 
     try:

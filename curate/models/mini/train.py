@@ -37,13 +37,13 @@ from curate.models.mini.train_captioner import Say, train_captioner
 from curate.models.mini.train_matcher import FEWEST, MISMATCHED, Pooled, evidence, fit_matcher
 from curate.models.protocols import MODEL_ROWS, Floats, Pixels
 
-_CHUNK = 250  # pairs that a worker takes at once
+_CHUNK = 250  # pairs per work item
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to train on, what only to measure on, where the weights go, and how long and wide to work."""
+    """Tars to train on and tars to measure on, where the weights go, epochs and worker processes."""
 
     tars: tuple[Path, ...]
     held_out: tuple[Path, ...]
@@ -62,7 +62,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Features:
-    """What the frozen networks make of Pairs: maps float16 [n, REGIONS, DIM], also mirrored, and texts [m, 2 * TEXT_DIM]."""
+    """Output of the frozen networks for Pairs: maps float16 [n, REGIONS, DIM], also mirrored, and texts [m, 2 * TEXT_DIM]."""
 
     plain: npt.NDArray[np.float16]
     mirrored: npt.NDArray[np.float16]
@@ -70,7 +70,7 @@ class Features:
     captions: tuple[tuple[str, ...], ...]
 
     def pooled(self) -> Pooled:
-        """Return what the matcher is fitted to."""
+        """Return the input for fitting the matcher."""
         owners = np.repeat(np.arange(len(self.captions)), [len(texts) for texts in self.captions])
         return Pooled(_pooled(self.plain), _pooled(self.mirrored), self.texts, owners)
 
@@ -78,11 +78,11 @@ class Features:
 def train(task: Task, say: Say) -> dict[str, Any]:
     """Write the weights of captioner and matcher into task.out; return sizes, seconds, and what was measured.
 
-    The matcher is fitted in a process of its own beside the captioner. Raises InputError.
+    The matcher is fitted in a separate process while the captioner trains. Raises InputError.
     """
     import torch
 
-    torch.set_num_threads(1)  # sums in one order, whatever the machine
+    torch.set_num_threads(1)  # the same order of sums on every machine
     began = time.monotonic()
     pairs = read_pairs(task.tars)
     if len(pairs.captions) < FEWEST:
@@ -98,8 +98,8 @@ def train(task: Task, say: Say) -> dict[str, Any]:
         fitted.result()
         files = {name: (task.out / name).stat().st_size for name in (mini_captioner.FILE, mini.FILE)}
         seconds = round(time.monotonic() - began)
-        told = {"pictures": len(pairs.captions), "words": len(words), "files": files, "seconds": seconds}
-        return told if held is None else {**told, "measured": measure(task.out, features(held, pool, say), say)}
+        result = {"pictures": len(pairs.captions), "words": len(words), "files": files, "seconds": seconds}
+        return result if held is None else {**result, "measured": measure(task.out, features(held, pool, say), say)}
 
 
 def measure(folder: Path, held: Features, say: Say) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def read_pairs(tars: Sequence[Path]) -> Pairs:
 
 
 def features(pairs: Pairs, pool: Executor, say: Say) -> Features:
-    """Return what the frozen networks make of pairs, in the processes of a pool."""
+    """Return the output of the frozen networks for pairs, computed by a pool of processes."""
     starts = range(0, len(pairs.captions), _CHUNK)
     chunks = [Pairs(pairs.pictures[s : s + _CHUNK], pairs.captions[s : s + _CHUNK]) for s in starts]
     found: list[Features] = []

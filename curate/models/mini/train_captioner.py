@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 Captions = Sequence[Sequence[str]]
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
-_RARE = 5  # times that a word must stand in the captions to be learned
+_RARE = 5  # occurrences in the captions that a word needs to be learned
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 _IMAGES = 32  # a step, each with all its captions
 _BUCKETS = 4

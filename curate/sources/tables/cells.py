@@ -15,7 +15,7 @@ from curate.sources.tables.columns import is_base64, is_binary
 
 
 def _bytes_of(column: pa.Array, name: str) -> pa.Array | None:
-    """Return an image column as bytes; None when a path or base64 has to be followed for some row."""
+    """Return an image column as bytes; None when some row needs a file opened or base64 decoded."""
     if is_binary(column.type) and not is_base64(name):
         return column if pa.types.is_large_binary(column.type) else column.cast(pa.binary())
     if column.null_count == len(column):
@@ -24,7 +24,7 @@ def _bytes_of(column: pa.Array, name: str) -> pa.Array | None:
     names = [kind.field(i).name for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
     if "bytes" not in names or not is_binary(kind.field(names.index("bytes")).type):
         return None
-    data = pc.struct_field(column, "bytes")  # what HF datasets write: null bytes mean that the path counts
+    data = pc.struct_field(column, "bytes")  # HF datasets: null bytes mean that the image is at the path
     if data.null_count and "path" in names:
         path = pc.struct_field(column, "path")
         if pc.any(pc.and_(pc.is_null(data), pc.is_valid(path))).as_py():
@@ -33,7 +33,7 @@ def _bytes_of(column: pa.Array, name: str) -> pa.Array | None:
 
 
 def load(value: object, column: str, folder: Folder) -> tuple[bytes | None, str | None]:
-    """Return the image that a cell holds or names, and an error code when there is none."""
+    """Return the image that a cell holds or points to, and an error code when there is none."""
     if isinstance(value, Mapping):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     if value is None or value == "":

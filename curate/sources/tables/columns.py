@@ -20,10 +20,10 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "key": ("key", "id", "__key__", "sample_id", "uid"),
     "sha256": ("sha256", "image_sha256"),
 }
-"""Names (in lower case) that a column is known by when none is given, the likeliest first."""
+"""Column names (in lower case) that are tried when none is given, in this order."""
 
 Code = tuple[str, pa.Array]
-"""An error code and the mask of rows that it is true of."""
+"""An error code and the mask of the rows that have it."""
 
 
 def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
@@ -46,13 +46,13 @@ def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str]) -> dict[s
             columns[role] = likely
     for roles in (("image", "url"), ("text",)):
         if not any(role in columns for role in roles):
-            told = " or ".join(roles)
-            raise InputError(f"{url}: no {told} column among {', '.join(names) or 'none'}; name the one that is")
+            missing = " or ".join(roles)
+            raise InputError(f"{url}: no {missing} column among {', '.join(names) or 'none'}; choose one with --column")
     return columns
 
 
 def on_the_web(columns: Mapping[str, str], found: Mapping[str, Sequence[object]]) -> dict[str, str]:
-    """Return the columns of a table, given sample values of some: an image column that holds only addresses is the url."""
+    """Return the columns of a table, given sample values of some: an image column with only http(s) URLs becomes the url."""
     values = [value for value in found.get(columns.get("image", ""), ()) if value is not None]
     if not values or not all(isinstance(value, str) and value.lower().startswith(("http://", "https://")) for value in values):
         return dict(columns)
@@ -65,23 +65,23 @@ def without_images(columns: Mapping[str, str]) -> bool:
 
 
 def is_base64(column: str) -> bool:
-    """Say whether a column of this name holds base64."""
+    """Return whether a column of this name holds base64."""
     return "base64" in column.lower() or "b64" in column.lower()
 
 
 def is_binary(kind: pa.DataType) -> bool:
-    """Say whether a type holds bytes."""
+    """Return whether a type holds bytes."""
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
     return any(test(kind) for test in tests)
 
 
 def is_string(kind: pa.DataType) -> bool:
-    """Say whether a type holds strings."""
+    """Return whether a type holds strings."""
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def clean_text(column: pa.Array) -> tuple[pa.Array, list[Code]]:
-    """Return a column of any type as valid strings of at most MAX_TEXT characters, and what was wrong with which."""
+    """Return a column of any type as valid strings of at most MAX_TEXT characters, and the error codes of its rows."""
     column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     if is_binary(column.type):
         text = column.cast(pa.binary()).view(pa.string())
@@ -107,7 +107,7 @@ def _row_by_row(values: Sequence[object]) -> tuple[pa.Array, list[Code]]:
 
 
 def joined(codes: Sequence[Code], rows: int) -> pa.Array:
-    """Return one error string a row: the codes that are true of it, joined by commas; null where none is."""
+    """Return one error string a row: its codes joined by commas; null where there are none."""
     nothing = pa.scalar(None, pa.string())
     true = [(code, mask) for code, mask in codes if pc.any(mask).as_py()]
     if len(true) < 2:

@@ -33,7 +33,7 @@ class Csv:
         return list(self._raw_names())
 
     def _raw_names(self) -> dict[str, str]:
-        """Return the names as pyarrow knows them, by what they spell."""
+        """Return the column names: pyarrow's (decoded as Latin-1) by the real ones."""
         raw = self._open([]).schema.names
         return {name.encode("latin-1").decode(errors="replace").removeprefix("\ufeff"): name for name in raw}
 
@@ -82,7 +82,7 @@ class Csv:
 
 
 def _from_latin(column: pa.Array) -> pa.Array:
-    """Undo the decoding of a csv file as Latin-1; what is not UTF-8 then is repaired later, as in any table."""
+    """Undo the decoding as Latin-1. Invalid UTF-8 is repaired later, as in any table."""
     if pc.all(pc.string_is_ascii(column)).as_py() is not False:
         return column
     data = [None if value is None else value.encode("latin-1") for value in column.to_pylist()]

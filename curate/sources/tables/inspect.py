@@ -41,7 +41,7 @@ def _sample(url: str, name: str, column: pa.Array) -> list[Any]:
     if is_string(column.type):
         return list(clean_text(column.drop_null()[:SAMPLE_LINES])[0].to_pylist())
     if not (is_binary(column.type) or pa.types.is_struct(kind) or pa.types.is_null(kind)):
-        raise InputError(f"{url}: column {name} cannot hold images, it is {kind}; name the one that does")
+        raise InputError(f"{url}: column {name} cannot hold images, it is {kind}; choose another with --column")
     return []
 
 

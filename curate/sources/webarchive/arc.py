@@ -18,7 +18,7 @@ _LINE = 1 << 16
 
 
 class Unpacked:
-    """A file's bytes unpacked, read forward; `offset` is where the next byte stands as stored (of gzip: its member)."""
+    """The decompressed bytes of a file, read forward; `offset` is where the next one is in the file (of gzip: its member)."""
 
     def __init__(self, file: BinaryIO, *, packed: bool) -> None:
         self._file, self._packed = file, packed
@@ -29,11 +29,11 @@ class Unpacked:
 
     @property
     def offset(self) -> int:
-        """Return where the next byte, which must have been looked at, stands in the file as stored."""
+        """Return the offset in the file of the next byte, which `more` must have loaded."""
         return self._begin if self._packed else self._place - (len(self._data) - self._at)
 
     def more(self) -> bool:
-        """Have something to read at hand, where there is more at all."""
+        """Load more bytes when none are left; return whether there are any."""
         while self._at >= len(self._data) and self.damage is None:
             if not self._packed:
                 self._data, self._at = self._file.read(_BLOCK), 0

@@ -1,4 +1,4 @@
-"""What a server answered, as archives keep it: header, chunks and compression undone, never more than asked for."""
+"""HTTP responses as archives store them: header parsed, chunks and compression undone, never more bytes than requested."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def head_of(block: bytes) -> Head | None:
 
 
 def body_of(head: Head, data: bytes, most: int) -> Body:
-    """Return the body in `data`, at most `most` bytes of it; what cannot be decoded is left as far as it goes."""
+    """Return the body in `data`, at most `most` bytes; of a damaged one, as much as can be decoded."""
     body = Body(data)
     if "chunked" in head.fields.get("transfer-encoding", "").lower():
         body.data = _dechunked(body)
@@ -106,7 +106,7 @@ def _decode(body: Body, name: str, most: int) -> None:
 
 
 def _is_markup(data: bytes) -> bool:
-    """Say whether a page is not encoded at all: crawlers that decode it often leave the header."""
+    """Return whether a page is not encoded at all: crawlers that decode it often leave the header."""
     return data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
 
 

@@ -1,4 +1,4 @@
-"""Where the images of an archive stand, by URL."""
+"""Where the images of an archive are, by URL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from curate.sources.webarchive.urls import resolve
 
 @dataclass
 class ImageIndex:
-    """Where the images of an archive stand: by URL, by record and by digest, as 64-bit hashes; and what stands for them."""
+    """Offsets of the images of an archive by URL, record and digest, all as 64-bit hashes; and revisits that refer to them."""
 
     urls: dict[int, int] = field(default_factory=dict)
     records: dict[int, int] = field(default_factory=dict)
@@ -20,14 +20,14 @@ class ImageIndex:
     revisits: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # by URL: record, digest, URL of the original
 
     def note(self, record: warc.Record) -> None:
-        """Take in a record that holds an image, or one that says it is the same as an earlier one."""
+        """Add a record with an image, or a revisit of an earlier one."""
         url = _url(record.header("WARC-Target-URI"))
         if url is None:
             return
         digest = _hash(record.header("WARC-Payload-Digest"))
         if record.kind == "revisit":
-            told = (_hash(record.header("WARC-Refers-To")), digest, _url(record.header("WARC-Refers-To-Target-URI")) or 0)
-            self.revisits.setdefault(url, told)
+            original = _url(record.header("WARC-Refers-To-Target-URI")) or 0
+            self.revisits.setdefault(url, (_hash(record.header("WARC-Refers-To")), digest, original))
             return
         self.urls.setdefault(url, record.offset)
         for index, key in ((self.records, _hash(record.header("WARC-Record-ID"))), (self.digests, digest)):

@@ -1,4 +1,4 @@
-"""Images whose bytes stand in the same archive as the pages that show them, found by URL and written as WebDataset."""
+"""Images that are in the same archive as the pages that show them, found by URL and written as WebDataset."""
 
 from __future__ import annotations
 

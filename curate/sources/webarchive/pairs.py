@@ -1,6 +1,6 @@
 """Web archives: the images of their pages with alt texts, in the order of the file, each pair once.
 
-WARC responses and resources that hold HTML, Common Crawl's WAT, and ARC; told apart by what they hold, not by their names.
+WARC responses and resources that hold HTML, Common Crawl's WAT, and ARC. The format is detected from the content, not the name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAIR_SCHEMA = pa.schema(
         pa.field("text", pa.string(), nullable=False),  # of alt
         ("title", pa.string()),
         ("figcaption", pa.string()),
-        ("surrounding", pa.string()),  # the text before, a newline, the text after; null when not asked for
+        ("surrounding", pa.string()),  # the text before, a newline, the text after; null unless requested
         pa.field("page_url", pa.string(), nullable=False),
         ("page_language", pa.string()),
         ("width", pa.int32()),  # as the page says it
@@ -35,7 +35,7 @@ PAIR_SCHEMA = pa.schema(
         pa.field("position", pa.int32(), nullable=False),  # among the images of the page
         ("crawl_date", pa.timestamp("s", "UTC")),
         pa.field("record", pa.int64(), nullable=False),  # where the page's record starts in the file as stored
-        pa.field("count", pa.int32(), nullable=False),  # how often the pair stands in the file; this is its first place
+        pa.field("count", pa.int32(), nullable=False),  # how often the pair occurs in the file; this is the first time
     ]
 )
 
@@ -65,7 +65,7 @@ class Options:
 
 
 class Located(NamedTuple):
-    """A pair with the page that it stands on."""
+    """A pair and its page."""
 
     pair: Pair
     page_url: str
@@ -76,7 +76,7 @@ class Located(NamedTuple):
 
 @dataclass
 class Reading:
-    """One archive being read: hands out each pair once, and knows afterwards how often each was there."""
+    """One archive being read: yields each pair once, and counts how often it occurs."""
 
     path: str
     options: Options = field(default_factory=Options)
@@ -166,7 +166,7 @@ class Reading:
 
 
 def pair_key(url: str, text: str) -> int:
-    """Return what a pair is known by: 64 bits; two of a billion pairs of one file share them with odds of one in forty."""
+    """Return a 64-bit hash of a pair. Among a billion pairs of one file, a collision has odds of one in forty."""
     return xxhash.xxh3_64_intdigest(f"{url}\0{text}".encode(errors="replace"))
 
 
@@ -217,7 +217,7 @@ def _is_html(head: http.Head, begin: bytes) -> bool:
 
 @dataclass
 class ArchiveShard:
-    """An archive on the local disk; its images are on the web, so their bytes are not here."""
+    """An archive on the local disk. Its records hold URLs, not image bytes."""
 
     shard: Shard
     path: str

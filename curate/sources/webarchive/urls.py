@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from curate.core.hosts import ascii_host
+
 MAX_URL = 8192
 """Characters of the longest URL that is used."""
 
@@ -30,7 +32,7 @@ _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"<>
 
 @dataclass(frozen=True)
 class Base:
-    """What relative URLs stand on."""
+    """What relative URLs are resolved against."""
 
     scheme: str
     host: str  # with the port, where it is not the scheme's
@@ -139,10 +141,9 @@ def _host(scheme: str, authority: str) -> str | None:
         return None
     if not (_IPV6 if host.startswith("[") else _HOST).fullmatch(host):
         return None
-    if not host.isascii():
-        try:
-            host = host.encode("idna").decode("ascii")
-        except UnicodeError:
-            return None
+    try:
+        host = ascii_host(host)
+    except ValueError:
+        return None
     port = "" if port == _PORTS[scheme] else port and f":{int(port)}"
     return f"{_quoted(user)}{at}{host.lower()}{port}"

@@ -1,6 +1,6 @@
-"""The records of WARC (WAT, WET) and ARC files, plain, gzip, zstd or LZ4; on past damage where a next record is found.
+"""The records of WARC (WAT, WET) and ARC files, plain, gzip, zstd or LZ4. After damage, reading goes on at the next record.
 
-Knows no HTML. Told apart by the first bytes; the older ARC is read by curate.sources.webarchive.arc.
+Knows no HTML. Formats are detected by their first bytes; the older ARC is read by curate.sources.webarchive.arc.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_DAMAGE = 10_000
 
 _BLOCK = 1 << 20
 _GZIP, _ZSTD, _LZ4 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
-_ZSTD_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # the dictionary of a .warc.zst stands in such a frame
+_ZSTD_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # the dictionary of a .warc.zst is in such a frame
 _WARC, _ARC = b"WARC/", re.compile(rb"filedesc:|[a-z]+://\S+ [0-9.]+ \d{14} ")
 _DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)T?(\d\d)?:?(\d\d)?:?(\d\d)?")
 _STARTS = {"gzip": re.compile(rb"\x1f\x8b\x08"), "plain": re.compile(rb"(?<=\n)WARC/[01]\.\d\r?\n")}
@@ -29,7 +29,7 @@ _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zlib.error)
 
 @dataclass
 class Tally:
-    """What was read of an archive, and what could not be."""
+    """Counts of what was read from an archive, and of damage."""
 
     pages: int = 0
     images: int = 0  # all of them
@@ -39,7 +39,7 @@ class Tally:
 
 
 class Record(Protocol):
-    """One record, whose content can be read once, while the next has not been asked for."""
+    """One record. Its content can be read once, before the next record is requested."""
 
     number: int  # in the file, from 0
     offset: int  # in the file as stored
@@ -72,7 +72,7 @@ class WarcRecord:
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes of the block."""
-        size = min(size, self.length - self.got)  # as much is allocated as is asked for
+        size = min(size, self.length - self.got)  # the reader allocates as much as is requested
         if self.broken or size <= 0:
             return b""
         try:
@@ -99,8 +99,8 @@ def records(path: str, tally: Tally, start: int = 0) -> Iterator[Record]:
 
         yield from arc_records(path, start, packed=packed == "gzip")
     else:
-        told = "damaged or not a web archive" if packed != "plain" else "not a web archive (WARC, WAT or ARC)"
-        raise ShardBreak(f"{told}, at byte 0")
+        problem = "damaged or not a web archive" if packed != "plain" else "not a web archive (WARC, WAT or ARC)"
+        raise ShardBreak(f"{problem}, at byte 0")
 
 
 def when(record: Record) -> int | None:
@@ -167,7 +167,7 @@ class _Warc:
         raise ShardBreak(f"damaged in more than {MAX_DAMAGE} places, at byte {at}")
 
     def _from(self, at: int) -> Generator[Record, None, str | None]:
-        """Yield records from a place on; return what ended it, None when that is the end of the file as far as it seems."""
+        """Yield records from an offset on; return why reading stopped, None for what looks like the end of the file."""
         from fastwarc.warc import ArchiveIterator
 
         with open(self.path, "rb") as file:
@@ -186,7 +186,7 @@ class _Warc:
         return "damaged" if self.last is not None and self.last.broken else None
 
     def _unfinished(self, size: int) -> str | None:
-        """Say that the file ends in the middle of its last record; None when it does not."""
+        """Return a message when the file ends in the middle of its last record, else None."""
         if self.last is None:
             return None if size == 0 else f"damaged or cut off at byte {size}"
         cut = f"cut off at byte {size}"
@@ -210,7 +210,7 @@ class _Warc:
         return None if read >= self.last.length else cut
 
     def _gzip_ends(self) -> bool:
-        """Say whether the last members are whole. Zeros after them are padding."""
+        """Return whether the last members are whole. Zeros after them are padding."""
         assert self.last is not None
         with open(self.path, "rb") as file:
             file.seek(self.last.offset)
@@ -229,7 +229,7 @@ class _Warc:
         return not begun
 
     def _through(self, member: Any, data: bytes) -> bytes:
-        """Unpack and forget, a little at a time; return what stands after the member."""
+        """Decompress a member and discard it, a little at a time; return the bytes after it."""
         while data and not member.eof:
             member.decompress(data, _BLOCK)
             data = member.unused_data if member.eof else member.unconsumed_tail

@@ -1,4 +1,4 @@
-"""WAT: the metadata that Common Crawl publishes of each page, as JSON. Only what tells of images is decoded."""
+"""WAT: the metadata of each page that Common Crawl publishes, as JSON. Only the part about images is decoded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from curate.sources.records import MAX_TEXT
-from curate.sources.webarchive.html import LAZY, MAX_IMAGES, MAX_PAGE, Found, Page, Pair, collapsed, unescaped
+from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, Pair
+from curate.sources.webarchive.image_sources import LAZY
+from curate.sources.webarchive.markup import collapsed, unescaped
 from curate.sources.webarchive.urls import base_of, resolve
 
 MAX_WAT = 4 * MAX_PAGE
@@ -62,12 +64,12 @@ _SIGN = b'"IMG@/'
 
 
 def is_page(data: bytes) -> bool:
-    """Say whether the JSON tells of what a server answered."""
+    """Return whether the JSON describes a response of a server."""
     return b'"HTTP-Response-Metadata"' in data
 
 
 def read_wat(data: bytes, url: str) -> Found | None:
-    """Return the images that a page's metadata tells of; None when it is not such JSON."""
+    """Return the images in the metadata of a page; None when it is not such JSON."""
     if b"IMG@" not in data:
         return Found()
     try:

@@ -1,0 +1,137 @@
+"""Arguments and options that several commands share, as click decorators. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from curate.commands import options
+from curate.core.errors import CurateError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Prints our own errors as one line, with an exit code; a bug shows its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except CurateError as error:
+            click.echo(f"curate: {error}", err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.exit(0)
+
+
+def gathered(kind: Callable[..., Any]) -> Callable[[Callable[[Any], Any]], Callable[..., Any]]:
+    """Pass a command its arguments as one typed object: click itself passes them by name."""
+
+    def wrap(command: Callable[[Any], Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(*args: Any, **values: Any) -> Any:
+            return command(kind(*args, **values))
+
+        return call
+
+    return wrap
+
+
+def together(*parts: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return one decorator for several, which help lists in this order."""
+
+    def wrap(command: Any) -> Any:
+        for part in reversed(parts):
+            command = part(command)
+        return command
+
+    return wrap
+
+
+def workers(text: str = "Worker processes. Default: one per core.") -> Callable[[F], F]:
+    """Return the option --workers."""
+    return click.option("--workers", type=click.IntRange(1), default=None, help=text)
+
+
+def html(text: str) -> Callable[[F], F]:
+    """Return the option --html, a file to write."""
+    return click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help=text)
+
+
+RECIPE = click.argument("recipe")
+OUT = click.argument("out")
+INPUTS = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+
+SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="FILTER.PARAM=VALUE",
+    help="Change a parameter of the recipe; repeatable. Separate the items of a list with commas.",
+)
+MODELS = click.option(
+    "--models",
+    default=None,
+    metavar="SET",
+    help="Set of models for captioner, matcher and text embedder: mini, blip-base or blip-large. --set takes precedence.",
+)
+PLUGINS = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE",
+    help="Python file with filters, stages, models or sources of yours; repeatable. It runs as you.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+COLUMNS = click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="ROLE=NAME",
+    help="Which column of a table is the image, text, url, key or sha256; repeatable. Default: guessed from its name.",
+)
+
+WHERE = together(
+    click.option("--runner", type=click.Choice(["local", "ray", "spark"]), default="local", show_default=True,
+                 help="Where the work runs."),
+    click.option("--address", default="auto", show_default=True, help="Ray cluster: auto, or ray://HOST:10001."),
+    click.option("--master", default=None, metavar="URL",
+                 help="Spark master: spark://HOST:7077, yarn, local[4]. Default: from spark-submit or Spark's configuration, "
+                 "else this machine."),
+    workers(),
+)  # fmt: skip
+
+_EXECUTION = together(
+    click.option("--gpus", type=click.IntRange(0), default=None, help="GPUs for captioner and matcher. Default: all; 0: none."),
+    click.option("--gpu-share", type=click.FloatRange(0, 1, min_open=True), default=1, show_default=True,
+                 help="Share of a GPU per worker: 0.5 puts two workers on each GPU."),
+    click.option("--min-workers", type=click.IntRange(1), default=1, show_default=True,
+                 help="Workers with models that a Ray pool starts with."),
+    click.option("--samples-per-shard", type=click.IntRange(1), default=None, help="Samples per tar. Default: the recipe's."),
+    click.option("--memory", default="1GB", show_default=True, help="Memory for merging corpus counts; the rest spills to disk."),
+    click.option("--max-failed-shards", type=click.IntRange(0), default=None, help="Stop when more shards have failed."),
+    click.option("--counts-of", multiple=True, metavar="INPUT",
+                 help="Input that only contributes to corpus counts: the crawl that INPUT is part of, for example as WAT files; "
+                 "repeatable."),
+    click.option("--retry-failed", is_flag=True, help="Fetch images again that could not be fetched, also in finished shards."),
+)  # fmt: skip
+
+RUN = together(
+    INPUTS,
+    click.option("--out", required=True, type=str, help="Output folder: new, empty, or from an earlier run to resume."),
+    WHERE,
+    _EXECUTION,
+    SET,
+    MODELS,
+    PLUGINS,
+    COLUMNS,
+    JSON,
+    gathered(options.Run),
+)
+"""What every run takes, passed as one options.Run."""
