@@ -57,5 +57,6 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
     """End the wait."""
     faulthandler.cancel_dump_traceback_later()
-    item.stash[_DONE].set()
+    if (done := item.stash.get(_DONE, None)) is not None:  # a module that cannot be collected has no timer
+        done.set()
     return True

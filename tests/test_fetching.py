@@ -18,7 +18,7 @@ from curate.core.errors import InputError, OutputError, RecipeError
 from curate.driver.download_estimate import Savings, savings
 from curate.fetch import FetchRequest, FetchResult
 from curate.fetch.policy import FetchPolicy
-from curate.passes.fetch import _Arrived, _some, _Wish
+from curate.passes.fetch import _Arrived, _Row, _some
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.report.fetches import Fetches, fetches
@@ -249,7 +249,7 @@ def test_the_rest_of_the_crawl_is_only_counted(tmp_path):
 
 def test_a_piece_ends_on_time_however_slowly_images_come():
     def trickle() -> Generator[_Arrived | None, None, None]:
-        yield _Arrived([_Wish(0, None)], "http_404", None)
+        yield _Arrived([_Row(0, None)], "http_404", None)
         while True:
             yield None
 
