@@ -8,9 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from curate import filters
+from curate.core import facts
+from curate.models import registry as models
+from curate.sources import registry as sources
 from tests.engines import cluster, engine, line, runner, setup, undisturbed
 from tests.limits import pytest_collection_modifyitems, pytest_timeout_cancel_timer, pytest_timeout_set_timer
 from tests.s3 import bucket, s3_server
@@ -71,3 +76,16 @@ def make_pool(shared: Path, out: Path) -> None:
     command = [sys.executable, str(shared / "tools" / "make_pool.py"), "--eval", str(data / "imagenet_sample")]
     command += ["--out", str(out), "--clean", str(data / "flickr8k_train"), str(data / "coco_mini_ccby")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(autouse=True)
+def _without_plugins_of_other_tests() -> Iterator[None]:
+    """Forget the plug-ins that a test loads: a process of curate has those of one recipe, a process of tests of many."""
+    tables: list[dict[str, Any]] = [filters._registered, facts.FACTS, facts.PROVIDERS, sources._added, models._REGISTERED]
+    before = [dict(table) for table in tables]
+    yield
+    for table, known in zip(tables, before, strict=True):
+        if table != known:
+            table.clear()
+            table.update(known)
+    sources._by_suffix.cache_clear()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tarfile
 import tomllib
 from pathlib import Path
@@ -18,6 +20,7 @@ from click.testing import CliRunner
 from curate import filters
 from curate.cli import main
 from curate.planning import loader as recipes
+from curate.planning import plugins
 from tests.bench.__main__ import NAMES
 
 ROOT = Path(__file__).parents[1]
@@ -67,11 +70,13 @@ def test_links_are_relative_and_lead_to_files(path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", CURATE, ids=" ".join)
-def test_a_command_of_a_readme_is_valid(words: list[str]) -> None:
+def test_a_command_of_a_readme_is_valid(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
     name, *arguments = words
     given: dict[str, Any] = main.commands[name].make_context(name, arguments).params
     if "recipe" in given:
-        recipes.load(given["recipe"], given.get("overrides", ()), given.get("models"))
+        loaded = plugins.given(given.get("plugins", ()))
+        recipes.load(given["recipe"], given.get("overrides", ()), given.get("models"), loaded)
 
 
 @pytest.mark.parametrize(("path", "words"), ALL, ids=lambda value: " ".join(value) if isinstance(value, list) else named(value))
@@ -95,8 +100,10 @@ def test_a_recipe_of_a_readme_loads(text: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
-    """Return a folder with what the tour names: a crawl of one small tar, two evaluation sets."""
+    """Return a folder with what the tour names: a crawl of one small tar, two evaluation sets, the plug-in and its recipe."""
     folder = tmp_path_factory.mktemp("tour")
+    (folder / "my_rules.py").write_text(blocks(ROOT / "README.md", "python")[0])
+    (folder / "mine.yaml").write_text("filters:\n  caption_words:\n  sharpness: {at_least: 50}\n")
     (folder / "crawl").mkdir()
     with tarfile.open(demo / "pairs" / "00000.tar") as source, tarfile.open(folder / "crawl" / "00000.tar", "w") as target:
         for member in source.getmembers()[: 3 * PAIRS]:
@@ -113,13 +120,22 @@ def test_the_tour_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         key = tar.getnames()[0].partition(".")[0]
     instead = {"blip-large": "mini", "000012345": key}  # a model of the hub; a key of this crawl
     tour = [words for words in commands(ROOT / "README.md") if words[0] == "curate"]
-    assert len(tour) == 9
+    assert len(tour) == 10
     for _, *words in tour:
         done = CliRunner().invoke(main, [instead.get(word, word) for word in words])
         assert done.exit_code == 0, (words, done.output)
     assert Path("out/report.html").is_file() and Path("out2/manifest.json").is_file()
+    assert "sharpness" in Path("out3/report.html").read_text(encoding="utf-8")
     [query] = blocks(ROOT / "README.md", "sql")
     assert sum(count for _, count in duckdb.sql(query).fetchall()) == PAIRS
+
+
+def test_the_program_runs(place: Path) -> None:
+    (place / "program.py").write_text(blocks(ROOT / "README.md", "python")[1] + "    print(outcome.kept, len(texts))\n")
+    done = subprocess.run([sys.executable, "program.py"], cwd=place, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    kept, texts = done.stdout.split()
+    assert kept == texts
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
@@ -133,7 +149,7 @@ def test_every_filter_stands_in_the_table() -> None:
 def test_the_layers_are_those_of_the_import_contract() -> None:
     text = (ROOT / "curate" / "README.md").read_text(encoding="utf-8")
     shown = re.findall(
-        r"^    ([a-z:| ]+?)(?:   .*)?$", text.partition("every folder has its layer:\n")[2].partition("\n| ")[0], re.MULTILINE
+        r"^    ([a-z_:| ]+?)(?:   .*)?$", text.partition("every folder has its layer:\n")[2].partition("\n| ")[0], re.MULTILINE
     )
     assert shown == PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
 

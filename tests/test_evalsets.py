@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curate.core.contracts import Batch
+from curate.core.contracts import Batch, Stage
 from curate.core.errors import InputError
 from curate.report.calibrate import EDITS, calibrate, edited, pick, table, wilson
 from curate.stages.blocklist import BlocklistStage, ListRef, parse
+from curate.stages.embedding import EmbeddingStage
 from curate.stages.eval_overlap import EvalDistanceStage, EvalSimilarityStage
 from curate.stages.evalsets import EvalSetRef, Member, decoded, default_cache, members, signatures, thumbnail, unresolved
 from curate.stages.nearest import nearest_hashes, nearest_vectors
@@ -141,7 +142,7 @@ def test_similarity_names_the_nearest_image(evals: Path, tmp_path: Path) -> None
     other = folder_of(tmp_path / "other", range(10, 13))
     planned = EvalSimilarityStage("fake", unresolved((str(evals), str(other))))
     stage = planned.resolved(tmp_path / "cache")
-    batch = with_nulls(batch_of([3, 50, 11, 4]), "pixels", {3})
+    batch = EmbeddingStage("fake")(with_nulls(batch_of([3, 50, 11, 4]), "pixels", {3}))
     out = stage(batch)
     assert out.schema.names == [*batch.schema.names, *stage.provides.names]
     assert [out.schema.field(name) for name in stage.provides.names] == list(stage.provides)
@@ -163,8 +164,8 @@ def test_distance_names_the_nearest_image(evals: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "stage", [EvalSimilarityStage("fake"), EvalDistanceStage(), NsfwStage("fake"), BlocklistStage()], ids=lambda s: s.name
 )
-def test_no_rows_and_no_sets_are_fine(stage: EvalSimilarityStage) -> None:
-    for batch in (batch_of([1]).slice(0, 0), batch_of([1, 2])):
+def test_no_rows_and_no_sets_are_fine(stage: Stage) -> None:
+    for batch in map(EmbeddingStage("fake"), (batch_of([1]).slice(0, 0), batch_of([1, 2]))):
         out = stage(batch)
         assert out.num_rows == batch.num_rows
         assert out.schema.names[-len(stage.provides) :] == stage.provides.names
@@ -174,7 +175,7 @@ def test_no_rows_and_no_sets_are_fine(stage: EvalSimilarityStage) -> None:
 
 def test_an_unread_set_cannot_be_searched(evals: Path) -> None:
     with pytest.raises(InputError, match="before its images were read"):
-        EvalSimilarityStage("fake", unresolved((str(evals),)))(batch_of([1]))
+        EvalSimilarityStage("fake", unresolved((str(evals),)))(EmbeddingStage("fake")(batch_of([1])))
 
 
 def test_where_a_set_lies_is_not_its_identity() -> None:

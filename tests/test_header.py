@@ -47,8 +47,8 @@ def tiff_of(tags: dict[int, int]) -> bytes:
 def facts(images: list[bytes | None], stage: HeaderStage | None = None) -> list[dict[str, object]]:
     batch = pa.RecordBatch.from_arrays([pa.array(images, pa.binary())], names=["image"])
     out = (stage or HeaderStage())(batch)
-    assert out.schema.names == ["image", *HeaderStage.provides.names]
-    assert out.schema.types[1:] == HeaderStage.provides.types
+    assert out.schema.names == ["image", *(fact.name for fact in HeaderStage.facts)]
+    assert out.schema.types[1:] == [fact.type for fact in HeaderStage.facts]
     return out.drop_columns(["image"]).to_pylist()
 
 

@@ -148,7 +148,7 @@ def test_every_stage_with_a_model_is_known_by_its_weights(demo: Path, tmp_path: 
     planned = planning.plan(recipes.load(str(recipe), (f"eval_overlap.sets={demo / 'eval'}",)))
     resolved, _ = resolve(planned, tmp_path / "cache")
     weights = {stage.name: getattr(stage, "weights", "none") for stage in resolved.stages()}
-    assert (weights["eval_similarity"], weights["nsfw"]) == (None, pinned.NSFW)
+    assert (weights["embedding:fake"], weights["nsfw"]) == (None, pinned.NSFW)
     before, after = (plan.keys for plan in (planned, resolved))
     assert before["nsfw"] != after["nsfw"]
     wanted = planned.with_stages({"nsfw": NsfwStage(weights="0" * 64)})
@@ -222,12 +222,15 @@ def test_plan_and_manifest_name_the_models(setup: Setup, undisturbed: Path, tmp_
     assert "fake" in command("plan", tmp_path / "recipe.yaml").stdout
     of_web = planning.plan(recipes.load("align", (f"eval_overlap.sets={setup.inputs[0]}",)))
     assert [*of_web.models()] == [
-        ("eval_similarity", "embedder", "efficientnet-lite0"),
+        ("embedding:efficientnet-lite0", "embedder", "efficientnet-lite0"),
         ("nsfw", "classifier", "yahoo-open-nsfw"),
     ]
     clip = tmp_path / "clip.yaml"
     clip.write_text("filters:\n  clip_similarity: {embedder: fake}\n")
-    assert [*planning.plan(recipes.load(str(clip))).models()] == [("clip", "text_embedder", "fake")]
+    assert [*planning.plan(recipes.load(str(clip))).models()] == [
+        ("embedding:fake", "embedder", "fake"),
+        ("clip", "text_embedder", "fake"),
+    ]
 
 
 def test_gpus_are_as_wanted_or_the_command_says_why_not(undisturbed: Path, setup: Setup, tmp_path: Path) -> None:

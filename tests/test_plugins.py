@@ -197,6 +197,7 @@ def test_a_model_of_a_plugin_is_named_by_a_recipe(tmp_path: Path) -> None:
 
 SOURCE = """
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 from curate import Source
@@ -205,7 +206,7 @@ from curate.core.contracts import RECORD_SCHEMA
 
 class Words:
     def __init__(self, shard):
-        self.lines = open(shard.url).read().splitlines()
+        self.lines = Path(shard.url).read_text().splitlines()
 
     def read(self):
         rows = [{"row": n, "key": str(n), "text": line, "error": None} for n, line in enumerate(self.lines)]

@@ -149,7 +149,7 @@ def test_what_if_says_what_a_run_then_does_and_no_gibberish_passes_a_minimum_of_
         told = run_again(arguments, out, change, 1)
         assert told["kept"] == answer["kept"] == answer["at_least"]
         assert told["core_seconds"].get("decode", 0.0) == 0.0
-        assert told["core_seconds"].get("eval_similarity", 0.0) == 0.0
+        assert told["core_seconds"].get("embedding:efficientnet-lite0", 0.0) == 0.0
     run_again(arguments, out, "min_side.larger_than=200", 2)
     kept = [row["key"] for row in running.decisions(out) if row["dropped_by"] is None]
     assert [key for key in kept if "gibberish" in truth[key]] == []

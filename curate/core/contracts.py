@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from curate.core.counting import CorpusCount as CorpusCount
 from curate.core.counting import Counting
-from curate.core.facts import Fact, declare
+from curate.core.facts import Fact, declare, schema_of
 
 Batch: TypeAlias = pa.RecordBatch
 
@@ -98,36 +98,56 @@ class Stage(ABC):
     Models are loaded on the first call in a process and kept (see curate.models). Called with living rows, returns the
     same rows with the columns of `facts` appended. A row that it cannot compute is a null.
 
-    A subclass declares `name`, `facts` and `reads`, and whichever of the rest differs from the default:
+    A subclass declares `name`, `facts` and `reads`, as class attributes or, where they depend on its parameters, as
+    properties; and whichever of the rest differs from the default:
 
     version   counted up when the same parameters give other facts
     cost      core-seconds a record, for `plan`: an order of magnitude
     needs     what a worker must have; a GPU is used where there is one
     optional  columns that it reads where something in the plan provides them
     anywhere  any recipe may read its facts; otherwise a filter must provide the stage
+    stored    its facts are stored; otherwise they are computed for the stages that read them, while rows are in memory
     """
 
-    name: ClassVar[str]
-    facts: ClassVar[tuple[Fact, ...]]
-    provides: ClassVar[pa.Schema]  # of `facts`
     version: ClassVar[int] = 1
     cost: ClassVar[float] = 1e-3
     needs: ClassVar[Needs] = Needs()
     optional: ClassVar[tuple[str, ...]] = ()
     anywhere: ClassVar[bool] = False
+    stored: ClassVar[bool] = True
     decodes: ClassVar[bool] = False  # it is the decoder: what reads IMAGE_VIEWS runs after it
 
     def __init_subclass__(cls) -> None:
         """Enter the facts of a stage into curate.core.facts. Raises ValueError for a fact that is declared differently."""
         super().__init_subclass__()
-        if "facts" in cls.__dict__:
-            cls.provides = declare(cls.facts, cls)
+        declare(cls.declared_facts(), cls)
+
+    @classmethod
+    def declared_facts(cls) -> tuple[Fact, ...]:
+        """Return the facts that the class itself declares; none where they depend on the instance."""
+        facts: Any = cls.__dict__.get("facts", ())
+        return () if hasattr(facts, "__get__") else tuple(facts)
 
     @classmethod
     def declared_by(cls) -> type[Stage]:
         """Return the class that declares the facts: its code is part of their key. A subclass that computes them otherwise
         declares them again, or has another version."""
         return next(kind for kind in cls.__mro__ if "facts" in kind.__dict__)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Its name in plans, and in the keys of its facts: no other stage of a plan has the same."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> tuple[Fact, ...]:
+        """The columns that it appends."""
+
+    @property
+    def provides(self) -> pa.Schema:
+        """Return the Arrow schema of `facts`."""
+        return schema_of(self.facts)
 
     @property
     @abstractmethod

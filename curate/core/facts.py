@@ -1,7 +1,8 @@
 """Facts: columns that hold for a record whatever the thresholds. Each is declared once, by its provider.
 
 Stages and corpus counts declare their facts as class attributes; declaring enters them into FACTS. Filters and the `sql`
-filter read facts by name, decisions carry those that are `shown`.
+filter read facts by name, decisions carry those that are `shown`. Facts whose names depend on a stage's parameters
+(curate.stages.embedding) are not in FACTS: only stages read them.
 """
 
 from __future__ import annotations
@@ -32,13 +33,12 @@ PROVIDERS: dict[str, type] = {}
 """The class that provides each fact; facts of the record itself have none."""
 
 
-def declare(facts: Iterable[Fact], provider: type | None = None) -> pa.Schema:
-    """Enter facts into FACTS and return their Arrow schema.
+def declare(facts: Iterable[Fact], provider: type | None = None) -> None:
+    """Enter facts into FACTS.
 
     Raises ValueError for a name that another provider has declared differently.
     """
-    declared = list(facts)
-    for fact in declared:
+    for fact in facts:
         other = PROVIDERS.get(fact.name)
         same_place = other is not None and provider is not None and _file(other) == _file(provider)
         if fact.name in FACTS and FACTS[fact.name] != fact and not same_place:
@@ -46,7 +46,6 @@ def declare(facts: Iterable[Fact], provider: type | None = None) -> pa.Schema:
         FACTS[fact.name] = fact
         if provider is not None:
             PROVIDERS[fact.name] = provider
-    return schema(tuple(fact.name for fact in declared))
 
 
 def _file(provider: type) -> str | None:
@@ -59,7 +58,12 @@ def _place(provider: type | None) -> str:
 
 def schema(names: tuple[str, ...]) -> pa.Schema:
     """Return the Arrow schema of the named facts. Raises KeyError for a name that is not a fact."""
-    return pa.schema([pa.field(name, FACTS[name].type) for name in names])
+    return schema_of(FACTS[name] for name in names)
+
+
+def schema_of(facts: Iterable[Fact]) -> pa.Schema:
+    """Return the Arrow schema of facts, declared or not."""
+    return pa.schema([pa.field(fact.name, fact.type) for fact in facts])
 
 
 RECORD_FACTS = (

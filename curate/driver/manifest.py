@@ -84,7 +84,8 @@ def write_lists(store: Store, marks: Iterable[Mark]) -> RunSummary:
     with writing_lists(store) as lists:
         for mark in marks:
             for index, verdict in sorted((int(name), part) for name, part in mark.parts.items()):
-                tally.update(verdict.counts)
+                for name, count in verdict.counts.items():
+                    tally[name] += count
                 _add(lists, verdict)
                 if verdict.error:
                     broken[index] = verdict.error

@@ -30,14 +30,14 @@ from curate.stages.header import HeaderStage
 from curate.storage.marks import File, Mark
 from curate.storage.store import FETCHED, FETCHED_TARS, Store, data_name
 
-HEADER = tuple(HeaderStage.provides.names)
+HEADER = tuple(fact.name for fact in HeaderStage.facts)
 
 SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64()),
         *facts.schema(("fetched",)),
         pa.field("offset", pa.int64()),  # of the image, in the tar of the piece
-        *HeaderStage.provides,
+        *facts.schema_of(HeaderStage.facts),
         pa.field("content_key", pa.uint64()),
     ]
 )

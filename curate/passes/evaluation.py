@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from curate.core import watchdog
 from curate.core.contracts import IMAGE_ROWS, Batch, Shard, Stage
-from curate.core.facts import FACTS
+from curate.core.facts import Fact
 from curate.core.timing import Activities
 from curate.counts.lookup import Lookup
 from curate.fetch.image_log import ImageReader, known, open_images
@@ -204,15 +204,15 @@ class ShardEvaluation:
         return piece
 
     def _whole(self, facts: Batch, pieces: Iterator[Index], verdict: Verdict) -> dict[str, pa.Array]:
-        """Walk all filters that read expensive facts, a piece after the other, and return those facts for the batch."""
-        gathered: dict[str, list[pa.Array]] = {name: [] for stage in self.plan.stages() for name in stage.provides.names}
+        """Walk all filters that read expensive facts, a piece after the other, and return what decisions need of those facts."""
+        gathered: dict[Fact, list[pa.Array]] = {fact: [] for fact in self.plan.gathered}
         where = np.zeros(facts.num_rows, np.bool_)
         for index, piece in self._prepared(facts, pieces, verdict):
             self._finish(piece, index, verdict)
             where[index] = True
-            for name, parts in gathered.items():
-                parts.append(piece.columns.get(name, pa.nulls(len(index), FACTS[name].type)))
-        return {name: _spread(where, parts, FACTS[name].type) for name, parts in gathered.items()}
+            for fact, parts in gathered.items():
+                parts.append(piece.columns[fact.name])
+        return {fact.name: _spread(where, parts, fact.type) for fact, parts in gathered.items()}
 
     def _prepared(self, facts: Batch, pieces: Iterator[Index], verdict: Verdict) -> Iterator[tuple[Index, Piece]]:
         """Yield the pieces evaluated up to the steps on a GPU, with the next one under way where models would wait for it."""
@@ -233,7 +233,7 @@ class ShardEvaluation:
         piece = self._evaluated(facts, index, verdict, self._first_on_gpu)
         alive = verdict.images_before(self._first_on_gpu)[index]
         for step in self._on_gpu:
-            for stage in step.stages:
+            for stage in _stored(step.stages):
                 piece.prepare(stage, alive)
         return piece
 
@@ -246,8 +246,9 @@ class ShardEvaluation:
         evaluated |= {stage.name: alive for stage in self.plan.last}
         for stage in self.plan.stages():  # what an earlier recipe had computed must not show in this one's decisions
             for fact in stage.facts:
-                shown = pc.if_else(pa.array(evaluated[stage.name]), piece.columns[fact.name], None)
-                piece.columns[fact.name] = shown.cast(fact.type)
+                if fact in self.plan.gathered:
+                    shown = pc.if_else(pa.array(evaluated[stage.name]), piece.columns[fact.name], None)
+                    piece.columns[fact.name] = shown.cast(fact.type)
 
     def _step(self, piece: Piece, step: Step, index: Index, verdict: Verdict) -> None:
         alive = verdict.alive_before(step)[index]
@@ -259,8 +260,13 @@ class ShardEvaluation:
 
 
 def _ensure(piece: Piece, stages: Iterable[Stage], alive: Mask) -> None:
-    for stage in stages:
+    for stage in _stored(stages):
         piece.ensure(stage, alive)
+
+
+def _stored(stages: Iterable[Stage]) -> Iterator[Stage]:
+    """Yield the stages that run on living rows; what is not stored is computed for those that read it."""
+    return (stage for stage in stages if stage.stored)
 
 
 def _errors(facts: Batch) -> pa.Array:

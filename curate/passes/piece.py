@@ -44,6 +44,8 @@ class Piece:
                 self._put(stage, refused, stage(self._given(stage, np.flatnonzero(refused), None)))
             wanted &= self.views.usable
         if wanted.any():
+            for source in self._unstored(stage):
+                self.ensure(source, wanted)
             self._compute(stage, wanted)
 
     def missing(self, stage: Stage, alive: Mask) -> Mask:
@@ -60,9 +62,15 @@ class Piece:
         """Read and decode what a model's stage will need, so that the model does not wait for it."""
         wanted = self.missing(stage, alive)
         if wanted.any():
+            for source in self._unstored(stage):
+                self.prepare(source, wanted)
             for name in IMAGE_VIEWS:
                 if name in stage.reads:
                     self.views.view(_side(stage, name), wanted)
+
+    def _unstored(self, stage: Stage) -> Iterator[Stage]:
+        """Yield the stages that compute what a stage reads and nobody stores: they run on the rows of those that read them."""
+        return (self._facts.unstored[name] for name in (*stage.reads, *stage.optional) if name in self._facts.unstored)
 
     def select(self, where: Mask, names: tuple[str, ...]) -> Batch:
         """Return `row` and some columns (those that are known here) of some rows."""

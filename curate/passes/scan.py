@@ -28,8 +28,7 @@ BASE_SCHEMA = pa.schema(
         *facts.schema(("key", "url", "text", "error")),
         pa.field("offset", pa.int64()),
         pa.field("given_sha256", pa.string()),
-        *HeaderStage.provides,
-        *TextStage.provides,
+        *facts.schema_of((*HeaderStage.facts, *TextStage.facts)),
         pa.field("text_key", pa.uint64()),  # xxh3 of the normal form; null without text
         pa.field("url_key", pa.uint64()),  # xxh3 of the url; null without
         pa.field("content_key", pa.uint64()),  # first 64 bits of sha256; null without image

@@ -19,12 +19,16 @@ from curate.storage.store import Store
 
 
 class ShardFacts:
-    """Facts of a plan's stages for one shard. Rows are visited in ascending order, a batch after the other."""
+    """Facts of a plan's stages for one shard. Rows are visited in ascending order, a batch after the other.
+
+    `unstored` has the stages whose facts are computed whenever they are read, by fact.
+    """
 
     def __init__(self, store: Store, plan: Plan, shard: Shard) -> None:
         self._store, self._keys, self._shard = store, plan.keys, shard
         self._held = ExitStack()
-        self._stages = {stage.name: _StageFacts(stage, self.stored(self._keys[stage.name])) for stage in plan.stages()}
+        self._stages = {stage.name: _StageFacts(stage, self._path(stage)) for stage in plan.stages()}
+        self.unstored = {fact.name: stage for stage in plan.stages() if not stage.stored for fact in stage.facts}
 
     def close(self) -> None:
         """Let go of the files."""
@@ -34,6 +38,9 @@ class ShardFacts:
         """Return a path with this shard's facts of a provider, until `close`; None where there are none."""
         name = self._store.facts(key, self._shard.fingerprint)
         return None if name is None else self._held.enter_context(self._store.storage.reading(name))
+
+    def _path(self, stage: Stage) -> Path | None:
+        return self.stored(self._keys[stage.name]) if stage.stored else None
 
     def advance(self, low: int, high: int) -> None:
         """Go on to rows `low` to `high` (exclusive)."""
@@ -48,8 +55,9 @@ class ShardFacts:
         return (where.is_valid().to_numpy(zero_copy_only=False) if len(rows) else np.zeros(0, np.bool_)), columns
 
     def add(self, stage: Stage, table: pa.Table) -> None:
-        """Take new facts (row, and those of the stage) to be committed."""
-        self._stages[stage.name].added.append(table)
+        """Take new facts (row, and those of the stage) to be committed, where the stage's facts are stored."""
+        if stage.stored:
+            self._stages[stage.name].added.append(table)
 
     def commit(self) -> None:
         """Store what was added, with what was there."""

@@ -17,6 +17,7 @@ from curate.core.facts import FACTS, PROVIDERS, RECORD_FACTS, Fact
 from curate.core.hashing import code_of
 from curate.planning.recipe import Recipe
 from curate.stages.decode import DecodeStage
+from curate.stages.embedding import EmbeddingStage, embedding_stage
 from curate.stages.header import HeaderStage
 from curate.stages.language import LanguageStage
 from curate.stages.text import TextStage
@@ -135,6 +136,12 @@ class Plan:
         return tuple(fact for stage in ordered for fact in stage.facts if fact.shown and fact.name not in filters)
 
     @cached_property
+    def gathered(self) -> tuple[Fact, ...]:
+        """Return the facts of the lazy stages that decisions are made of beside the evidence: those shown, and captions."""
+        shown = {fact.name for fact in (*self.shown, *(() if self.captions is None else self.captions.facts))}
+        return tuple(fact for stage in self.stages() for fact in stage.facts if fact.name in shown)
+
+    @cached_property
     def keys(self) -> dict[str, str]:
         """Return NAME-HASH of each stage, by name: facts are stored under it.
 
@@ -235,6 +242,8 @@ def plan(recipe: Recipe) -> Plan:
     steps = []
     for name, rule in recipe.filters.items():
         wanted = [fact for fact in rule.reads() if fact not in counted]
+        if vectors := [column for column in wanted if embedding_stage(column) is not None]:
+            raise RecipeError(f"{name} reads {vectors[0]}: only a stage can, which makes a fact of it that is stored")
         steps.append(Step(name, rule, tuple(_closure(name, wanted, _Providers(available, counted), done)), bool(wanted)))
     last = tuple(_closure("output", ["language"], _Providers(available, counted), done))
     return Plan(recipe, header, text, counts, tuple(steps), last)
@@ -249,9 +258,17 @@ def _available(recipe: Recipe) -> list[Stage]:
     stages = [stage for rule in recipe.filters.values() if isinstance(stage := rule.provider(), Stage)]
     if recipe.captions is not None:
         stages.insert(0, recipe.captions)
-    colour = any("pixels" in stage.reads for stage in (*stages, *_anywhere(recipe, stages)))
+    stages += _anywhere(recipe, stages)
+    stages += _embeddings(stages)
+    colour = any("pixels" in stage.reads for stage in stages)
     decode = DecodeStage(view="rgb" if colour else "grey", max_bytes=_decoded_bytes(recipe))
-    return [decode, LanguageStage(), *stages, *_anywhere(recipe, stages)]
+    return [decode, LanguageStage(), *stages]
+
+
+def _embeddings(stages: list[Stage]) -> list[EmbeddingStage]:
+    """Return the stages that provide the embeddings which other stages read: one for each spec."""
+    columns = dict.fromkeys(column for stage in stages for column in stage.reads)
+    return [stage for stage in map(embedding_stage, columns) if stage is not None]
 
 
 def _anywhere(recipe: Recipe, stages: list[Stage]) -> list[Stage]:
@@ -284,7 +301,8 @@ def _closure(name: str, wanted: Iterable[str], providers: _Providers, done: set[
             raise RecipeError(f"{name} reads {column}, which no filter of this recipe provides")
         if stage.name in done:
             continue
-        needed = [item for item in stage.reads if item in IMAGE_VIEWS or (item in FACTS and item not in providers.known)]
+        unknown = [item for item in stage.reads if item not in providers.known]
+        needed = [item for item in unknown if item in FACTS or providers.of(item) is not None]
         needed += [item for item in stage.optional if providers.of(item) is not None]
         found += _closure(name, needed, providers, done)
         done.add(stage.name)
@@ -317,8 +335,14 @@ def fetching(recipe: Recipe) -> Recipe:
 def judges_pictures(rule: Filter) -> bool:
     """Return whether a filter brings a stage that works on the decoded image."""
     stage = rule.provider()
-    decoded = {*IMAGE_VIEWS, *DecodeStage.provides.names}
-    return isinstance(stage, Stage) and any(column in decoded for column in stage.reads)
+    return isinstance(stage, Stage) and any(map(_of_pictures, stage.reads))
+
+
+def _of_pictures(column: str) -> bool:
+    """Return whether a column is decoded images, or what the decoder or an embedder makes of them."""
+    embedding = embedding_stage(column)
+    decoded = {*IMAGE_VIEWS, *(fact.name for fact in DecodeStage.facts)}
+    return column in decoded or (embedding is not None and any(map(_of_pictures, embedding.reads)))
 
 
 def identity(value: Any) -> Any:

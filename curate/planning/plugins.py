@@ -105,8 +105,8 @@ class Plugin:
 def _enter_class(value: type) -> None:
     if issubclass(value, Filter):
         filters.register(filters.name_of(value), value)
-    elif issubclass(value, Stage) and "facts" in value.__dict__:
-        declare(value.facts, value)
+    elif issubclass(value, Stage):
+        declare(value.declared_facts(), value)
 
 
 def is_loaded(sha256: str) -> bool:

@@ -14,14 +14,14 @@ class Fetches:
     """Counts of records with an image URL: all, those whose image was requested, and those whose image was fetched."""
 
     records: int
-    requested: int
-    fetched: int
+    asked: int  # requested; `--json` has these names
+    came: int
     causes: dict[str, int]  # of failures, most frequent first
 
     @property
     def saved(self) -> int:
         """Number of images that did not have to be requested."""
-        return self.records - self.requested
+        return self.records - self.asked
 
     def sentence(self) -> str:
         """Return the summary in one line.
@@ -31,7 +31,7 @@ class Fetches:
         """
         causes = "; not fetched: " + ", ".join(f"{cause} {rows:,}" for cause, rows in self.causes.items()) if self.causes else ""
         saved = f"the filters before saved {self.saved:,} of {self.records:,} downloads ({percent(self.saved, self.records)})"
-        return f"fetched {self.fetched:,} of {self.requested:,} images; {saved}{causes}"
+        return f"fetched {self.came:,} of {self.asked:,} images; {saved}{causes}"
 
 
 def fetches(out: Storage) -> Fetches | None:

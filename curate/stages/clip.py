@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from curate.core.contracts import Batch, ModelKind, Needs, Stage
 from curate.core.facts import Fact
-from curate.stages.pixels import pixels_of
+from curate.stages.embedding import embedding_column, vectors_of
 from curate.stages.text_scores import scored, texts_of
 
 
@@ -24,30 +24,34 @@ class ClipStage(Stage):
     weights: str | None = None
 
     name: ClassVar[str] = "clip"
-    cost: ClassVar[float] = 2e-2
+    cost: ClassVar[float] = 8e-3  # of the texts
     needs: ClassVar[Needs] = Needs(models=True)
     facts: ClassVar[tuple[Fact, ...]] = (
         Fact("clip_scores", pa.list_(pa.float32()), "image", "cosine of image and each text: the web text's, each caption's"),
     )
-    reads = ("pixels", "text")
     optional: ClassVar[tuple[str, ...]] = ("captions",)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Name the image's embedding and the web text."""
+        return (embedding_column(self.embedder), "text")
+
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
-        """Name the embedder."""
+        """Name the embedder, which must embed texts too."""
         return (("text_embedder", self.embedder),)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return `batch` with clip_scores (list<float32>) appended; null where there are no pixels. Raises ModelError."""
+        """Return `batch` with clip_scores (list<float32>) appended; null where there is no embedding. Raises ModelError."""
         from curate.models import load_text_embedder
 
         model = load_text_embedder(self.embedder)
-        pixels, rows = pixels_of(batch)
+        vectors, rows = vectors_of(batch, self.embedder)
 
         def cosines(texts: Sequence[Sequence[str]]) -> list[list[float]]:
-            images = model.embed(pixels).astype(np.float64)
+            images = vectors.astype(np.float64)
             owners = np.repeat(np.arange(len(texts)), [len(several) for several in texts])
-            vectors = model.embed_texts([text for several in texts for text in several]).astype(np.float64)
-            flat = (images[owners] * vectors).sum(axis=1).tolist()  # float64: the same sum on every machine's BLAS
+            written = model.embed_texts([text for several in texts for text in several]).astype(np.float64)
+            flat = (images[owners] * written).sum(axis=1).tolist()  # float64: the same sum on every machine's BLAS
             ends = np.cumsum([0, *(len(several) for several in texts)]).tolist()
             return [flat[start:end] for start, end in pairwise(ends)]
 

@@ -13,8 +13,9 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from curate.core.contracts import Batch, ModelKind, Needs, Stage
+from curate.core.contracts import Batch, Stage
 from curate.core.facts import Fact
+from curate.stages.embedding import embedding_column, vectors_of
 from curate.stages.evalsets import EvalSetRef
 from curate.stages.nearest import (
     _names,
@@ -22,7 +23,7 @@ from curate.stages.nearest import (
     nearest_hashes,
     nearest_vectors,
 )
-from curate.stages.pixels import hashes_of, pixels_of
+from curate.stages.pixels import hashes_of
 
 DEFAULT_THRESHOLD = 0.89
 """Cosine of efficientnet-lite0 signatures from which an image counts as a near-duplicate.
@@ -39,24 +40,22 @@ _MATCH = Fact("eval_match", pa.string(), "image", "the evaluation image that is 
 
 @dataclass(frozen=True)
 class EvalSimilarityStage(Stage):
-    """Provides eval_similarity, the largest cosine of `pixels` to an image of the sets, and eval_match, which it is."""
+    """Provides eval_similarity, the largest cosine of the image's embedding to one of the sets, and eval_match, whose it is."""
 
     embedder: str = "efficientnet-lite0"
     sets: tuple[EvalSetRef, ...] = ()
-    weights: str | None = None
 
     name: ClassVar[str] = "eval_similarity"
-    cost: ClassVar[float] = 1.2e-2
-    needs: ClassVar[Needs] = Needs(models=True)
+    cost: ClassVar[float] = 1e-4
     facts: ClassVar[tuple[Fact, ...]] = (
         Fact("eval_similarity", pa.float32(), "image", "largest cosine to an image of the evaluation sets"),
         _MATCH,
     )
-    reads = ("pixels",)
 
-    def models(self) -> tuple[tuple[ModelKind, str], ...]:
-        """Name the embedder, if there is anything to compare with."""
-        return (("embedder", self.embedder),) if self.sets else ()
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Name the image's embedding."""
+        return (embedding_column(self.embedder),)
 
     def resolved(self, cache: Path) -> EvalSimilarityStage:
         """Return the stage with its sets read, from `cache` where they were before. Raises InputError, ModelError."""
@@ -66,12 +65,9 @@ class EvalSimilarityStage(Stage):
         return replace(self, sets=refs)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return `batch` with both facts appended; null where there are no pixels. Raises ModelError."""
-        from curate.models import load_embedder
-
-        pixels, rows = pixels_of(batch)
-        vectors = load_embedder(self.embedder).embed(pixels) if len(rows) and self.sets else None
-        if vectors is None:
+        """Return `batch` with both facts appended; null where there is no embedding."""
+        vectors, rows = vectors_of(batch, self.embedder)
+        if not len(rows) or not self.sets:
             return self.answer(batch, [], [], [])
         values, found = nearest_vectors(vectors, self.sets)
         names = _names(self.sets)

@@ -78,11 +78,11 @@ class _List:
 
     def __init__(self, path: Path) -> None:
         self._path, self._writer = path, ParquetWriter(path, SCHEMA)
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[tuple[str, int | None, int, str | None]] = []
         self.totals: dict[str, Any] = {"files": 0, "samples": 0, "bytes": 0}
 
     def add(self, name: str, file: File) -> None:
-        self._rows.append({"name": name, **vars(file)})
+        self._rows.append((name, file.samples, file.bytes, file.sha256))
         self.totals["files"] += 1
         self.totals["samples"] += file.samples or 0
         self.totals["bytes"] += file.bytes
@@ -90,7 +90,9 @@ class _List:
             self._flush()
 
     def _flush(self) -> None:
-        self._writer.write(pa.Table.from_pylist(self._rows, SCHEMA))
+        columns = zip(*self._rows, strict=True) if self._rows else ((),) * len(SCHEMA)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+        self._writer.write(pa.table(arrays, SCHEMA))
         self._rows.clear()
 
     def close(self) -> None:
@@ -103,8 +105,9 @@ def listed(out: Storage, folder: str) -> Iterator[tuple[str, File]]:
     """Yield name and description of the files of a folder, in order. Raises FileNotFoundError without a list, OSError."""
     with out.reading(list_name(folder)) as path:
         for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP):
-            for row in batch.to_pylist():
-                yield row["name"], File(row["bytes"], row["sha256"], row["samples"])
+            columns = (batch[name].to_pylist() for name in ("name", "bytes", "sha256", "samples"))
+            for name, *file in zip(*columns, strict=True):
+                yield name, File(*file)
 
 
 @contextmanager

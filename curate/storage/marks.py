@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):  # a driver reads two million of them: a dataclass takes three times as long
     """A committed file."""
 
     bytes: int
@@ -20,10 +19,10 @@ class File:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are set."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mark:
     """What one task committed."""
 
@@ -49,7 +48,9 @@ class Mark:
         """Return the mark that `to_json` described. Raises ValueError for anything else, such as the mark of an older version."""
         if not isinstance(value, dict) or not value.keys() <= {"files", "counts", "error", "made_with", "parts"}:
             raise ValueError(f"not a mark: {value!r:.100}")
-        files = {name: File(**file) for name, file in value.get("files", {}).items()}
+        files = {
+            name: File(file["bytes"], file.get("sha256"), file.get("samples")) for name, file in value.get("files", {}).items()
+        }
         parts = {name: cls.from_json(part) for name, part in value.get("parts", {}).items()}
         return cls(files, value.get("counts", {}), value.get("error"), value.get("made_with"), parts)
 

@@ -12,7 +12,8 @@ from curate.runners.local.runner import LocalRunner
 from tests.bench.measure import DEMO, SHARED, WORKERS, Figure, Phases, at_most, cpu_seconds, run_of, scratch, share
 from tests.conftest import make_pool
 
-WORK = {"decode", "eval_similarity", "header", "text", "language", "lookup", "count", "read", "write", "pack"}
+EMBEDDING = {"embedding:efficientnet-lite0", "eval_similarity"}
+WORK = {"decode", "header", "text", "language", "lookup", "count", "read", "write", "pack", *EMBEDDING}
 """Activities that are decoding, embedding, hashing (sha256 in header, texts' keys in text), counting, or copying."""
 
 
