@@ -55,8 +55,8 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
-    """End the wait."""
-    faulthandler.cancel_dump_traceback_later()
-    if (done := item.stash.get(_DONE, None)) is not None:  # a module that cannot be collected has no timer
+    """End the wait, if there is one: a module that cannot be collected comes here too."""
+    if (done := item.stash.get(_DONE, None)) is not None:
+        faulthandler.cancel_dump_traceback_later()
         done.set()
     return True

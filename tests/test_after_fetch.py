@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import Setup, decisions, make_tar, pairs, run_job
-from tests.test_fetching import table, url, web_of
+from tests.web import table, url, web_of
 
 RECIPE = """
 filters:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Generator
+from dataclasses import replace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from curate.api import apart
 from curate.core.errors import InputError, OutputError, RecipeError
 from curate.driver.download_estimate import Savings, savings
-from curate.fetch import FetchRequest, FetchResult
-from curate.fetch.policy import FetchPolicy
 from curate.passes.fetch import _Arrived, _Row, _some
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
@@ -26,6 +20,7 @@ from curate.report.what_if import what_if
 from curate.sources.listing import list_shards
 from curate.storage.backend import storage
 from tests.running import InProcess, Setup, decisions, jpeg, leftovers, make_tar, manifest, pairs, run_job, stamps, written
+from tests.web import table, url, web_of
 
 RECIPE = """
 filters:
@@ -35,37 +30,6 @@ filters:
 fetch: {contact: https://example.org/crawl}
 output: {samples_per_shard: 4, block_shards: 2}
 """
-
-
-@dataclass
-class Web:
-    """Answers by url: an image, or the code of a failure; remembers what was asked."""
-
-    answers: dict[str, bytes | str] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    dies_after: int | None = None
-
-    def __call__(self, wanted: Sequence[FetchRequest], policy: FetchPolicy) -> Generator[FetchResult | None, None, None]:
-        for one in reversed(wanted):  # answers come in any order
-            if self.dies_after is not None and len(self.asked) >= self.dies_after:
-                raise KeyboardInterrupt
-            self.asked.append(one.url)
-            answer = self.answers.get(one.url, "http_404")
-            yield None
-            yield FetchResult(one.row, answer, None) if isinstance(answer, str) else FetchResult(one.row, None, answer)
-
-
-def url(name: object) -> str:
-    return f"http://example.org/{name}.jpg"
-
-
-def table(path: Path, rows: Sequence[tuple[str | None, str | None]], **more: list[Any]) -> Path:
-    pq.write_table(pa.table({"URL": [row[0] for row in rows], "TEXT": [row[1] for row in rows], **more}), path)
-    return path
-
-
-def web_of(names: Sequence[object]) -> Web:
-    return Web({url(name): jpeg(seed) for seed, name in enumerate(names)})
 
 
 @pytest.fixture
@@ -199,7 +163,7 @@ def test_captions_want_the_image_whatever_its_text(mixed):
     asked = {}
     for name in ("align", "align_capfilt"):
         plan = planning.plan(planning.fetching(recipes.load(name, ("image_reuse.max_texts=30", "common_ngrams.min_count=1"))))
-        asked[name] = savings(plan, shards, InProcess()).asked
+        asked[name] = savings(plan, shards, InProcess()).needed
     assert asked == {"align": 11, "align_capfilt": 13}  # of 13 with a url two have too short a text
 
 

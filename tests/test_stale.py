@@ -17,9 +17,15 @@ from curate.core.contracts import Stage
 from curate.planning.plan import Plan
 from curate.stages.decode import DecodeStage
 from tests.running import KEEP_ALL, Setup, decisions, jpeg, leftovers, make_tar, manifest, pairs, run_job, written
-from tests.test_fetching import RECIPE as FETCHING
-from tests.test_fetching import Web, table, url, web_of
+from tests.web import Web, table, url, web_of
 
+FETCHING = """
+filters:
+  caption_words: {min_words: 3, max_words: 20}
+  min_side: {larger_than: 200}
+fetch: {contact: https://example.org/crawl}
+output: {samples_per_shard: 4, block_shards: 2}
+"""
 ONE_SHARD_A_BLOCK = KEEP_ALL.replace("block_shards: 2", "block_shards: 1")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from curate.core.errors import InputError, needs
-from curate.fetch.denylists import load_denylists
 from curate.fetch.policy import FetchPolicy
 
 
@@ -18,6 +17,7 @@ def check_ready(policy: FetchPolicy) -> None:
         )
     extra = "fetch" if policy.engine == "curate" else "img2dataset"
     needs("fetching", extra, ["aiohttp", "protego", *([] if extra == "fetch" else ["img2dataset"])])
+    from curate.fetch.denylists import load_denylists  # needs the packages just checked
 
     for name in ("blocklist", "opted_out"):
         path = getattr(policy, name)
