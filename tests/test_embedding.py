@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,7 +132,8 @@ class Case:
 
 
 @pytest.fixture
-def case(tmp_path: Path) -> Case:
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    monkeypatch.setenv("CURATE_CACHE", str(tmp_path / "cache"))
     spec = f"counting-{tmp_path.name}"
     log = tmp_path / "log"
     register(ModelEntry(spec, ("text_embedder",), load=lambda _: CountingEmbedder(spec, log)))
@@ -142,7 +142,7 @@ def case(tmp_path: Path) -> Case:
     texts = {f"{row}.txt": b"a long text" if row in LONG else b"short" for row in range(ROWS)}
     images = {f"{row}.jpg": jpeg(row) for row in range(ROWS)}
     make_tar(tmp_path / "0.tar", sorted((images | texts).items()))
-    signatures(str(tmp_path / "evals"), "embedding", spec, Path(os.environ["CURATE_CACHE"]))
+    signatures(str(tmp_path / "evals"), "embedding", spec, tmp_path / "cache")
     log.write_text("")
     return Case(tmp_path, spec)
 
