@@ -152,7 +152,7 @@ def test_every_stage_with_a_model_is_known_by_its_weights(demo: Path, tmp_path: 
     before, after = (plan.keys for plan in (planned, resolved))
     assert before["nsfw"] != after["nsfw"]
     wanted = planned.with_stages({"nsfw": NsfwStage(weights="0" * 64)})
-    with pytest.raises(ModelError, match=f"wants weights 0000.*these are {pinned.NSFW}"):
+    with pytest.raises(ModelError, match=f"needs weights 0000.*these are {pinned.NSFW}"):
         resolve(wanted, tmp_path / "cache")
 
 
