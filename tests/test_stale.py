@@ -55,6 +55,18 @@ def test_facts_cut_off_after_their_commit_are_computed_again(tmp_path: Path) -> 
     assert len(list(out.glob("facts/decode-*/*.parquet"))) == 2 and leftovers(out) == []
 
 
+def test_scanned_facts_cut_off_after_their_commit_fail_their_shard_once(tmp_path: Path) -> None:
+    files = [make_tar(tmp_path / f"{n}.tar", pairs(range(n, n + 5))) for n in (0, 5)]
+    setup, out = Setup(KEEP_ALL, files), tmp_path / "out"
+    run_job(setup, out)
+    cut(sorted(out.glob("facts/base-*/*.parquet"))[0])
+    changed = replace(setup, overrides=("unreadable.tolerate=missing_eoi",))
+    [failed] = run_job(changed, out).failed
+    assert "missing or damaged" in failed["reason"]
+    assert run_job(changed, out).failed == []
+    assert written(out) == fresh(changed, tmp_path / "fresh")
+
+
 def test_a_fetched_tar_cut_off_after_its_commit_is_fetched_again(tmp_path: Path) -> None:
     web = web_of(range(6))
     one = [(url(n), f"a picture of number {n}") for n in range(4)] + [(url(4), "two words")]

@@ -93,7 +93,8 @@ class ShardEvaluation:
         self._facts = ShardFacts(task.store, task.plan, shard)
         base = self._facts.stored(task.plan.base_key)
         if base is None:
-            raise RuntimeError(f"shard {shard.index} was not scanned")
+            task.store.forget_facts(task.plan.base_key, shard.fingerprint)
+            raise RuntimeError("its scanned facts are missing or damaged and will be computed again by the next run")
         self._base = base
         self._first_on_gpu = task.plan.first_on_gpu
         self._on_gpu = [step for step in task.plan.steps[len(task.plan.before(self._first_on_gpu)) :] if step.lazy]

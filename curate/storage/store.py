@@ -121,6 +121,10 @@ class Store:
         if old is not None:
             self.storage.remove([old])
 
+    def forget_facts(self, key: str, fingerprint: str) -> None:
+        """Remove the mark of a shard's facts, so that the next run computes them again."""
+        self.storage.remove([f"facts/{key}/{fingerprint}.json"])
+
     def committed(self, key: str) -> Committed:
         """Return what is committed of one provider. Reads a mark only where there are several attempts."""
         marks, fingerprints, attempts, sizes = array("Q"), array("Q"), array("L"), array("q")
@@ -232,7 +236,7 @@ class Store:
         runs = [f"marks/{run}" for run in self.storage.folders("marks")]
         kinds = [f"{run}/{kind}" for run in runs for kind in self.storage.folders(run)]
         counts = [f"counts/{name}" for name in self.storage.folders("counts")]
-        for folder in ("facts/culprits", *OUTPUTS, *kinds, *counts):
+        for folder in ("facts/crashing_rows", *OUTPUTS, *kinds, *counts):
             self.storage.remove(f"{folder}/{found.name}" for found in self.storage.listing(folder) if found.name.startswith("."))
         for folder in counts:
             if self.read_json(f"{folder}/counts.json") is None:
