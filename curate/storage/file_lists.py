@@ -24,6 +24,8 @@ LISTED = ("shards", "index", "decisions")
 
 FOLDER = "manifest"
 
+_AT_ONCE = 1 << 18  # names looked up at once: Arrow hashes the whole list for each look-up
+
 SCHEMA = pa.schema(
     [
         ("name", pa.string()),  # in its folder
@@ -120,6 +122,6 @@ def unlisted(out: Storage, folder: str, list_of: str | None = None) -> Iterator[
     """Yield the names of the files of a folder that are not in its list, or in that of the folder `list_of`. Raises OSError."""
     with _names(out, list_of or folder) as names:
         found = (one.name for one in out.listing(folder))
-        while some := list(islice(found, ROW_GROUP)):
+        while some := list(islice(found, _AT_ONCE)):
             here = pa.array(some, pa.string())
             yield from here.filter(pc.invert(pc.is_in(here, value_set=names))).to_pylist()
