@@ -8,7 +8,7 @@ CurateError
 ├── StorageError    a remote store gives no answer                exit 1
 ├── RunnerError     an engine or its cluster cannot be had        exit 1
 ├── ModelError      a model cannot be loaded                      exit 1
-└── OutOfDeviceMemory  a batch does not fit the GPU               the job halves the batch, once
+└── OutOfDeviceMemory  a batch does not fit the GPU               the run halves the batch, once
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ModelError(CurateError):
 
 
 class OutOfDeviceMemory(CurateError):
-    """A batch that does not fit the memory of the GPU: the job halves the batch of the models, once (see curate.driver.run)."""
+    """A batch that does not fit the memory of the GPU: the run halves the batch of the models, once (see curate.driver.run)."""
 
 
 def needs(what: str, extra: str, modules: Sequence[str]) -> None:
