@@ -32,7 +32,7 @@ def written(tmp_path: Path, text: str) -> str:
         ("filters:\n  image_reuse: {max_texts: 5, record_from: 9}", 2, "counts between are unknown"),
         ("filters:\n  sql: {where: widht > 3}", 2, "did you mean 'width'?"),
         ("filters:\n  duplicate_pair: {same: text}", 2, "'pair' or 'image'"),
-        ("filters:\n  min_side:\n  min_side:", 3, "stands twice"),
+        ("filters:\n  min_side:\n  min_side:", 3, "is there twice"),
         ("filters: [min_side]", 1, "must be a mapping"),
         ("flters:\n  min_side:", 1, "did you mean 'filters'?"),
         ("filters: &a\n  min_side:\nabout: *a", 3, "aliases are not allowed"),
