@@ -45,7 +45,7 @@ class RayRunner:
     def __enter__(self) -> RayRunner:
         try:
             _reach(self._address)
-            ray.init(address=self._address, log_to_driver=False, logging_level="warning", ignore_reinit_error=True)
+            _connect(self._address)
         except (OSError, exceptions.RayError, ValueError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise RunnerError(f"no Ray cluster at {self._address}: {lines[0]} (`ray start --head` starts one)") from None
@@ -90,6 +90,18 @@ class RayRunner:
     def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
         """Open a session on Ray Data, which spills to the nodes' own disks."""
         return ray_counting(scratch)
+
+
+def _connect(address: str) -> None:
+    """Connect to a cluster. Raises OSError, RayError or ValueError."""
+    connect = partial(ray.init, address=address, log_to_driver=False, logging_level="warning", ignore_reinit_error=True)
+    try:
+        connect()
+    except ConnectionError:
+        if not address.startswith("ray://"):
+            raise
+        ray.shutdown()
+        connect()  # once more: a busy head may not have started this client's server within Ray's half a minute
 
 
 def _reach(address: str) -> None:
