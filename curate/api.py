@@ -16,7 +16,6 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as ds
@@ -33,6 +32,7 @@ from curate.planning import plan as planning
 from curate.planning.plan import Plan
 from curate.report.what_if import WhatIf
 from curate.report.what_if import what_if as answered
+from curate.stages.evalsets import default_cache
 from curate.storage.backend import Storage, storage
 from curate.storage.file_lists import listed
 from curate.storage.store import Store
@@ -86,7 +86,7 @@ def run(recipe: str, inputs: Sequence[str], out: str | os.PathLike[str], setting
     """
     planned, shards = _planned(recipe, inputs, settings)
     apart(inputs, os.fspath(out))
-    resolved, unread = resolve(planned, cache())
+    resolved, unread = resolve(planned, default_cache())
     options = settings.options if settings.options.warnings else _with_warnings(settings.options, [*planned.warnings(), *unread])
     with _runner(settings, len(shards)) as runner:
         return Run(resolved, shards, Store(storage(out)), runner, options, settings.progress).run()
@@ -139,11 +139,6 @@ def apart(inputs: Sequence[str], out: str) -> None:
         place = one.rstrip("/")
         if place == target or place.startswith(target + "/") or target.startswith(place + "/"):
             raise InputError(f"--out {out} and the input {one} overlap; choose another --out")
-
-
-def cache() -> Path:
-    """Return the folder of the signatures of evaluation sets: $CURATE_CACHE, else ~/.cache/curate."""
-    return Path(os.environ.get("CURATE_CACHE") or Path.home() / ".cache" / "curate")
 
 
 def _planned(recipe: str, inputs: Sequence[str], settings: Settings) -> tuple[Plan, Shards]:

@@ -6,17 +6,17 @@ import dataclasses
 
 import click
 
-from curate import api
 from curate.commands import common
 from curate.commands.common import print_table
 from curate.commands.options import Calibrate
+from curate.stages.evalsets import default_cache
 
 
 def calibrate_command(given: Calibrate) -> None:
     """Print the threshold that drops at most the given share of unrelated images."""
     from curate.report.calibrate import calibrate, table
 
-    found = calibrate(given.sets, given.candidates, given.rate, given.embedder, api.cache())
+    found = calibrate(given.sets, given.candidates, given.rate, given.embedder, default_cache())
     if given.as_json:
         common.print_json(dataclasses.asdict(found))
         return

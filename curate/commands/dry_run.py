@@ -21,6 +21,7 @@ from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.planning import plugins
 from curate.report import attrition_table, report_page
+from curate.stages.evalsets import default_cache
 from curate.storage.backend import Storage
 
 
@@ -40,7 +41,7 @@ def dry_run_command(given: DryRun) -> None:
     checked(plan)
     if len(shards) > 1:
         click.echo(f"curate: {given.shard} is {len(shards)} shards; the first is tried", err=True)
-    plan, warnings = resolve(plan, api.cache())
+    plan, warnings = resolve(plan, default_cache())
     for warning in [*plan.warnings(), *warnings]:
         click.secho(f"curate: {warning}", err=True, fg="yellow")
     for item in dry_run(plan, dataclasses.replace(shards[0], limit=given.samples), lookups, given.pairs):

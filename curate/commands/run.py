@@ -22,6 +22,7 @@ from curate.planning import plan as planning
 from curate.planning import plugins
 from curate.planning.plan import Plan
 from curate.report.fetches import fetches
+from curate.stages.evalsets import default_cache
 from curate.storage.backend import storage
 from curate.storage.store import Store
 
@@ -39,7 +40,7 @@ def run_command(given: options.Run) -> int:
     shards = common.shards_of([*given.inputs, *given.counts_of], given.columns)
     plan = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
     checked(plan)
-    plan, unread = resolve(plan, api.cache())
+    plan, unread = resolve(plan, default_cache())
     warnings = [*plan.warnings(), *unread]
     for warning in warnings:
         warn(warning)
