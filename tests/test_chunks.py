@@ -62,7 +62,7 @@ def test_no_more_is_read_ahead_than_there_is_room_for() -> None:
 def test_a_task_begins_items_until_its_seconds_are_over_and_one_at_least() -> None:
     child = Child("")
     task: Any = pickle.dumps(full)
-    did = serve(lambda: child, task, [0, 1, 2])
+    did = serve(lambda: child, task, [0, 1, 2], seconds=300.0)
     assert [did.answers[0], did.answers[2]] == [0, 2]
     assert isinstance(did.answers[1], TaskDied)
     assert serve(lambda: child, task, [2, 1, 0], seconds=0.0).answers == [2]
