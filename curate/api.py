@@ -1,11 +1,11 @@
 """The Python API: run a recipe, plan it, and read what a run wrote. `import curate` has these names.
 
-    import curate
+import curate
 
-    outcome = curate.run("align", ["crawl/*.tar"], "out", curate.Settings(overrides=["min_side.larger_than=256"]))
-    kept = curate.decisions("out").to_table(filter=pc.field("dropped_by").is_null())
-    for sample in curate.samples("out"):
-        train(sample.image, sample.text)
+outcome = curate.run("align", ["crawl/*.tar"], "out", curate.Settings(overrides=["min_side.larger_than=256"]))
+kept = curate.decisions("out").to_table(filter=pc.field("dropped_by").is_null())
+for sample in curate.samples("out"):
+    train(sample.image, sample.text)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from curate.core.contracts import Runner
-from curate.core.errors import InputError, OutputError
+from curate.core.errors import InputError
 from curate.core.shards import Shards
 from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome, Progress, Quiet
@@ -33,8 +33,9 @@ from curate.planning.plan import Plan
 from curate.report.what_if import WhatIf
 from curate.report.what_if import what_if as answered
 from curate.stages.evalsets import default_cache
-from curate.storage.backend import Storage, storage
+from curate.storage.backend import storage
 from curate.storage.file_lists import listed
+from curate.storage.manifest import read_manifest
 from curate.storage.store import Store
 
 
@@ -102,7 +103,7 @@ def decisions(out: str | os.PathLike[str]) -> ds.Dataset:
     from curate.storage.paths import filesystem, is_local
 
     found = storage(out)
-    manifest_of(found)
+    read_manifest(found)
     url = found.url("decisions")
     if is_local(url):
         return ds.dataset(url, format="parquet")
@@ -113,7 +114,7 @@ def decisions(out: str | os.PathLike[str]) -> ds.Dataset:
 def samples(out: str | os.PathLike[str]) -> Iterator[Sample]:
     """Yield the samples of an output, in order. Raises OutputError."""
     found = storage(out)
-    manifest_of(found)
+    read_manifest(found)
     for name, _ in listed(found, "shards"):
         with found.reading(f"shards/{name}") as path, tarfile.open(path, "r:") as tar:
             yield from _samples(tar)
@@ -127,7 +128,7 @@ def what_if(out: str | os.PathLike[str], overrides: Sequence[str], settings: Set
     for plugin in plugins.given(settings.plugins):
         plugin.load()
     found = storage(out)
-    return answered(found, manifest_of(found), overrides)
+    return answered(found, read_manifest(found), overrides)
 
 
 def apart(inputs: Sequence[str], out: str) -> None:
@@ -162,19 +163,6 @@ def _runner(settings: Settings, shards: int) -> AbstractContextManager[Runner]:
     if settings.runner is not None:
         return nullcontext(settings.runner)
     return LocalRunner(min(settings.workers or cores(), max(1, shards)), settings.options.gpus)
-
-
-def manifest_of(out: Storage) -> dict[str, Any]:
-    """Return the manifest of an output. Raises OutputError when there is none, OSError."""
-    data = out.read("manifest.json")
-    try:
-        manifest: dict[str, Any] | None = json.loads(data or b"null")
-    except ValueError:
-        manifest = None
-    if manifest is None:
-        finish = f"run `curate run ... --out {out.root}` to its end first"
-        raise OutputError(f"{out.root} holds no finished run (no manifest.json); {finish}")
-    return manifest
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[Sample]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from curate.core.contracts import Shard
-from curate.fetch.image_log import SCHEMA, Fetched, Log, open_images
+from curate.fetch.image_log import SCHEMA, FetchedImages, ImageLog, open_images
 from curate.storage.backend import storage
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import FETCHED, FETCHED_TARS, Store
@@ -36,14 +36,14 @@ def fill(tar: Path, facts: Path, answers: dict[int, bytes | str]) -> None:
 
 
 def write(store: Store, answers: dict[int, bytes | str]) -> None:
-    with Log(store, SHARD).writing() as piece:
+    with ImageLog(store, SHARD).writing() as piece:
         fill(piece.tar, piece.facts, answers)
 
 
 def known(store: Store) -> dict[int, tuple[str, bytes | None]]:
     """Return what is known of each row that was asked for."""
     with open_images(store, SHARD) as images:
-        assert isinstance(images, Fetched)
+        assert isinstance(images, FetchedImages)
         table = images.table
         answers = zip(table["fetched"].to_pylist(), images.images(table), strict=True)
         return dict(zip(table["row"].to_pylist(), answers, strict=True))
@@ -74,13 +74,13 @@ def test_base_facts_with_what_is_known(store):
     write(store, {4: b"four", 2: "robots"})
     names = ("row", "url", "offset", "bytes", "sha256")
     base = pa.RecordBatch.from_pydict({name: pa.nulls(6, pa.string()) for name in names} | {"row": range(6)})
-    with Fetched(store, SHARD) as fetched:
+    with FetchedImages(store, SHARD) as fetched:
         found = fetched.overlay(base).to_pydict()
     assert found["fetched"] == [None, None, "robots", None, "ok", None] and found["bytes"] == [None] * 4 + [4, None]
 
 
 def test_two_attempts_at_one_shard_cannot_undo_each_other(store):
-    with pytest.raises(RuntimeError, match="another attempt"), Log(store, SHARD).writing() as piece:
+    with pytest.raises(RuntimeError, match="another attempt"), ImageLog(store, SHARD).writing() as piece:
         fill(piece.tar, piece.facts, {1: b"slow"})
         write(store, {1: b"quick"})
     assert known(store) == {1: ("ok", b"quick")}
@@ -90,7 +90,7 @@ def test_two_attempts_at_one_shard_cannot_undo_each_other(store):
 
 
 def test_a_piece_that_fails_is_none(store):
-    with pytest.raises(ZeroDivisionError), Log(store, SHARD).writing() as piece:
+    with pytest.raises(ZeroDivisionError), ImageLog(store, SHARD).writing() as piece:
         fill(piece.tar, piece.facts, {1: b"one"})
         raise ZeroDivisionError
     assert known(store) == {} and not list(store.storage.listing(FETCHED_TARS))

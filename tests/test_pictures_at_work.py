@@ -29,7 +29,7 @@ from curate.driver.resolve import resolve
 from curate.driver.run import Run
 from curate.images import resize as pictures
 from curate.images.picture import DecodeRequest
-from curate.images.resize import squashed
+from curate.images.resize import resized
 from curate.passes import evaluation as walk
 from curate.passes.isolate import FindCrashes, crashing_rows
 from curate.planning import loader as recipes
@@ -58,7 +58,7 @@ class DangerousInColour(DecodeStage):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        pictures.squashed = dangerous
+        pictures.resized = dangerous
 
 
 def dangerous(want: DecodeRequest) -> Any:
@@ -68,7 +68,7 @@ def dangerous(want: DecodeRequest) -> Any:
         pass
     if HOLD in want.data:
         ctypes.PyDLL(None).sleep(3600)
-    return squashed(want)
+    return resized(want)
 
 
 def in_colour(plan: Plan) -> dict[str, Stage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pytest
 
 from curate.core.contracts import Stage
+from curate.core.errors import OutputError
 from curate.planning.plan import Plan
 from curate.stages.decode import DecodeStage
 from tests.running import KEEP_ALL, Setup, decisions, jpeg, leftovers, make_tar, manifest, pairs, run_job, written
@@ -79,6 +81,35 @@ def test_a_fetched_tar_cut_off_after_its_commit_is_fetched_again(tmp_path: Path)
     assert run_job(looser, out).failed == []
     assert sorted(web.asked) == sorted(map(url, range(5)))  # the lost ones, and the one that is new
     assert written(out) == fresh(replace(looser, download=Web(web.answers)), tmp_path / "fresh")
+
+
+def test_a_fetched_tar_cut_off_before_its_shard_is_judged_fails_it_once(tmp_path: Path) -> None:
+    web = web_of(range(2))
+    urls = table(tmp_path / "a.parquet", [(url(n), f"a picture of number {n}") for n in range(2)])
+    setup = Setup(FETCHING, [urls], download=web)
+    out = tmp_path / "out"
+    run_job(setup, out)
+    cut(next((out / "fetched").glob("*.tar")))
+    (out / "manifest.json").unlink()  # as after a kill behind the fetching
+    shutil.rmtree(out / "decisions")
+    [failed] = run_job(setup, out).failed
+    assert "2 fetched images are missing or damaged" in failed["reason"]
+    assert run_job(setup, out).failed == []
+    assert written(out) == fresh(replace(setup, download=Web(web.answers)), tmp_path / "fresh")
+
+
+def test_partial_counts_cut_off_after_their_commit_are_counted_again(tmp_path: Path) -> None:
+    recipe = KEEP_ALL.replace("filters:", "filters:\n  caption_frequency: {max_images: 10}")
+    files = [make_tar(tmp_path / f"{n}.tar", pairs(range(n, n + 5))) for n in (0, 5)]
+    setup, out = Setup(recipe, files), tmp_path / "out"
+    run_job(setup, out)
+    cut(sorted(out.glob("facts/partial_*/*.parquet"))[0])
+    shutil.rmtree(out / "counts")
+    (out / "manifest.json").unlink()
+    with pytest.raises(OutputError, match="partial counts of 1 shards are damaged"):
+        run_job(setup, out)
+    assert run_job(setup, out).failed == []
+    assert written(out) == fresh(setup, tmp_path / "fresh")
 
 
 # Input that changed while a run goes on -------------------------------------------------------------------------------

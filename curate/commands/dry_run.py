@@ -7,7 +7,6 @@ import sys
 
 import click
 
-from curate import api
 from curate.commands import common
 from curate.commands.options import DryRun
 from curate.core.contracts import CorpusCount
@@ -23,6 +22,7 @@ from curate.planning import plugins
 from curate.report import attrition_table, report_page
 from curate.stages.evalsets import default_cache
 from curate.storage.backend import Storage
+from curate.storage.manifest import read_manifest
 
 
 def dry_run_command(given: DryRun) -> None:
@@ -36,7 +36,7 @@ def dry_run_command(given: DryRun) -> None:
     unserved = [name for name, rule in plan.recipe.filters.items() if isinstance(rule.provider(), CorpusCount)]
     if given.counts is not None:
         with common.output(given.counts) as out:
-            lookups, unserved = earlier_counts(out, api.manifest_of(out), plan)
+            lookups, unserved = earlier_counts(out, read_manifest(out), plan)
     plan = plan.without(unserved)
     checked(plan)
     if len(shards) > 1:

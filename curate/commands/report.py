@@ -7,9 +7,9 @@ import sys
 
 import click
 
-from curate import api
 from curate.commands import common
 from curate.commands.options import Report
+from curate.storage.manifest import read_manifest
 
 
 def report_command(given: Report) -> None:
@@ -21,7 +21,7 @@ def report_command(given: Report) -> None:
     from curate.report.rules import rules_of
 
     with common.output(given.out) as out:
-        rows = attrition(out, rules_of(api.manifest_of(out)))
+        rows = attrition(out, rules_of(read_manifest(out)))
         path = write_report(out)
     if given.as_json:
         common.print_json({"report": path, "attrition": [dataclasses.asdict(row) for row in rows]})

@@ -24,6 +24,7 @@ from curate.planning.plan import Plan
 from curate.report.fetches import fetches
 from curate.stages.evalsets import default_cache
 from curate.storage.backend import storage
+from curate.storage.manifest import read_manifest
 from curate.storage.store import Store
 
 PARTIAL = 3
@@ -97,7 +98,7 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     if outcome.state == "nothing to do":
         click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
     out = storage(outcome.out)
-    rows = attrition(out, rules_of(api.manifest_of(out)))
+    rows = attrition(out, rules_of(read_manifest(out)))
     Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")

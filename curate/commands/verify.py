@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import click
 
-from curate import api
 from curate.commands import common
 from curate.commands.options import Report
 from curate.report.verify import verify
 from curate.runners.local.runner import LocalRunner
+from curate.storage.manifest import read_manifest
 
 
 def verify_command(given: Report) -> int:
     """Print the problems; return 0 if there are none, else 1."""
     with common.output(given.out) as out:
-        manifest = api.manifest_of(out)
+        manifest = read_manifest(out)
         tars: int = manifest["files"]["shards"]["files"]
         with LocalRunner(min(common.workers(None), max(1, tars))) as runner:
             wrong = verify(out, manifest, runner)

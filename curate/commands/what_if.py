@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from curate import api
 from curate.commands import common
 from curate.commands.options import WhatIf
+from curate.storage.manifest import read_manifest
 
 
 def what_if_command(given: WhatIf) -> None:
@@ -24,7 +24,7 @@ def what_if_command(given: WhatIf) -> None:
     for plugin in plugins.given(given.plugins):
         plugin.load()
     with common.output(given.out) as out:
-        manifest = api.manifest_of(out)
+        manifest = read_manifest(out)
         answer = what_if(out, manifest, given.overrides)
     if given.as_json:
         common.print_json(dataclasses.asdict(answer))

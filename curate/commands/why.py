@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from curate import api
 from curate.commands import common
 from curate.commands.options import Why
 from curate.core.errors import InputError
 from curate.report.find import find
 from curate.report.rules import rules_of
+from curate.storage.manifest import read_manifest
 
 _SHOWN = 20
 _HIDDEN = ("failed", "not_evaluated", "dropped_by", "key", "shard", "row", "shard_index", "text_no", "source")
@@ -21,7 +21,7 @@ _HIDDEN = ("failed", "not_evaluated", "dropped_by", "key", "shard", "row", "shar
 def why_command(given: Why) -> None:
     """Print what is known about a record. Raises InputError if there is no such record."""
     with common.output(given.out) as out:
-        manifest = api.manifest_of(out)
+        manifest = read_manifest(out)
         found = find(out, given.key)
     if not found:
         raise InputError(f"no record of {given.out} has the key, url or sha256 {given.key!r}")

@@ -18,6 +18,7 @@ import xxhash
 
 from curate.core.contracts import Runner
 from curate.core.counting import CorpusCount, Counting, Grouping, PartialCounts
+from curate.core.errors import OutputError
 from curate.core.hashing import code_of
 from curate.counts.lookup import Lookup, load
 from curate.counts.partial import partial_name
@@ -67,12 +68,26 @@ def merge(store: Store, counts: Sequence[CorpusCount], scanned: Scanned, engine:
         files = {name: _partials(store, name, scanned) for name in {partial_name(count) for count, _ in missing}}
         with _session(store, engine) as session:
             for count, name in missing:
-                found[count.fact] = _merged(count, files[partial_name(count)], session, store, name)
+                try:
+                    found[count.fact] = _merged(count, files[partial_name(count)], session, store, name)
+                except Exception as error:  # each engine has its own for a file that it cannot read
+                    _check_partials(store, partial_name(count), scanned)
+                    raise error
     return found
 
 
 def _partials(store: Store, provider: str, scanned: Scanned) -> PartialCounts:
     return store.committed(provider).files(store.storage.url(f"facts/{provider}"), scanned.fingerprints, scanned.indexes)
+
+
+def _check_partials(store: Store, provider: str, scanned: Scanned) -> None:
+    """Raise OutputError if partial counts are not what their marks say, and forget these: the next run counts them again."""
+    there = scanned.fingerprints[store.committed(provider).holds(scanned.fingerprints)].tolist()
+    damaged = [name for name in (f"{one:016x}" for one in there) if store.mark_of_facts(provider, name) is None]
+    for name in damaged:
+        store.forget_facts(provider, name)
+    if damaged:
+        raise OutputError(f"partial counts of {len(damaged)} shards are damaged ({provider}); run again to count these again")
 
 
 def _merged(count: CorpusCount, files: PartialCounts, session: Counting, store: Store, name: str) -> Lookup:

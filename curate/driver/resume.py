@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curate.core.shards import Shards
-from curate.fetch.image_log import lost
+from curate.fetch.image_log import shards_without_images
 from curate.passes.fetch import Fetch
 from curate.passes.judge import Judge, Prepare
 from curate.passes.pack import Pack, mark_of, packed
@@ -44,18 +44,18 @@ class Resume:
         """
         if task.retry:
             self._undo_fetch(task, self._with_failures(task, web))
-        self._undo_fetch(task, lost(self.store, shards.at(web)))
-        return np.setdiff1d(web, index_of(self.store.marked(task.judge.run, task.marks)))
+        self._undo_fetch(task, shards_without_images(self.store, shards.at(web)))
+        return np.setdiff1d(web, index_of(self.store.marked(task.judge.run, task.judge.fetch_marks)))
 
     def _with_failures(self, task: Fetch, web: Index) -> list[int]:
-        found = self.store.marks(task.judge.run, (f"{task.marks}/{index:06d}" for index in web))
+        found = self.store.marks(task.judge.run, (f"{task.judge.fetch_marks}/{index:06d}" for index in web))
         return [index for index, (_, mark) in zip(web.tolist(), found, strict=True) if mark is not None and mark.counts["failed"]]
 
     def _undo_fetch(self, task: Fetch, shards: Sequence[int]) -> None:
         """Remove the fetch marks of some shards, and first what was decided from them."""
         if shards:
             self._undo_verdicts(task.judge, shards)
-            self.store.unmark(task.judge.run, [f"{task.marks}/{index:06d}" for index in shards])
+            self.store.unmark(task.judge.run, [f"{task.judge.fetch_marks}/{index:06d}" for index in shards])
 
     def _undo_verdicts(self, judge: Judge, shards: Sequence[int]) -> None:
         """Remove the marks of some shards' verdicts, and first those of the blocks that they are in."""

@@ -56,7 +56,7 @@ class ImageReader(Protocol):
 def open_images(store: Store, shard: Shard) -> Iterator[ImageReader]:
     """Open the images of a shard: the file itself, or the fetched ones. Raises like open_shard."""
     if shard.on_the_web:
-        with Fetched(store, shard) as fetched:
+        with FetchedImages(store, shard) as fetched:
             yield fetched
     else:
         with open_shard(shard) as opened:
@@ -79,7 +79,7 @@ class Committed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Log:
+class ImageLog:
     """The pieces of one shard."""
 
     store: Store
@@ -140,7 +140,7 @@ def fingerprint_of(shard: Shard, number: int) -> str:
     return xxhash.xxh3_64_hexdigest(f"{shard.fingerprint}/{number}".encode())
 
 
-def lost(store: Store, shards: Iterable[Shard]) -> list[int]:
+def shards_without_images(store: Store, shards: Iterable[Shard]) -> list[int]:
     """Return the indices of shards with fetched images whose tar has been deleted."""
     there = {found.name for found in store.storage.listing(FETCHED_TARS)}
     committed = store.committed(FETCHED)
@@ -152,18 +152,18 @@ def lost(store: Store, shards: Iterable[Shard]) -> list[int]:
     return [shard.index for shard, fingerprints in pieces if not all(map(has_tar.__getitem__, fingerprints))]
 
 
-class Fetched:
+class FetchedImages:
     """The fetched images of a shard and their facts."""
 
     def __init__(self, store: Store, shard: Shard) -> None:
         self._store = store
-        log = Log(store, shard)
+        log = ImageLog(store, shard)
         self._tars = [piece.tar for piece in log.pieces()]
         self.table = log.table()
         self._rows = self.table["row"].to_numpy()
         self._open: dict[int, tuple[ExitStack, BinaryIO]] = {}
 
-    def __enter__(self) -> Fetched:
+    def __enter__(self) -> FetchedImages:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -205,7 +205,7 @@ class Fetched:
         return self._open[piece][1]
 
 
-def known(images: ImageReader, base: Path, rows: int = ROW_GROUP, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+def base_batches(images: ImageReader, base: Path, rows: int = ROW_GROUP, columns: Sequence[str] | None = None) -> Iterator[Batch]:
     """Yield base facts of a shard from their file, with those of its fetched images filled in."""
     batches = pq.ParquetFile(base).iter_batches(rows, columns=columns)
-    yield from map(images.overlay, batches) if isinstance(images, Fetched) else batches
+    yield from map(images.overlay, batches) if isinstance(images, FetchedImages) else batches

@@ -15,13 +15,13 @@ _pillow_turn = Lock()
 """Pillow decodes one image at a time (see curate.images.pillow). Taken before the watchdog, so that waiting is not timed."""
 
 
-def recorded(row: int, request: DecodeRequest) -> Pixels | None:
-    """Return `squashed(request)`, watched by curate.core.watchdog as `row`."""
+def resized_watched(row: int, request: DecodeRequest) -> Pixels | None:
+    """Return `resized(request)`, watched by curate.core.watchdog as `row`."""
     with nullcontext() if request.format == "jpeg" else _pillow_turn, watchdog.row(row):
-        return squashed(request)
+        return resized(request)
 
 
-def squashed(request: DecodeRequest) -> Pixels | None:
+def resized(request: DecodeRequest) -> Pixels | None:
     """Return an image as RGB uint8 [side, side, 3], resized bicubically as by BLIP's loader; None if it does not decode.
 
     A JPEG is decoded at the smallest scale that is at least the side.

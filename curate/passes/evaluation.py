@@ -18,7 +18,7 @@ from curate.core.contracts import IMAGE_ROWS, Batch, Shard, Stage
 from curate.core.facts import Fact
 from curate.core.timing import Activities
 from curate.counts.lookup import Lookup
-from curate.fetch.image_log import ImageReader, known, open_images
+from curate.fetch.image_log import ImageReader, base_batches, open_images
 from curate.passes.image_views import ImageSource
 from curate.passes.isolate import crashing_rows
 from curate.passes.piece import Piece
@@ -56,6 +56,10 @@ class Task(Protocol):
     @property
     def threads(self) -> int:
         """Return how many threads decode pictures for models."""
+
+
+class FetchedImagesLost(RuntimeError):
+    """Images that the fetch pass committed are not there any more."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,14 @@ class ShardEvaluation:
 
     def batches(self) -> Iterator[Batch]:
         """Yield the base facts of the shard."""
-        for facts in known(self.reader, self._base):
+        for facts in base_batches(self.reader, self._base):
             if self.plan.fetches and not self.shard.on_the_web:
                 facts = facts.append_column("fetched", pa.repeat("here", facts.num_rows))
             yield facts
 
     def locate(self, rows: Index) -> pa.Table:
         """Return row, offset and bytes of some rows, for reading their images again."""
-        table = pa.Table.from_batches(known(self.reader, self._base, columns=("row", "offset", "bytes")))
+        table = pa.Table.from_batches(base_batches(self.reader, self._base, columns=("row", "offset", "bytes")))
         return table.filter(pc.is_in(table["row"], value_set=pa.array(rows)))
 
     def commit(self) -> None:
@@ -137,7 +141,9 @@ class ShardEvaluation:
             verdict = self._settled(facts)
             pieces = self._cut(facts, verdict)
             if until is None:
-                return Evaluated(facts, verdict, self._whole(facts, pieces, verdict), lacking=False)
+                columns = self._whole(facts, pieces, verdict)
+                self._check_fetched(facts, verdict)
+                return Evaluated(facts, verdict, columns, lacking=False)
             lacking = False
             for index in pieces:
                 piece = self._evaluated(facts, index, verdict, until)
@@ -181,6 +187,14 @@ class ShardEvaluation:
             if step.name == FETCH:
                 where = pc.is_in(facts["fetched"], pa.array(["ok", "here"])).to_numpy(zero_copy_only=False)
         return verdict
+
+    def _check_fetched(self, facts: Batch, verdict: Verdict) -> None:
+        """Raise FetchedImagesLost where a record that must be fetched was not: its piece of the log is gone or damaged."""
+        if self.plan.fetches:
+            wanted = verdict.images_before(self.plan.step(FETCH))
+            lost = np.count_nonzero(wanted & facts["fetched"].is_null().to_numpy(zero_copy_only=False))
+            if lost:
+                raise FetchedImagesLost(f"{lost} fetched images are missing or damaged and will be fetched again by the next run")
 
     def _cut(self, facts: Batch, verdict: Verdict) -> Iterator[Index]:
         """Yield the rows that need anything expensive, cut into pieces of at most IMAGE_ROWS images."""

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard
 from curate.core.timing import Activities
 from curate.fetch import FetchRequest, FetchResult, fetch
-from curate.fetch.image_log import HEADER, SCHEMA, Log, Piece
+from curate.fetch.image_log import HEADER, SCHEMA, ImageLog, Piece
 from curate.fetch.policy import FetchPolicy
 from curate.passes.evaluation import ShardEvaluation, evaluating
 from curate.passes.judge import Judge
@@ -51,14 +51,9 @@ class Fetch:
     retry: bool = False  # request failed images again
     download: Download | None = None  # default: curate.fetch.fetch
 
-    @property
-    def marks(self) -> str:
-        """Return the folder of its marks: other corpus counts select other images."""
-        return self.judge.marks.replace("judge", "fetch")
-
     def __call__(self, shard: Shard) -> Report:
         """Fetch for one scanned shard."""
-        activities, log, rows = Activities(), Log(self.judge.store, shard), 0
+        activities, log, rows = Activities(), ImageLog(self.judge.store, shard), 0
         with evaluating(self.judge, shard, activities) as evaluation:
             batches = (batch.to_pylist() for batch in wanted(evaluation, retry=self.retry))
             records = chain.from_iterable(batches)
@@ -72,10 +67,10 @@ class Fetch:
         known = log.table()
         failed = pc.sum(pc.not_equal(known["fetched"], "ok")).as_py() or 0
         done = Mark(counts={"requested": known.num_rows, "failed": failed})
-        self.judge.store.commit(self.judge.run, f"{self.marks}/{shard.index:06d}", done)
+        self.judge.store.commit(self.judge.run, f"{self.judge.fetch_marks}/{shard.index:06d}", done)
         return Report(shard.index, rows, activities.seconds, {**activities.rows, "fetch": rows})
 
-    def _fetch(self, records: Sequence[dict[str, Any]], log: Log) -> None:
+    def _fetch(self, records: Sequence[dict[str, Any]], log: ImageLog) -> None:
         """Request the images of some records, and commit the result of each."""
         with closing(_arriving(_Rows(records), self.download or fetch, self.policy)) as arriving:
             pieces = _Pieces(log, self.judge.plan.header)
@@ -141,7 +136,7 @@ def _arriving(rows: _Rows, download: Download, policy: FetchPolicy) -> Arriving:
 class _Pieces:
     """Writes results into pieces."""
 
-    log: Log
+    log: ImageLog
     header: HeaderStage
 
     def write(self, arriving: Arriving) -> bool:

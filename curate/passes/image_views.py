@@ -105,6 +105,6 @@ class ImageViews:
         wants = [wanting(self._images[row].as_py() or b"", form) for row, form in zip(rows, formats, strict=True)]
         mapped: Callable[..., Any] = map if self.source.threads is None else self.source.threads.map
         with self.source.activities.doing("pictures" if self.source.threads else "decode", len(rows)):
-            self._held[side].update(zip(rows, mapped(resize.recorded, rows, wants), strict=True))
+            self._held[side].update(zip(rows, mapped(resize.resized_watched, rows, wants), strict=True))
         if self.source.threads is None:
             self._images.clear()

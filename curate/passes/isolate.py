@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from curate.core import watchdog
 from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard
-from curate.fetch.image_log import known, open_images
+from curate.fetch.image_log import base_batches, open_images
 from curate.images.picture import DecodeRequest
-from curate.images.resize import recorded
+from curate.images.resize import resized_watched
 from curate.images.thumbnails import thumbnail
 from curate.stages.decode import DecodeStage
 from curate.storage.store import Store
@@ -98,7 +98,7 @@ class _Child:
     def _run(self, start: int, skipped: frozenset[int]) -> None:
         _limit()
         with open_images(self.hunt.store, self.shard) as opened, watchdog.noting(self.note, self.hunt.seconds):
-            for facts in known(opened, self.base, IMAGE_ROWS):
+            for facts in base_batches(opened, self.base, IMAGE_ROWS):
                 wanted = pc.greater_equal(facts["row"], start)
                 wanted = pc.and_(wanted, pc.invert(pc.is_in(facts["row"], value_set=pa.array(list(skipped), pa.int64()))))
                 facts = facts.filter(wanted)
@@ -114,7 +114,7 @@ class _Child:
                 decode(facts.append_column("image", pa.array([data], pa.binary())))
                 for side in self.hunt.sides:
                     form = facts["format"][0].as_py()
-                    recorded(row, DecodeRequest(data, form, rgb=True, side=side, max_bytes=decode.max_bytes))
+                    resized_watched(row, DecodeRequest(data, form, rgb=True, side=side, max_bytes=decode.max_bytes))
             if data:
                 with watchdog.row(row):
                     thumbnail(data)

@@ -15,7 +15,7 @@ from curate.core.hashing import file_sha256
 from curate.core.timing import Activities
 from curate.counts.lookup import Lookup
 from curate.passes import decisions
-from curate.passes.evaluation import ShardEvaluation, evaluating
+from curate.passes.evaluation import FetchedImagesLost, ShardEvaluation, evaluating
 from curate.passes.sampler import Sampler
 from curate.planning.plan import Plan
 from curate.storage.marks import File, Mark
@@ -44,7 +44,7 @@ class Judge:
         with activities.doing("write"), self.store.writing(f"decisions/{name}") as path:
             writer = ParquetWriter(path, decisions.schema(self.plan))
             with evaluating(self, shard, activities) as evaluation, activities.doing("judge"):
-                sampler = self._judge(evaluation, writer, tally)
+                sampler = self._sampled(evaluation, writer, tally)
                 with activities.doing("thumbnails"), self.store.writing(f"thumbs/{name}") as thumbs:
                     sampler.write(thumbs, evaluation.locate, evaluation.reader)
                 with activities.doing("write"):
@@ -54,6 +54,14 @@ class Judge:
         error = (self.store.mark_of_facts(self.base, shard.fingerprint) or Mark()).error
         self.store.commit(self.run, f"{self.marks}/{shard.index:06d}", Mark({f"decisions/{name}": file}, tally, error))
         return Report(shard.index, tally["records"], activities.seconds, {**activities.rows, **tally}, error)
+
+    def _sampled(self, evaluation: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> Sampler:
+        """Write the decisions; a shard whose fetched images are lost is not fetched any more. Raises FetchedImagesLost."""
+        try:
+            return self._judge(evaluation, writer, tally)
+        except FetchedImagesLost:
+            self.store.unmark(self.run, [f"{self.fetch_marks}/{evaluation.shard.index:06d}"])
+            raise
 
     def _judge(self, evaluation: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> Sampler:
         sampler = Sampler(self.plan, self.samples)
@@ -70,6 +78,11 @@ class Judge:
     def marks(self) -> str:
         """Return the folder of its marks: other counts, for a shard that failed before may be in them now, another folder."""
         return f"judge-{_digest(self.lookups)}"
+
+    @property
+    def fetch_marks(self) -> str:
+        """Return the folder of the marks of shards whose images are fetched: other corpus counts select other images."""
+        return f"fetch-{_digest(self.lookups)}"
 
 
 @dataclass(frozen=True)

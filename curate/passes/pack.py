@@ -22,7 +22,7 @@ import xxhash
 from curate.core.contracts import Report, Shard
 from curate.core.hashing import file_sha256
 from curate.core.timing import Activities
-from curate.fetch.image_log import known, open_images
+from curate.fetch.image_log import base_batches, open_images
 from curate.images.thumbnails import reencode
 from curate.planning.plan import Plan
 from curate.storage.marks import File, Mark
@@ -104,7 +104,7 @@ class Pack:
         with reading(name) as base, decided as verdicts, open_images(self.store, shard) as opened:
             records = _kept_records(verdicts)
             coming = next(records, None)
-            for facts in known(opened, base, columns=("row", "offset", "bytes")):
+            for facts in base_batches(opened, base, columns=("row", "offset", "bytes")):
                 if coming is None:
                     return
                 located = pa.Table.from_batches([facts])

@@ -17,8 +17,8 @@ from curate.core.contracts import Filter
 from curate.core.errors import RecipeError, near
 from curate.fetch.policy import FetchPolicy
 from curate.planning import plugins
-from curate.planning.plan import judges_pictures
 from curate.planning.plugins import Plugin
+from curate.planning.providers import judges_pictures
 from curate.planning.recipe import Output, Recipe
 from curate.stages.caption import CaptionStage
 

@@ -13,11 +13,13 @@ import xxhash
 
 from curate.core.contracts import IMAGE_VIEWS, CorpusCount, Filter, ModelKind, Needs, Stage
 from curate.core.errors import RecipeError
-from curate.core.facts import FACTS, PROVIDERS, RECORD_FACTS, Fact
+from curate.core.facts import RECORD_FACTS, Fact
 from curate.core.hashing import code_of
+from curate.planning.providers import Providers, available, closure, decoded_bytes
 from curate.planning.recipe import Recipe
+from curate.stages.caption import CaptionStage
 from curate.stages.decode import DecodeStage
-from curate.stages.embedding import EmbeddingStage, embedding_stage
+from curate.stages.embedding import embedding_stage
 from curate.stages.header import HeaderStage
 from curate.stages.language import LanguageStage
 from curate.stages.text import TextStage
@@ -72,7 +74,7 @@ class Plan:
     last: tuple[Stage, ...]  # facts that the output carries and no filter reads: for kept records only
 
     @property
-    def captions(self) -> Any:
+    def captions(self) -> CaptionStage | None:
         """Return the stage that writes synthetic texts, if any: then a dropped web text does not end its record."""
         return self.recipe.captions
 
@@ -235,8 +237,8 @@ def plan(recipe: Recipe) -> Plan:
     """Derive the plan of a recipe. Raises RecipeError when a filter reads a fact that nothing provides."""
     providers = [rule.provider() for rule in recipe.filters.values()]
     counts = tuple(provider for provider in providers if isinstance(provider, CorpusCount))
-    header, text = HeaderStage(max_decoded_bytes=_decoded_bytes(recipe)), TextStage()
-    available = _available(recipe)
+    header, text = HeaderStage(max_decoded_bytes=decoded_bytes(recipe)), TextStage()
+    stages = available(recipe)
     counted = {fact.name for fact in (*RECORD_FACTS, *header.facts, *text.facts)} | {count.fact for count in counts}
     done: set[str] = set()
     steps = []
@@ -244,70 +246,9 @@ def plan(recipe: Recipe) -> Plan:
         wanted = [fact for fact in rule.reads() if fact not in counted]
         if vectors := [column for column in wanted if embedding_stage(column) is not None]:
             raise RecipeError(f"{name} reads {vectors[0]}: only a stage can, which makes a fact of it that is stored")
-        steps.append(Step(name, rule, tuple(_closure(name, wanted, _Providers(available, counted), done)), bool(wanted)))
-    last = tuple(_closure("output", ["language"], _Providers(available, counted), done))
+        steps.append(Step(name, rule, tuple(closure(name, wanted, Providers(stages, counted), done)), bool(wanted)))
+    last = tuple(closure("output", ["language"], Providers(stages, counted), done))
     return Plan(recipe, header, text, counts, tuple(steps), last)
-
-
-def _decoded_bytes(recipe: Recipe) -> int:
-    return int(getattr(recipe.filters["unreadable"], "max_decoded_bytes"))  # noqa: B009 - a field of that filter
-
-
-def _available(recipe: Recipe) -> list[Stage]:
-    """Return the stages that the recipe can have: the decoder, language, its captioner, and those of its filters."""
-    stages = [stage for rule in recipe.filters.values() if isinstance(stage := rule.provider(), Stage)]
-    if recipe.captions is not None:
-        stages.insert(0, recipe.captions)
-    stages += _anywhere(recipe, stages)
-    stages += _embeddings(stages)
-    colour = any("pixels" in stage.reads for stage in stages)
-    decode = DecodeStage(view="rgb" if colour else "grey", max_bytes=_decoded_bytes(recipe))
-    return [decode, LanguageStage(), *stages]
-
-
-def _embeddings(stages: list[Stage]) -> list[EmbeddingStage]:
-    """Return the stages that provide the embeddings which other stages read: one for each spec."""
-    columns = dict.fromkeys(column for stage in stages for column in stage.reads)
-    return [stage for stage in map(embedding_stage, columns) if stage is not None]
-
-
-def _anywhere(recipe: Recipe, stages: list[Stage]) -> list[Stage]:
-    """Return the stages whose facts filters read although no filter of the recipe provides them."""
-    provided = {name for stage in stages for name in stage.provides.names}
-    wanted = (PROVIDERS.get(fact) for rule in recipe.filters.values() for fact in rule.reads() if fact not in provided)
-    kinds = dict.fromkeys(kind for kind in wanted if kind is not None and issubclass(kind, Stage) and kind.anywhere)
-    return [kind() for kind in kinds if kind is not LanguageStage]
-
-
-@dataclass(frozen=True)
-class _Providers:
-    """Where facts come from: the stages of a recipe, and the names that are known without any."""
-
-    stages: list[Stage]
-    known: set[str]
-
-    def of(self, column: str) -> Stage | None:
-        """Return the stage that provides a fact or an image view, or None."""
-        views = column in IMAGE_VIEWS
-        return next((stage for stage in self.stages if (stage.decodes if views else column in stage.provides.names)), None)
-
-
-def _closure(name: str, wanted: Iterable[str], providers: _Providers, done: set[str]) -> list[Stage]:
-    """Return the stages that provide `wanted`, and what they read, in order of need, without those already `done`."""
-    found: list[Stage] = []
-    for column in wanted:
-        stage = providers.of(column)
-        if stage is None:
-            raise RecipeError(f"{name} reads {column}, which no filter of this recipe provides")
-        if stage.name in done:
-            continue
-        unknown = [item for item in stage.reads if item not in providers.known]
-        needed = [item for item in unknown if item in FACTS or providers.of(item) is not None]
-        needed += [item for item in stage.optional if providers.of(item) is not None]
-        found += _closure(name, needed, providers, done)
-        done.add(stage.name)
-        found.append(stage)
-    return found
 
 
 def fetching(recipe: Recipe) -> Recipe:
@@ -323,26 +264,13 @@ def fetching(recipe: Recipe) -> Recipe:
             raise RecipeError(f"{name}: identity=content needs the images, and this input has their urls; use identity=url")
     known = {fact.name for fact in (*RECORD_FACTS, *TextStage.facts) if fact.name != "fetched"}
     known |= {count.fact for rule in recipe.filters.values() if isinstance(count := rule.provider(), CorpusCount)}
-    for stage in _available(recipe):
+    for stage in available(recipe):
         if all(column in known for column in stage.reads):
             known |= set(stage.provides.names)
     free = {name: rule for name, rule in recipe.filters.items() if rule.reads() and set(rule.reads()) <= known}
     rest = {name: rule for name, rule in recipe.filters.items() if name not in free and name != FETCH}
     fetch = recipe.filters.get(FETCH) or filters.load(FETCH)()
     return dataclasses.replace(recipe, filters={**free, FETCH: fetch, **rest})
-
-
-def judges_pictures(rule: Filter) -> bool:
-    """Return whether a filter brings a stage that works on the decoded image."""
-    stage = rule.provider()
-    return isinstance(stage, Stage) and any(map(_of_pictures, stage.reads))
-
-
-def _of_pictures(column: str) -> bool:
-    """Return whether a column is decoded images, or what the decoder or an embedder makes of them."""
-    embedding = embedding_stage(column)
-    decoded = {*IMAGE_VIEWS, *(fact.name for fact in DecodeStage.facts)}
-    return column in decoded or (embedding is not None and any(map(_of_pictures, embedding.reads)))
 
 
 def identity(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.core.errors import OutputError
 from curate.report import charts, gallery, histograms
 from curate.report.attrition import COLUMNS, Attrition, Combination, combinations, overlaps, percent, tally
 from curate.report.query import opened, parquet_files
 from curate.report.rules import Rule, rules_of
 from curate.storage.backend import Storage, storage
+from curate.storage.manifest import read_manifest
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -76,7 +75,7 @@ def report_page(out: Storage) -> bytes:
 
     Raises OutputError if OUT is not the output of a finished run or a file cannot be read.
     """
-    return _rendered("report.html.j2", {"page": _content(out, _manifest(out))})
+    return _rendered("report.html.j2", {"page": _content(out, read_manifest(out))})
 
 
 def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
@@ -97,19 +96,6 @@ def _environment() -> Environment:
     environment.filters.update(count=count, size=size, visible=visible, shorten=shorten, short=charts.short)
     environment.globals.update(percent=percent, chart=charts)
     return environment
-
-
-def _manifest(out: Storage) -> dict[str, Any]:
-    try:
-        data = out.read("manifest.json")
-        found = None if data is None else json.loads(data)
-    except (ValueError, OSError) as error:
-        raise OutputError(f"cannot read {out.url('manifest.json')}: {error}") from error
-    if data is None:
-        raise OutputError(f"{out.root} has no manifest.json: it is not the output of a finished run")
-    if not isinstance(found, dict):
-        raise OutputError(f"{out.url('manifest.json')} is not a manifest")
-    return found
 
 
 def _content(out: Storage, manifest: dict[str, Any]) -> Content:
