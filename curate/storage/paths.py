@@ -47,7 +47,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     try:
-        fs, path = url_to_fs(url)
+        # a listing that is kept hides what other processes have written since, also from reads by name (s3fs)
+        fs, path = url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         protocol = url.partition("://")[0]
         extra = 'pip install "curate-image-text[s3]"' if protocol in ("s3", "s3a") else str(error)
