@@ -11,7 +11,7 @@ DEMO := tests/data/demo
 DEMO_COUNTS := --set image_reuse.max_texts=30 --set common_ngrams.min_count=1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-cluster check bench clean
+.PHONY: demo test test-cluster test-ray test-spark cluster smoke check bench clean
 
 demo: $(STAMP)
 	$(VENV)/bin/curate run align_capfilt $(DEMO)/pairs --out $(OUT) --models mini --set eval_overlap.sets=$(DEMO)/eval $(DEMO_COUNTS)
@@ -26,13 +26,25 @@ test: check
 	  echo "make: tests against a web server skip themselves without nginx (on Debian and Ubuntu: apt-get install nginx-light)"
 	$(VENV)/bin/python -m pytest -q -n 2
 
-test-cluster: $(STAMP)
+# Tests on Ray (and the local runner) and on Spark wait for processes most of the time: side by side they take little more than one.
+test-cluster: cluster
+	$(MAKE) -j2 --output-sync=target test-ray test-spark
+
+test-ray: cluster
+	$(VENV)/bin/python -m pytest -q -m cluster -k "not spark"
+
+test-spark: cluster
+	$(VENV)/bin/python -m pytest -q -m cluster -k spark --ignore=tests/test_cluster_failures.py
+	$(VENV)/bin/python -m pytest -q -m cluster -k spark tests/test_cluster_failures.py  # apart: a JVM knows one Spark cluster
+
+smoke: $(STAMP)
+	$(VENV)/bin/python .ci/smoke.py
+
+cluster: $(STAMP)
 	@command -v java >/dev/null || [ -n "$$JAVA_HOME" ] || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -y -q openjdk-17-jre-headless; } || { \
 	  echo "make: Spark needs Java 17 (on Debian and Ubuntu: apt-get install openjdk-17-jre-headless)" >&2; exit 1; }
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray,spark]"
-	$(VENV)/bin/python -m pytest -q -m cluster --ignore=tests/test_cluster_failures.py
-	$(VENV)/bin/python -m pytest -q -m cluster tests/test_cluster_failures.py  # apart: a process has one JVM, which knows one Spark cluster
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
