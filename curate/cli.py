@@ -234,6 +234,32 @@ def verify(given: options.Report) -> None:
 
 
 @main.command()
+@flags.OUT
+@flags.SELECTION
+@click.option("--dry-run", is_flag=True, help="Only list what would go.")
+@flags.workers()
+@flags.JSON
+@gathered(options.Remove)
+def remove(given: options.Remove) -> None:
+    """Take records out of OUT, for good: from tars, index, decisions, thumbnails, report, facts and fetched images.
+
+    The input is not needed. A decision stays of each, with the reason `removed`, the date and the sha256 of the image; no later
+    run into OUT brings it back, and a removed URL is not fetched again. Every copy of an image goes with it. Exit code 1 if OUT
+    has nothing of it.
+
+    \b
+    Examples:
+      curate remove out --url https://example.org/me.jpg --dry-run
+      curate remove out --sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+      curate remove out --phash e1f0c3a58796b4d2 --radius 4
+      curate remove out --list withdrawn.txt
+    """
+    from curate.commands.remove import remove_command
+
+    sys.exit(remove_command(given))
+
+
+@main.command()
 @click.argument("sets", nargs=-1, required=True, metavar="SET...")
 @click.option("--candidates", multiple=True, metavar="INPUT", help="Images that are certainly not in the sets; repeatable.")
 @click.option("--rate", type=click.FloatRange(0, 1), default=0.001, show_default=True, help="Share of unrelated images dropped.")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -128,6 +128,7 @@ class Setup:
     download: Download | None = None  # instead of the web
     retry_failed: bool = False
     counts_of: Sequence[Path] = ()
+    into: Literal["same", "replace", "add"] = "replace"  # a finished output of something else
 
 
 def run_job(
@@ -151,6 +152,7 @@ def run_job(
         download=setup.download,
         retry_failed=setup.retry_failed,
         counted_only=counted_only,
+        into=setup.into,
     )
     store = Store(storage(at or out), beat=setup.beat)
     return Run(plan, shards, store, runner or InProcess(), options, progress or Quiet()).run()
@@ -199,7 +201,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def written(out: Path) -> dict[str, str]:
     """Return the sha256 of every file that must be the same whatever happened."""
-    names = [out / "sizes.json", out / "manifest.json"]
+    names = [out / "manifest.json"]
     for folder in ("manifest", "shards", "index", "decisions", "thumbs"):
         names += (out / folder).glob("*")
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(names)}

@@ -503,5 +503,7 @@ def test_other_weights_in_the_same_folder_write_other_captions_and_may_be_refuse
     again = running.curate(*arguments, "--set", f"captions.weights={digest}")
     assert again.returncode == 1
     assert f"the recipe needs weights {digest}" in again.stderr
-    assert running.curate(*arguments).returncode == 0
+    refused = running.curate(*arguments)
+    assert refused.returncode == 1 and "facts of caption: computed in another way" in refused.stderr
+    assert running.curate(*arguments, "--replace").returncode == 0
     assert [row["text"] for row in running.decisions(tmp_path / "out")] != [row["text"] for row in first]

@@ -104,10 +104,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
     folder = tmp_path_factory.mktemp("tour")
     (folder / "my_rules.py").write_text(blocks(ROOT / "README.md", "python")[0])
     (folder / "mine.yaml").write_text("filters:\n  caption_words:\n  sharpness: {at_least: 50}\n")
-    (folder / "crawl").mkdir()
-    with tarfile.open(demo / "pairs" / "00000.tar") as source, tarfile.open(folder / "crawl" / "00000.tar", "w") as target:
-        for member in source.getmembers()[: 3 * PAIRS]:
-            target.addfile(member, source.extractfile(member))
+    for name in ("crawl/00000.tar", "new/00001.tar", "new/00002.tar"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        with tarfile.open(demo / "pairs" / Path(name).name) as source, tarfile.open(folder / name, "w") as target:
+            for member in source.getmembers()[: 3 * PAIRS]:
+                target.addfile(member, source.extractfile(member))
     shutil.copytree(demo / "eval", folder / "imagenet_val")
     with tarfile.open(folder / "coco_test.tar", "w") as tar:
         tar.add(demo / "eval" / "00.jpg", "0.jpg")
@@ -120,14 +121,14 @@ def test_the_tour_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         key = tar.getnames()[0].partition(".")[0]
     instead = {"blip-large": "mini", "000012345": key}  # a model of the hub; a key of this crawl
     tour = [words for words in commands(ROOT / "README.md") if words[0] == "curate"]
-    assert len(tour) == 10
+    assert len(tour) == 14
     for _, *words in tour:
         done = CliRunner().invoke(main, [instead.get(word, word) for word in words])
         assert done.exit_code == 0, (words, done.output)
     assert Path("out/report.html").is_file() and Path("out2/manifest.json").is_file()
     assert "sharpness" in Path("out3/report.html").read_text(encoding="utf-8")
     [query] = blocks(ROOT / "README.md", "sql")
-    assert sum(count for _, count in duckdb.sql(query).fetchall()) == PAIRS
+    assert sum(count for _, count in duckdb.sql(query).fetchall()) == 3 * PAIRS
 
 
 def test_the_program_runs(place: Path) -> None:

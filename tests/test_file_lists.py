@@ -12,7 +12,7 @@ from curate.core.contracts import ROW_GROUP
 from curate.core.hashing import file_sha256
 from curate.driver.manifest import write_lists
 from curate.storage.backend import storage
-from curate.storage.file_lists import LISTED, SCHEMA, list_name, listed, unlisted, writing_lists
+from curate.storage.file_lists import LISTED, SCHEMA, SIZES, WIDS_INDEX, list_name, listed, unlisted, writing_lists
 from curate.storage.marks import File, Mark
 from curate.storage.store import Store
 
@@ -27,7 +27,7 @@ def block(number: int, error: str | None = None) -> Mark:
     shards = (2 * number, 2 * number + 1)
     decided = {at: {f"decisions/{at:06d}.parquet": File(5, "aa", 1)} for at in shards}
     parts = {f"{at:06d}": Mark(files, {"records": 3, "kept": 1}, error) for at, files in decided.items()}
-    files = {f"shards/{number:05d}-00000.tar": File(9, "bb", 2), f"index/{number:05d}.parquet": File(4, "cc", 2)}
+    files = {f"shards/{number:05d}.tar": File(9, "bb", 2), f"index/{number:05d}.parquet": File(4, "cc", 2)}
     return Mark(files, made_with="x", parts=parts)
 
 
@@ -42,13 +42,15 @@ def test_lists_hold_every_file_and_the_manifest_their_sums(store: Store, tmp_pat
         assert pq.read_schema(path).equals(SCHEMA)
         assert len(list(listed(store.storage, folder))) == files
     sizes = {name: file.samples for name, file in listed(store.storage, "shards")}
-    assert (tmp_path / "sizes.json").read_text() == json.dumps(sizes, indent=1, sort_keys=True) + "\n"
+    assert (tmp_path / SIZES).read_text() == json.dumps(sizes, indent=1, sort_keys=True) + "\n"
+    tars = json.loads((tmp_path / WIDS_INDEX).read_text())["shardlist"]
+    assert {tar["url"]: tar["nsamples"] for tar in tars} == sizes
 
 
 def test_without_blocks_everything_is_there_and_empty(store: Store, tmp_path: Path) -> None:
     summary = write_lists(store, [])
     assert [list(listed(store.storage, folder)) for folder in LISTED] == [[], [], []]
-    assert (tmp_path / "sizes.json").read_text() == "{}\n"
+    assert (tmp_path / SIZES).read_text() == "{}\n"
     assert summary.files["shards"]["files"] == 0
 
 
@@ -57,14 +59,14 @@ def test_broken_shards_are_in_the_summary(store: Store) -> None:
 
 
 def test_files_on_no_list_are_removed(store: Store, tmp_path: Path) -> None:
-    kept = ["shards/00000-00000.tar", "index/00000.parquet", "decisions/000001.parquet", "thumbs/000001.parquet"]
-    stray = ["shards/00000-00001.tar", "index/00001.parquet", "decisions/000002.parquet", "thumbs/000002.parquet"]
+    kept = ["shards/00000.tar", "index/00000.parquet", "decisions/000001.parquet", "thumbs/000001.parquet"]
+    stray = ["shards/00001.tar", "index/00001.parquet", "decisions/000002.parquet", "thumbs/000002.parquet"]
     for name in kept + stray:
         store.storage.write(name, b"x")
     write_lists(store, [block(0)])
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("[sidt]*/*")} == set(kept)
-    store.storage.write("shards/00007-00000.tar", b"x")
-    assert list(unlisted(store.storage, "shards")) == ["00007-00000.tar"]
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("[sidt]*/*")} == {*kept, SIZES, WIDS_INDEX}
+    store.storage.write("shards/00007.tar", b"x")
+    assert list(unlisted(store.storage, "shards")) == ["00007.tar"]
 
 
 def test_an_error_leaves_no_list(store: Store, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from curate.storage.marks import File, Mark, Note
 from curate.storage.store import Store
 
 VERDICT = Mark({"decisions/000003.parquet": File(10, "ab", 0)}, {"records": 4, "kept": 0}, "cut off at byte 7")
-BLOCK = Mark({"shards/00000-00000.tar": File(7, "cd", 2), "x": File(1)}, made_with="f00", parts={"000003": VERDICT})
+BLOCK = Mark({"shards/00000.tar": File(7, "cd", 2), "x": File(1)}, made_with="f00", parts={"000003": VERDICT})
 
 
 @pytest.mark.parametrize("mark", [Mark(), VERDICT, BLOCK])

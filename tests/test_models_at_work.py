@@ -78,7 +78,7 @@ def run_on(gpus: int, setup: Setup, out: Path, runner: Runner | None = None, pro
     plan, _ = resolve(planning.plan(recipes.load(str(file), setup.overrides)), Path(os.environ["CURATE_CACHE"]))
     plan = plan.with_stages(setup.stages(plan))
     shards = list_shards([str(path) for path in setup.inputs], {})
-    options = RunOptions(gpus=gpus, threads=2)
+    options = RunOptions(gpus=gpus, threads=2, into="replace")
     return Run(plan, shards, Store(storage(out)), runner or InProcess(), options, progress or Quiet()).run()
 
 

@@ -23,7 +23,7 @@ from curate.storage.tar import member_header
 from tests import running
 from tests.running import KEEP_ALL, Setup, curate, jpeg, listed, make_tar, manifest, picture, run_job
 
-NAME = re.compile(r"[0-9]{15}\.(jpg|png|webp|json|txt)")
+NAME = re.compile(r"[0-9a-f]{8}[0-9]{15}\.(jpg|png|webp|json|txt)")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
@@ -113,16 +113,16 @@ def test_every_sample_says_where_it_comes_from(packed: Path) -> None:
 
 def test_the_index_finds_every_image_and_sizes_are_true(packed: Path) -> None:
     found = {sample["sample_key"]: sample for sample in samples(packed).values()}
-    rows = [row for path in sorted((packed / "index").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-    assert {row["key"] for row in rows} == set(found)
-    for row in rows:
-        with (packed / "shards" / row["shard"]).open("rb") as file:
+    rows = [(path.stem, row) for path in sorted((packed / "index").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    assert {row["key"] for _, row in rows} == set(found)
+    for number, row in rows:
+        with (packed / "shards" / f"{number}.tar").open("rb") as file:
             file.seek(row["offset"])
             image = file.read(row["size"])
         assert image == body(found[row["key"]])
         assert hashlib.sha256(image).hexdigest() == row["sha256"]
         assert found[row["key"]]["json"]["key"] == row["original_key"]
-    sizes = json.loads((packed / "sizes.json").read_text())
+    sizes = json.loads((packed / "shards" / "sizes.json").read_text())
     counted: dict[str, int] = {}
     for sample in found.values():
         counted[sample["shard"]] = counted.get(sample["shard"], 0) + 1
@@ -131,10 +131,9 @@ def test_the_index_finds_every_image_and_sizes_are_true(packed: Path) -> None:
 
 
 def test_tars_hold_the_wanted_number_and_the_last_of_a_block_fewer(packed: Path) -> None:
-    assert json.loads((packed / "sizes.json").read_text()) == {
-        **{f"00000-0000{n}.tar": 4 for n in range(3)},
-        "00001-00000.tar": 4,
-        "00001-00001.tar": 2,
+    assert json.loads((packed / "shards" / "sizes.json").read_text()) == {
+        **{f"0000{n}.tar": 4 for n in range(4)},
+        "00004.tar": 2,
     }
 
 
@@ -142,7 +141,7 @@ def test_manifest_sums_are_true(packed: Path) -> None:
     for folder, totals in manifest(packed)["files"].items():
         files = listed(packed, folder)
         assert totals["sha256"] == hashlib.sha256((packed / totals["list"]).read_bytes()).hexdigest()
-        assert totals["files"] == len(files) == len(list((packed / folder).iterdir())) > 0
+        assert totals["files"] == len(files) == sum(path.suffix != ".json" for path in (packed / folder).iterdir()) > 0
         assert totals["samples"] == sum(file.samples or 0 for file in files.values()) == manifest(packed)["kept"]
         assert totals["bytes"] == sum(file.bytes for file in files.values())
         for name, file in files.items():
@@ -178,8 +177,8 @@ def test_a_reencoded_picture_stands_upright(tmp_path: Path) -> None:
 def test_a_block_that_keeps_nothing_writes_no_tar(tmp_path: Path) -> None:
     tar = make_tar(tmp_path / "0.tar", [("a.jpg", b"no picture"), ("a.txt", b"text")])
     run_job(Setup(KEEP_ALL, [tar]), tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "sizes.json").read_text()) == {}
-    assert list((tmp_path / "out" / "shards").glob("*")) == []
+    assert json.loads((tmp_path / "out" / "shards" / "sizes.json").read_text()) == {}
+    assert list((tmp_path / "out" / "shards").glob("*.tar")) == []
     assert curate("verify", tmp_path / "out").returncode == 0
 
 
@@ -223,7 +222,7 @@ def test_open_clips_pipeline_reads_the_tars(given: dict[str, bytes], packed: Pat
         monkeypatch.setitem(sys.modules, "pandas", empty)
     data = pytest.importorskip("open_clip_train.data")
     webdataset = pytest.importorskip("webdataset")
-    pattern = str(packed / "shards" / "00000-{00000..00002}.tar")
+    pattern = str(packed / "shards" / "{00000..00004}.tar")
     steps = [
         webdataset.SimpleShardList(pattern),
         webdataset.split_by_worker,
@@ -237,12 +236,8 @@ def test_open_clips_pipeline_reads_the_tars(given: dict[str, bytes], packed: Pat
     ]
     batches = list(webdataset.DataPipeline(*steps))
     texts = [text for batch in batches for text in batch[1]]
-    assert sorted(texts) == sorted(f"größe: a photo of {key}" for key in given if key[-1] in "01")
-    shutil.copy(packed / "sizes.json", packed / "shards" / "sizes.json")
-    try:
-        assert data.get_dataset_size(pattern) == (12, 3)
-    finally:
-        (packed / "shards" / "sizes.json").unlink()
+    assert sorted(texts) == sorted(f"größe: a photo of {key}" for key in given)
+    assert data.get_dataset_size(pattern) == (18, 5)
 
 
 # Verify --------------------------------------------------------------------------------------------------------------
@@ -264,26 +259,26 @@ def test_verify_passes_what_was_written(packed: Path) -> None:
 
 @pytest.mark.parametrize("place", [0, 700, -2000])
 def test_verify_finds_one_flipped_bit(place: int, out: Path) -> None:
-    path = out / "shards" / "00000-00001.tar"
+    path = out / "shards" / "00001.tar"
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(bytes(data))
-    refused(out, "00000-00001.tar: sha256 differs")
+    refused(out, "00001.tar: sha256 differs")
 
 
 def test_verify_finds_a_cut_off_tar(out: Path) -> None:
-    path = out / "shards" / "00000-00002.tar"
+    path = out / "shards" / "00002.tar"
     path.write_bytes(path.read_bytes()[:3000])
-    refused(out, "00000-00002.tar: has 3000 bytes", "the bytes at its place are not its image")
+    refused(out, "00002.tar: has 3000 bytes", "the bytes at its place are not its image")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["decisions/000001.parquet", "shards/00001-00000.tar", "index/00001.parquet", "sizes.json", "manifest/shards.parquet"],
+    ["decisions/000001.parquet", "shards/00003.tar", "index/00003.parquet", "shards/sizes.json", "manifest/shards.parquet"],
 )
 def test_verify_finds_a_missing_file(name: str, out: Path) -> None:
     (out / name).unlink()
-    refused(out, {"index/00001.parquet": "00001-00000.tar"}.get(name, name.removeprefix("shards/")))
+    refused(out, {"index/00003.parquet": "00003.tar"}.get(name, name.removeprefix("shards/")))
 
 
 def test_verify_finds_a_damaged_index(out: Path) -> None:
@@ -295,7 +290,7 @@ def test_verify_finds_a_damaged_index(out: Path) -> None:
 def test_verify_finds_swapped_images(out: Path) -> None:
     path = out / "index" / "00000.parquet"
     first, second = pq.read_table(path).slice(0, 2).to_pylist()
-    tar = out / "shards" / first["shard"]
+    tar = out / "shards" / "00000.tar"
     data = bytearray(tar.read_bytes())
     size = min(first["size"], second["size"])
     one, two = slice(first["offset"], first["offset"] + size), slice(second["offset"], second["offset"] + size)
@@ -305,5 +300,5 @@ def test_verify_finds_swapped_images(out: Path) -> None:
 
 
 def test_verify_finds_a_tar_that_does_not_belong(out: Path) -> None:
-    shutil.copy(out / "shards" / "00000-00000.tar", out / "shards" / "00000-00009.tar")
-    refused(out, "00000-00009.tar: is not in the manifest")
+    shutil.copy(out / "shards" / "00000.tar", out / "shards" / "00009.tar")
+    refused(out, "00009.tar: is not in the manifest")

@@ -117,7 +117,7 @@ def test_good_pairs_are_kept(rows: list[dict[str, Any]], truth: dict[str, list[s
 def run_again(arguments: list[object], out: Path, change: str, minimum: int) -> dict[str, Any]:
     """Run into the same OUT with another threshold; its facts are there."""
     settings = ["--set", f"common_ngrams.min_count={minimum}", "--set", change]
-    done = curate("run", *arguments, *settings, "--out", out, "--workers", 2, "--json")
+    done = curate("run", *arguments, *settings, "--out", out, "--replace", "--workers", 2, "--json")
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     return told

@@ -104,7 +104,7 @@ def cut(out: Storage) -> None:
 
 
 def take(out: Storage) -> None:
-    out.remove([f"shards/{names(out, 'shards')[-1]}", f"decisions/{names(out, 'decisions')[-1]}", "sizes.json"])
+    out.remove([f"shards/{names(out, 'shards')[-1]}", f"decisions/{names(out, 'decisions')[-1]}", "shards/sizes.json"])
 
 
 def lose(out: Storage) -> None:
@@ -112,7 +112,7 @@ def lose(out: Storage) -> None:
 
 
 def add(out: Storage) -> None:
-    out.write("shards/00009-00000.tar", b"")
+    out.write("shards/00009.tar", b"")
 
 
 @pytest.mark.parametrize("damage", [lambda out: None, flip, cut, take, lose, add])

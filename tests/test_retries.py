@@ -105,7 +105,7 @@ def test_too_many_failures_end_the_run(tmp_path: Path) -> None:
 
 def test_a_block_goes_on_without_the_shards_that_cannot_be_read(tmp_path: Path) -> None:
     there = str(make_tar(tmp_path / "0.tar", pairs([1])))
-    block = Block(7, (shard(0, there), shard(1, str(tmp_path / "gone.tar"))))
+    block = Block(7, (shard(0, there), shard(1, str(tmp_path / "gone.tar"))), 0)
     packed: list[Block] = []
 
     def pack(item: Block) -> Report:
@@ -117,5 +117,5 @@ def test_a_block_goes_on_without_the_shards_that_cannot_be_read(tmp_path: Path) 
     assert [one.index for one in packed[0].shards] == [0]
     assert [failure.described() for failure in made.failures] == [{"shard": "gone.tar", "reason": "its worker died"}]
     whole = attempts(Dying({7: ATTEMPTS}), tmp_path / "out")
-    whole.run(pack, [Block(7, (shard(0, there),))])
+    whole.run(pack, [Block(7, (shard(0, there),), 0)])
     assert whole.failed == {0} and len(packed) == 1

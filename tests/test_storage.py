@@ -187,7 +187,7 @@ def test_what_is_left_of_a_run_that_lost_its_lease_commits_nothing(tmp_path: Pat
         place.create(f"{FOLDER}/{2:08d}", b"{}")  # cut off from the store for a while: another run took over
         with pytest.raises(OutputError, match="was taken over"):
             zombie.commit("run", "judge-x/000000", Mark())
-        with pytest.raises(OutputError, match="was taken over"), zombie.writing("shards/00000-00000.tar") as path:
+        with pytest.raises(OutputError, match="was taken over"), zombie.writing("shards/00000.tar") as path:
             path.write_bytes(b"")
         assert place.folders("") == [FOLDER]
 

@@ -97,6 +97,18 @@ COLUMNS = click.option(
     help="Which column of a table is the image, text, url, key or sha256; repeatable. Default: guessed from its name.",
 )
 
+SELECTION = together(
+    click.option("--sha256", multiple=True, metavar="HASH", help="Of the image's bytes; repeatable, as the others."),
+    click.option("--phash", multiple=True, metavar="HASH", help="Perceptual hash of the image, 16 digits, as key.json has it."),
+    click.option("--radius", type=click.IntRange(0, 31), default=0, show_default=True, help="Bits that a --phash may differ by."),
+    click.option("--url", multiple=True, metavar="URL", help="Where the image came from."),
+    click.option("--key", multiple=True, metavar="KEY", help="A record's own key, or its key in the tars."),
+    click.option("--text", multiple=True, metavar="TEXT", help="The whole text; case and spaces do not count."),
+    click.option("--list", "lists", multiple=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+                 help="File with a kind (sha256, phash, url, key, text) and a value a line."),
+)  # fmt: skip
+"""What `remove` takes out."""
+
 WHERE = together(
     click.option("--runner", type=click.Choice(["local", "ray", "spark"]), default="local", show_default=True,
                  help="Where the work runs."),
@@ -119,6 +131,8 @@ _EXECUTION = together(
     click.option("--counts-of", multiple=True, metavar="INPUT",
                  help="Input that only contributes to corpus counts: the crawl that INPUT is part of, for example as WAT files; "
                  "repeatable."),
+    click.option("--replace", is_flag=True, help="Replace a finished output of another recipe or input; its facts are used."),
+    click.option("--add", is_flag=True, help="Add INPUT to the finished output in OUT, which keeps what it was made of."),
     click.option("--retry-failed", is_flag=True, help="Fetch images again that could not be fetched, also in finished shards."),
 )  # fmt: skip
 

@@ -31,6 +31,8 @@ class Run(Work):
     max_failed_shards: int | None
     counts_of: tuple[str, ...]
     retry_failed: bool
+    replace: bool
+    add: bool
     overrides: tuple[str, ...]
     models: str | None
     plugins: tuple[str, ...]
@@ -44,6 +46,23 @@ class Extract(Work):
 
     surrounding: int
     images_from_archive: bool
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Arguments of `curate remove`."""
+
+    out: str
+    sha256: tuple[str, ...]
+    phash: tuple[str, ...]
+    radius: int
+    url: tuple[str, ...]
+    key: tuple[str, ...]
+    text: tuple[str, ...]
+    lists: tuple[Path, ...]
+    dry_run: bool
+    workers: int | None
     as_json: bool
 
 

@@ -11,6 +11,7 @@ from curate import api
 from curate.commands import common, options
 from curate.commands.progress import Bars, warn
 from curate.commands.runners import Crew, crew
+from curate.core.errors import InputError
 from curate.driver.manifest import checked
 from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome
@@ -32,6 +33,8 @@ PARTIAL = 3
 
 def run_command(given: options.Run) -> int:
     """Run a recipe and print the result; return the exit code."""
+    if given.add and given.replace:
+        raise InputError("--add keeps what OUT holds and --replace removes it: choose one")
     recipe = recipes.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
     if given.samples_per_shard is not None:
         recipe = replace(recipe, output=replace(recipe.output, samples_per_shard=given.samples_per_shard))
@@ -66,6 +69,7 @@ def _options(given: options.Run, workers: Crew) -> RunOptions:
         gpu_share=given.gpu_share,
         threads=workers.threads,
         retry_failed=given.retry_failed,
+        into="add" if given.add else "replace" if given.replace else "same",
         shared=given.runner != "local",
     )
 
@@ -94,11 +98,14 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     from curate.models.checks import gpus
     from curate.report.attrition import attrition, attrition_table
     from curate.report.rules import rules_of
+    from curate.report.trainers import for_open_clip, for_webdataset
+    from curate.storage.file_lists import WIDS_INDEX
 
     if outcome.state == "nothing to do":
         click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
     out = storage(outcome.out)
-    rows = attrition(out, rules_of(read_manifest(out)))
+    manifest = read_manifest(out)
+    rows = attrition(out, rules_of(manifest))
     Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
@@ -110,4 +117,8 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
         click.secho(f"cut short: {item['shard']}: {item['reason']} (the records before are kept)", err=True, fg="yellow")
     for item in outcome.failed:
         click.secho(f"failed: {item['shard']}: {item['reason']} (run again to retry it)", err=True, fg="red")
+    tars = manifest["files"]["shards"]["files"]
     click.echo(f"tars: {outcome.out}/shards   report: {outcome.out}/report.html")
+    if tars:
+        click.echo(f"open_clip: {for_open_clip(outcome.out, tars, outcome.kept)}")
+        click.echo(f"webdataset: {for_webdataset(outcome.out, tars)}   wids: {outcome.out}/{WIDS_INDEX}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import count, islice
 from typing import Any, overload
 
 import numpy as np
@@ -30,6 +31,10 @@ _SCHEMA = pa.schema(
         ("on_the_web", pa.bool_()),
     ]
 )
+
+
+LIST_SCHEMA = pa.schema([pa.field(f.name, pa.string()) if f.name in ("kind", "columns") else f for f in _SCHEMA])
+"""Of a list of shards in a file: `columns` is JSON."""
 
 
 class Shards(Sequence[Shard]):
@@ -79,11 +84,7 @@ class Shards(Sequence[Shard]):
                     yield self._shard(place, row)
 
     def _shard(self, index: int, row: dict[str, Any]) -> Shard:
-        part = None if row["begin"] is None else (row["begin"], row["end"])
-        columns = self._columns[row["columns"]]
-        url = row["url"].decode("utf-8", "surrogatepass")
-        fingerprint = f"{row['fingerprint']:016x}"
-        return Shard(index, url, row["kind"], row["size"], fingerprint, part, columns, row["limit"], row["on_the_web"])
+        return _shard(index, row, self._columns[row["columns"]])
 
     @cached_property
     def fingerprints(self) -> npt.NDArray[np.uint64]:
@@ -101,9 +102,34 @@ class Shards(Sequence[Shard]):
         """Return what names this input: a hash of the fingerprints in order, 32 hex digits."""
         return xxhash.xxh3_128_hexdigest(self.fingerprints.tobytes())
 
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all that is known of them, in batches of LIST_SCHEMA (see `listed`)."""
+        columns = pa.array([json.dumps(roles) for roles in self._columns], pa.string())
+        for chunk in self._chunks:
+            arrays = [columns.take(chunk[name]) if name == "columns" else chunk[name] for name in LIST_SCHEMA.names]
+            yield pa.RecordBatch.from_arrays(
+                [array.cast(field.type) for array, field in zip(arrays, LIST_SCHEMA, strict=True)], schema=LIST_SCHEMA
+            )
+
     def bytes(self) -> int:
         """Return the size of all of them."""
         return sum(int(np.sum(chunk["size"].to_numpy())) for chunk in self._chunks)
+
+
+def listed(batches: Iterable[pa.RecordBatch]) -> Iterator[Shard]:
+    """Yield the shards that `Shards.batches` described."""
+    places = count()
+    for batch in batches:
+        for row in batch.to_pylist():
+            columns = tuple((role, name) for role, name in json.loads(row["columns"]))
+            yield _shard(next(places), row, columns)
+
+
+def _shard(index: int, row: dict[str, Any], columns: tuple[tuple[str, str], ...]) -> Shard:
+    part = None if row["begin"] is None else (row["begin"], row["end"])
+    url = row["url"].decode("utf-8", "surrogatepass")
+    fingerprint = f"{row['fingerprint']:016x}"
+    return Shard(index, url, row["kind"], row["size"], fingerprint, part, columns, row["limit"], row["on_the_web"])
 
 
 def _packed(shards: list[Shard], columns: list[int]) -> pa.RecordBatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, TypeVar
 
@@ -149,7 +149,7 @@ def _is_full(death: TaskDied) -> bool:
 
 
 def _without(block: Block, failed: set[int]) -> Block:
-    return Block(block.index, tuple(shard for shard in block.shards if shard.index not in failed))
+    return replace(block, shards=tuple(shard for shard in block.shards if shard.index not in failed))
 
 
 def _unreadable(store: Store, block: Block) -> list[Shard]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 from curate.core.shards import Shards
 from curate.core.version import __version__
 from curate.counts.lookup import Lookup
+from curate.passes.removed import REASON
 from curate.planning.plan import Plan
 from curate.report import rules
 from curate.stages import language
-from curate.storage.file_lists import LISTED, FileLists, listed, unlisted, writing_lists
-from curate.storage.marks import Mark
+from curate.storage.file_lists import LISTED, SIZES, WIDS_INDEX, FileLists, listed, unlisted, writing_lists
+from curate.storage.marks import File, Mark
 from curate.storage.store import Store
 
 
@@ -75,7 +76,7 @@ class RunSummary:
 
 
 def write_lists(store: Store, marks: Iterable[Mark]) -> RunSummary:
-    """Write the lists of a run's files and sizes.json from the marks of its blocks; remove files that are on no list.
+    """Write the lists of a run's files, and what trainers look for, from the marks of its blocks; remove files on no list.
 
     These are of shards that have failed since, or of blocks with other boundaries.
     """
@@ -104,21 +105,33 @@ def _add(lists: FileLists, mark: Mark) -> None:
 
 
 def _write_sizes(store: Store) -> None:
-    """Write sizes.json, which open_clip reads: the samples of each tar."""
-    lines = (f"\n {json.dumps(name)}: {file.samples}" for name, file in listed(store.storage, "shards"))
-    with store.writing("sizes.json") as path, path.open("w", encoding="utf-8") as file:
+    """Write what trainers look for beside the tars: open_clip's sizes.json (samples of each tar), and an index for wids."""
+    sizes = (f" {json.dumps(name)}: {file.samples}" for name, file in listed(store.storage, "shards"))
+    _write_json_lines(store, SIZES, "{", sizes, "}")
+    tars = (f" {json.dumps(_of_wids(name, file))}" for name, file in listed(store.storage, "shards"))
+    _write_json_lines(store, WIDS_INDEX, '{"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": [', tars, "]}")
+
+
+def _of_wids(name: str, file: File) -> dict[str, Any]:
+    return {"url": name, "nsamples": file.samples, "filesize": file.bytes}
+
+
+def _write_json_lines(store: Store, name: str, head: str, lines: Iterator[str], tail: str) -> None:
+    """Write JSON of which each line but the first and the last is an entry, however many there are."""
+    with store.writing(name) as path, path.open("w", encoding="utf-8") as file:
         first = next(lines, None)
-        file.write("{" if first is None else "{" + first)
-        file.writelines(f",{line}" for line in lines)
-        file.write("}\n" if first is None else "\n}\n")
+        file.write(head if first is None else f"{head}\n{first}")
+        file.writelines(f",\n{line}" for line in lines)
+        file.write(f"{tail}\n" if first is None else f"\n{tail}\n")
 
 
-def attrition(plan: Plan, tally: Mapping[str, int]) -> dict[str, Any]:
-    """Return how many texts each filter dropped. Without captions, a record has one text."""
+def attrition(filters: Iterable[str], tally: Mapping[str, int]) -> dict[str, Any]:
+    """Return how many texts each filter dropped, and how many were removed. Without captions, a record has one text."""
     left, rows = tally["texts"], []
-    for step in plan.steps:
-        dropped = tally.get(f"dropped:{step.name}", 0)
-        rows.append({"filter": step.name, "seen": left, "dropped": dropped, "left": left - dropped})
+    removed = [REASON] if f"dropped:{REASON}" in tally else []
+    for name in (*filters, *removed):
+        dropped = tally.get(f"dropped:{name}", 0)
+        rows.append({"filter": name, "seen": left, "dropped": dropped, "left": left - dropped})
         left -= dropped
     counted = {name: tally[name] for name in ("records", "texts", "kept")}
     return {**counted, "kept_texts": left, "attrition": rows}

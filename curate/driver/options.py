@@ -1,9 +1,10 @@
-"""The settings of a run that change how it executes, not what it writes (except `retry_failed` and `counted_only`)."""
+"""The settings of a run that change how it executes, not what it writes (except `into`, `retry_failed` and `counted_only`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from curate.core import watchdog
 from curate.passes.fetch import Download
@@ -21,6 +22,7 @@ class RunOptions:
     gpu_share: float = 1  # share of a GPU that one worker takes
     threads: int = 1  # decoding threads per GPU
     counted_only: int = 0  # number of shards, at the end of the input, that only contribute to corpus counts
+    into: Literal["same", "replace", "add"] = "same"  # what may become of a finished output of something else
     retry_failed: bool = False  # fetch again what could not be fetched
     download: Download | None = None  # downloader; None: curate.fetch.fetch
     shared: bool = False  # workers run on other machines, which can read OUT but not this machine's disk

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from curate.core.errors import OutputError
 from curate.core.shards import Shards
 from curate.fetch.image_log import shards_without_images
 from curate.passes.fetch import Fetch
@@ -87,13 +88,25 @@ class Resume:
         """Return the prepared shards that have rows for which model facts are missing."""
         return index_of(self.store.marked(task.judge.run, task.marks_for_models))
 
+    def kept(self, task: Pack, shards: Index) -> int:
+        """Return how many samples of some judged shards are kept. Raises OutputError when a mark is gone."""
+        found = self.store.marks(task.run, (f"{task.judged}/{index:06d}" for index in shards))
+        marks = dict(found)
+        if missing := [name for name, mark in marks.items() if mark is None]:
+            raise OutputError(f"{self.store.storage.root}: the verdicts of {missing[0]} are gone; run the same command again")
+        return sum(mark.counts["kept"] for mark in marks.values() if mark is not None)
+
     def packed(self, task: Pack, blocks: Mapping[int, Index]) -> Iterator[tuple[int, Mark]]:
         """Yield the blocks (index -> shards) that are packed from exactly these shards, with their marks, in order."""
+        return ((block, mark) for block, mark, valid in self.block_marks(task, blocks) if valid)
+
+    def block_marks(self, task: Pack, blocks: Mapping[int, Index]) -> Iterator[tuple[int, Mark, bool]]:
+        """Yield the blocks (index -> shards) that were ever packed, with their marks, and whether these are up to date."""
         made_with, listed = task.made_with(), list(blocks)
         found = self.store.marks(task.run, map(mark_of, listed))
         for block, (_, mark) in zip(listed, found, strict=True):
-            if mark is not None and packed(mark, made_with, blocks[block]):
-                yield block, mark
+            if mark is not None:
+                yield block, mark, packed(mark, made_with, blocks[block])
 
 
 def index_of(numbers: Iterable[str] | Iterable[int]) -> Index:

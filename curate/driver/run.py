@@ -23,24 +23,28 @@ from curate.core.shards import Shards
 from curate.core.version import __version__
 from curate.counts.lookup import Lookup
 from curate.counts.merge import Engine, Scanned, merge
-from curate.driver import batches
+from curate.driver import batches, identity
 from curate.driver.attempts import Attempts, CrashSearch
+from curate.driver.identity import Identity
 from curate.driver.manifest import attrition, checked, described, write_lists
 from curate.driver.options import RunOptions
+from curate.driver.packing import Packing
 from curate.driver.progress import Outcome, Progress, Quiet
+from curate.driver.removal import Removal
 from curate.driver.resolve import published
 from curate.driver.resume import Index, Resume, index_of
 from curate.fetch.preflight import check_ready
+from curate.passes import removed
 from curate.passes.fetch import Fetch
 from curate.passes.judge import Judge, Prepare
-from curate.passes.pack import Block, Pack
-from curate.passes.sampler import per_shard
+from curate.passes.pack import Pack
+from curate.passes.sampler import FEW_SHARDS, fewer, per_shard, write_thumbs
 from curate.passes.scan import Scan
 from curate.planning.plan import Pass, Plan
 from curate.storage.marks import Mark
 from curate.storage.store import Store
 
-FORMAT = 2
+FORMAT = 3
 """The format of marks and manifest. An OUT with another one is judged again."""
 
 
@@ -67,6 +71,7 @@ class Run:
     options: RunOptions = field(default_factory=RunOptions)
     progress: Progress = field(default_factory=Quiet)
     halved: dict[str, int] = field(default_factory=dict)  # batches by stage, after a GPU was too small for the recipe's
+    marks: str | None = None  # the folder of its marks, where OUT was begun with less input than it has now
 
     def run(self) -> Outcome:
         """Do what is missing.
@@ -80,8 +85,39 @@ class Run:
         with self.store.locked() as store:
             if store.storage.size("extract.json") is not None:
                 raise OutputError(f"{store.storage.root} is an output of curate extract; choose another --out")
+            Removal(store, self.runner, self.progress).complete()
             plan = published(self.plan, store) if self.options.shared else self.plan
-            return replace(self, plan=plan, store=store).with_recorded_batches()._complete()
+            return replace(self, plan=plan, store=store).with_recorded_batches()._entered()._complete()
+
+    def _entered(self) -> Run:
+        """Return the run as it goes on in OUT: with the input that OUT has already, if it adds to that.
+
+        Raises OutputError where OUT is a finished output of something else, and the run is not told what to do with that.
+        """
+        was, into = identity.held(self.store), self.options.into
+        if was is None:
+            return self
+        if into == "add":
+            return self._adding(was)
+        if was.made_of == self._made_of():
+            return replace(self, marks=was.run)
+        if was.finished and into != "replace":
+            raise identity.refusal(self.store, was, self._identity(), self.shards)
+        if was.finished:
+            self.progress.warn(f"replacing {self.store.storage.root}: {identity.goes(self.store)} are removed")
+        return self
+
+    def _adding(self, was: Identity) -> Run:
+        if differs := list(identity.differences(was, self._identity())):
+            reasons = "; ".join(differs)
+            raise OutputError(f"{self.store.storage.root} was made otherwise, and --add only adds input: {reasons}")
+        shards, counted_only = identity.with_more(self.store, was, self.shards, self.options.counted_only)
+        return replace(self, shards=shards, options=replace(self.options, counted_only=counted_only), marks=was.run)
+
+    def _identity(self) -> Identity:
+        recipe = json.loads(json.dumps(self.plan.recipe.resolved()))  # as it is read back: lists, not tuples
+        made_of, digest = self._made_of(), self.shards.digest
+        return Identity(self.key(), made_of, recipe, self.plan.keys, __version__, digest, self.options.counted_only)
 
     def with_recorded_batches(self) -> Run:
         """Return the run with half the batches, if an earlier attempt recorded that a GPU was too small, and warn about it."""
@@ -96,10 +132,10 @@ class Run:
 
         manifest = self.store.read_json("manifest.json")
         retry = self.options.retry_failed and self.plan.fetches
-        same = manifest is not None and manifest.get("run") == self._packed_as()
+        same = manifest is not None and manifest.get("run") == self._made_of()
         if manifest is not None and same and not (manifest["failed_shards"] or retry):
             return self._finished(manifest)
-        self.store.clear_outputs(self.key())
+        self._begin()
         self.store.sweep()
         attempts = self.attempts()
         packed = self.steps(attempts)
@@ -125,16 +161,34 @@ class Run:
         limit, plugins = self.options.max_failed_shards, self.plan.recipe.plugins
         return Attempts(self.store, self.runner, self.progress, find_crashes, limit, plugins)
 
+    def _begin(self) -> None:
+        """Remove what is not of this run, and write what OUT is of; where input is added, it was finished and stays so."""
+        was = identity.held(self.store)
+        finished = self.options.into == "add" and was is not None and was.finished
+        if not finished:
+            self.store.storage.remove([identity.NAME])
+        self.store.clear_outputs(self.key())
+        identity.record(self.store, replace(self._identity(), finished=finished), self.shards)
+
     def key(self) -> str:
-        """Return the name of this run's verdicts: a hash of recipe, facts, input and code, but not of how they are packed."""
+        """Return the folder of this run's marks: a hash of recipe, facts, input and code, but not of how samples are packed.
+
+        Where input is added to an output, the folder stays: verdicts of the shards that it had are still valid.
+        """
+        if self.marks is not None:
+            return self.marks
+        return self._hash_of_verdicts()
+
+    def _hash_of_verdicts(self) -> str:
         only = self.options.counted_only
         input_ = [self.shards.digest, *([only] if only else [])]
         text = json.dumps([__version__, FORMAT, self.plan.decisive(), *input_], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(text.encode())
 
-    def _packed_as(self) -> str:
+    def _made_of(self) -> str:
+        """Return a hash of all that decides what OUT holds."""
         output = json.dumps(self.plan.recipe.resolved()["output"], sort_keys=True)
-        return f"{self.key()}-{xxhash.xxh3_64_hexdigest(output.encode())}"
+        return f"{self._hash_of_verdicts()}-{xxhash.xxh3_64_hexdigest(output.encode())}"
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -148,8 +202,8 @@ class Run:
             run._judge(judge, attempts)
         except OutOfDeviceMemory:
             batches.halve(self.store, self.plan)
-            run = self.with_recorded_batches()
-            run.store.clear_outputs(run.key())
+            run = replace(self, marks=None).with_recorded_batches()
+            run._begin()
             judge = run.judge(lookups)
             run._judge(judge, attempts)
         return Packed(run, lookups, run._pack(judge, attempts))
@@ -169,7 +223,9 @@ class Run:
 
     def _scan(self, attempts: Attempts) -> dict[str, Lookup]:
         """Scan shards and merge their partial counts; return the look-ups by fact."""
-        task = Scan(self.store, self.plan.base_key, self.plan.header, self.plan.text, self.plan.counts)
+        task = Scan(
+            self.store, self.plan.base_key, self.plan.header, self.plan.text, self.plan.counts, removed.digest(self.store)
+        )
         missing = self._resume.unscanned(task, self.shards)
         self.progress.start("scan", len(missing))
         attempts.run(task, self.shards.at(missing))
@@ -190,12 +246,26 @@ class Run:
 
     def judge(self, lookups: dict[str, Lookup]) -> Judge:
         """Return the task that judges a shard with these corpus counts."""
-        samples = per_shard(len(self.shards))
-        return Judge(self.store, self.plan, self.plan.base_key, self.key(), lookups, samples, self.options.row_seconds)
+        samples, prefix, gone = per_shard(len(self.shards)), self._key_prefix(), removed.digest(self.store)
+        return Judge(
+            self.store, self.plan, self.plan.base_key, self.key(), lookups, samples, prefix, gone, self.options.row_seconds
+        )
+
+    def _key_prefix(self) -> str:
+        """Return what the keys of samples begin with: the recipe's, or a hash of the name and size of the first shard.
+
+        It tells outputs apart, and stays the same for a copy of the input elsewhere, and for one with more shards behind it.
+        """
+        given = self.plan.recipe.output.key_prefix
+        if given is not None or not len(self.shards):
+            return given or ""
+        first = self.shards[0]
+        return xxhash.xxh3_64_hexdigest(f"{shard_name(first)}/{first.size}".encode())[:8]
 
     def _judge(self, task: Judge, attempts: Attempts) -> None:
         """Judge what is missing. Raises OutOfDeviceMemory when a GPU is too small for the recipe's batch."""
-        missing = np.setdiff1d(self._judged_shards(attempts), self._resume.judged(task))
+        missing = np.setdiff1d(self._judged_shards(attempts), valid := self._resume.judged(task))
+        self._trim_thumbs(task, valid)
         with_gpu = self._prepare(Prepare(task), missing, attempts) if "prepare" in self._passes else _NONE
         rest = np.setdiff1d(np.intersect1d(missing, self._judged_shards(attempts)), with_gpu)
         advice = None if not self.halved and batches.can_halve(self.plan) else batches.advice(self.plan)
@@ -207,6 +277,18 @@ class Run:
             self.progress.start("judge with models", len(with_gpu))
             attempts.run(replace(task, threads=threads), self.shards.at(with_gpu), needs, advice)
 
+    def _trim_thumbs(self, task: Judge, judged: Index) -> None:
+        """Leave out the thumbnails of judged shards that would not have been made with as many shards as there are now."""
+        if len(self.shards) > FEW_SHARDS:
+            return  # the fewest that there are of a shard
+        for index in judged:
+            name = f"thumbs/{index:06d}.parquet"
+            with self.store.storage.reading(name) as path:
+                less = fewer(path, task.samples)
+            if less is not None:
+                with self.store.writing(name) as target:
+                    write_thumbs(target, less)
+
     def _prepare(self, task: Prepare, missing: Index, attempts: Attempts) -> Index:
         """Compute on all cores what the models need; return the indexes of the shards for which the models must run."""
         unprepared = np.setdiff1d(missing, self._resume.prepared(task))
@@ -216,31 +298,28 @@ class Run:
 
     def _pack(self, judge: Judge, attempts: Attempts) -> Iterator[Mark]:
         """Pack what is missing; return the marks of all blocks in order."""
-        task, blocks = Pack(self.store, self.plan, judge.base, judge.run, judge.marks), self._blocks(attempts)
-        done = {block for block, _ in self._resume.packed(task, blocks)}
-        missing = [index for index in blocks if index not in done]
-        self.progress.start("pack", len(missing))
-        attempts.run(task, (Block(index, tuple(self.shards.at(blocks[index]))) for index in missing))
-        return (mark for _, mark in self._resume.packed(task, self._blocks(attempts)))
-
-    def _blocks(self, attempts: Attempts) -> dict[int, Index]:
-        """Return the indexes of the shards of each block."""
-        size, places = self.plan.recipe.output.block_shards, self._judged_shards(attempts)
-        cuts = np.flatnonzero(np.diff(places // size)) + 1
-        return {int(some[0] // size): some for some in np.split(places, cuts) if len(some)}
+        task = Pack(self.store, self.plan, judge.base, judge.run, judge.marks)
+        packing = Packing(task, self.shards, self._resume, attempts)
+        return packing.marks(lambda: self._judged_shards(attempts))
 
     def conclude(self, packed: Packed, attempts: Attempts) -> Outcome:
-        """Write the lists of files, sizes.json, and last the manifest, whose presence means done."""
+        """Write the lists of files, what trainers look for, and last the manifest, whose presence means done."""
         summary = write_lists(self.store, packed.marks)
         partial = [{"shard": shard_name(self.shards[at]), "reason": reason} for at, reason in summary.broken.items()]
         failed = [failure.described() for failure in attempts.failures]
         warnings = [*self.options.warnings, *([batches.warning(self.halved)] if self.halved else [])]
         about = described(self.plan, self.shards, packed.lookups, warnings)
         about["input"]["counted_only"] = self.options.counted_only
-        manifest = {"run": self._packed_as(), **about, **attrition(self.plan, summary.tally), "files": summary.files}
+        manifest = {
+            "run": self._made_of(),
+            **about,
+            **attrition([step.name for step in self.plan.steps], summary.tally),
+            "files": summary.files,
+        }
         manifest |= {"halved_batch": self.halved} if self.halved else {}
         manifest |= {"failed_shards": failed, "partial_shards": partial}
         self.store.write_json("manifest.json", manifest)
+        identity.record(self.store, replace(self._identity(), finished=True), self.shards)
         tally, root = summary.tally, self.store.storage.root
         return Outcome(root, "done", tally["records"], tally["texts"], tally["kept"], failed, partial, attempts.seconds)
 

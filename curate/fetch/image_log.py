@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -54,13 +54,29 @@ class ImageReader(Protocol):
 
 @contextmanager
 def open_images(store: Store, shard: Shard) -> Iterator[ImageReader]:
-    """Open the images of a shard: the file itself, or the fetched ones. Raises like open_shard."""
-    if shard.on_the_web:
-        with FetchedImages(store, shard) as fetched:
-            yield fetched
-    else:
-        with open_shard(shard) as opened:
-            yield opened
+    """Give the images of a shard: of the file itself, or the fetched ones. Reading them raises like open_shard."""
+    with FetchedImages(store, shard) if shard.on_the_web else ShardImages(shard) as images:
+        yield images
+
+
+class ShardImages:
+    """The images of a shard's file, opened for the first one: a shard of which no image is read need not be there any more."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard, self._held = shard, ExitStack()
+        self._opened: ImageReader | None = None
+
+    def __enter__(self) -> ShardImages:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._held.__exit__(*raised)
+
+    def images(self, rows: pa.Table) -> Iterator[bytes | None]:
+        """Yield the images of `rows` (see ImageReader). Raises like open_shard."""
+        if self._opened is None:
+            self._opened = self._held.enter_context(open_shard(self._shard))
+        return self._opened.images(rows)
 
 
 class Piece(NamedTuple):

@@ -30,13 +30,13 @@ def schema(plan: Plan) -> pa.Schema:
     return pa.schema([*RECORD_FIELDS, *shown, *evidence])
 
 
-def sample_key(shard: int, row: int) -> str:
+def sample_key(prefix: str, shard: int, row: int) -> str:
     """Return a record's key in the output tars: safe, unique, and in the order of the input.
 
-    >>> sample_key(12, 345)
-    '000001200000345'
+    >>> sample_key("5f3a9c21", 12, 345)
+    '5f3a9c21000001200000345'
     """
-    return f"{shard:07d}{row:08d}"
+    return f"{prefix}{shard:07d}{row:08d}"
 
 
 def name_lists(columns: dict[str, pa.Array]) -> pa.Array:

@@ -19,6 +19,7 @@ from curate.core.facts import Fact
 from curate.core.timing import Activities
 from curate.counts.lookup import Lookup
 from curate.fetch.image_log import ImageReader, base_batches, open_images
+from curate.passes import removed
 from curate.passes.image_views import ImageSource
 from curate.passes.isolate import crashing_rows
 from curate.passes.piece import Piece
@@ -50,6 +51,10 @@ class Task(Protocol):
         """Return the corpus counts by fact."""
 
     @property
+    def removed(self) -> str:
+        """Return the digest of what was taken out of OUT."""
+
+    @property
     def row_seconds(self) -> float:
         """Return how long one image may be in a decoder."""
 
@@ -70,6 +75,7 @@ class Evaluated:
     verdict: Verdict
     columns: dict[str, pa.Array]
     lacking: bool
+    removed: pa.Array  # string: the date on which a record was taken out, else null
 
 
 @contextmanager
@@ -93,7 +99,7 @@ class ShardEvaluation:
     def __init__(self, task: Task, shard: Shard, reader: ImageReader, activities: Activities) -> None:
         self.plan, self.shard, self.reader, self.activities = task.plan, shard, reader, activities
         self.crashing_rows = crashing_rows(task.store, shard)
-        self._lookups = task.lookups
+        self._lookups, self._removed = task.lookups, removed.load(task.store, task.removed)
         self._facts = ShardFacts(task.store, task.plan, shard)
         base = self._facts.stored(task.plan.base_key)
         if base is None:
@@ -138,26 +144,32 @@ class ShardEvaluation:
         """
         facts = self._with_counts(batch)
         with self.activities.doing("judge", facts.num_rows):
-            verdict = self._settled(facts)
+            dates = self._removed.of_base(facts)
+            verdict = self._settled(facts, dates.is_valid().to_numpy(zero_copy_only=False))
             pieces = self._cut(facts, verdict)
             if until is None:
                 columns = self._whole(facts, pieces, verdict)
                 self._check_fetched(facts, verdict)
-                return Evaluated(facts, verdict, columns, lacking=False)
+                return Evaluated(facts, verdict, columns, lacking=False, removed=dates)
             lacking = False
             for index in pieces:
                 piece = self._evaluated(facts, index, verdict, until)
                 alive = verdict.images_before(until)[index]
                 stages = [stage for step in self._on_gpu for stage in step.stages if stage.needs.gpus]
                 lacking |= any(piece.missing(stage, alive).any() for stage in stages)
-            return Evaluated(facts, verdict, {}, lacking)
+            return Evaluated(facts, verdict, {}, lacking, dates)
 
-    def decisions(self, evaluated: Evaluated) -> pa.Table:
+    def decisions(self, evaluated: Evaluated, key_prefix: str) -> pa.Table:
         """Return the decisions of a batch that was evaluated whole."""
         facts = evaluated.facts
         columns = dict(zip(facts.schema.names, facts.columns, strict=True))
         columns["error"] = _errors(facts)
-        return evaluated.verdict.table(self.shard, {**columns, **evaluated.columns})
+        table = evaluated.verdict.table(self.shard, {**columns, **evaluated.columns}, key_prefix)
+        if self._removed is removed.NOTHING:
+            return table
+        of_row = evaluated.removed.take(pc.index_in(table["row"].combine_chunks(), value_set=facts["row"]))
+        dates = pc.coalesce(of_row, self._removed.of_decisions(table))  # by perceptual hash, which base facts do not have
+        return removed.without(table, dates)
 
     def _with_counts(self, batch: Batch) -> Batch:
         """Return a batch of base facts with the counts looked up; stored facts are brought in step with it."""
@@ -175,9 +187,9 @@ class ShardEvaluation:
         words = tokens(normalised(batch["text"])) if needed else tokens(pa.nulls(batch.num_rows, pa.string()))
         return {c.fact: c.look_up(self._lookups[c.fact], batch, words, self.shard.index) for c in self.plan.counts}
 
-    def _settled(self, facts: Batch) -> Verdict:
+    def _settled(self, facts: Batch, gone: Mask) -> Verdict:
         """Return the verdicts that cost nothing; filters from `fetch` on judge only images that were requested."""
-        verdict = Verdict(self.plan, facts.num_rows)
+        verdict = Verdict(self.plan, facts.num_rows, gone)
         where = np.ones(facts.num_rows, np.bool_)
         for step in self.plan.steps:
             if step.name == FETCH:

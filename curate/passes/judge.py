@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +18,14 @@ from curate.core.timing import Activities
 from curate.counts.lookup import Lookup
 from curate.passes import decisions
 from curate.passes.evaluation import FetchedImagesLost, ShardEvaluation, evaluating
-from curate.passes.sampler import Sampler
+from curate.passes.sampler import Sampler, thumbs_in
 from curate.planning.plan import Plan
 from curate.storage.marks import File, Mark
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store
+
+EMPTY: Mapping[str, int] = {"records": 0, "texts": 0, "kept": 0, "kept_texts": 0}
+"""The tally of a shard without records."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +38,21 @@ class Judge:
     run: str
     lookups: dict[str, Lookup]
     samples: int = 0  # thumbnails of each category
+    key_prefix: str = ""  # of the keys of samples
+    removed: str = ""  # digest of what was taken out of OUT
     row_seconds: float = watchdog.ROW_SECONDS
     threads: int = 1  # that decode pictures for models
 
     def __call__(self, shard: Shard) -> Report:
         """Judge one scanned shard."""
         activities = Activities()
-        tally: dict[str, int] = {"records": 0, "texts": 0, "kept": 0, "kept_texts": 0}
+        tally = dict(EMPTY)
         name = f"{shard.index:06d}.parquet"
         with activities.doing("write"), self.store.writing(f"decisions/{name}") as path:
             writer = ParquetWriter(path, decisions.schema(self.plan))
             with evaluating(self, shard, activities) as evaluation, activities.doing("judge"):
-                sampler = self._sampled(evaluation, writer, tally)
+                sampler, kept = self._sampled(evaluation, writer, tally)
+                sampler.thumbs = self._thumbs(name)
                 with activities.doing("thumbnails"), self.store.writing(f"thumbs/{name}") as thumbs:
                     sampler.write(thumbs, evaluation.locate, evaluation.reader)
                 with activities.doing("write"):
@@ -52,10 +60,11 @@ class Judge:
             writer.close()
             file = File(path.stat().st_size, file_sha256(path), tally["kept"])
         error = (self.store.mark_of_facts(self.base, shard.fingerprint) or Mark()).error
-        self.store.commit(self.run, f"{self.marks}/{shard.index:06d}", Mark({f"decisions/{name}": file}, tally, error))
+        mark = Mark({f"decisions/{name}": file}, tally, error, made_with=kept)
+        self.store.commit(self.run, f"{self.marks}/{shard.index:06d}", mark)
         return Report(shard.index, tally["records"], activities.seconds, {**activities.rows, **tally}, error)
 
-    def _sampled(self, evaluation: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> Sampler:
+    def _sampled(self, evaluation: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> tuple[Sampler, str]:
         """Write the decisions; a shard whose fetched images are lost is not fetched any more. Raises FetchedImagesLost."""
         try:
             return self._judge(evaluation, writer, tally)
@@ -63,16 +72,26 @@ class Judge:
             self.store.unmark(self.run, [f"{self.fetch_marks}/{evaluation.shard.index:06d}"])
             raise
 
-    def _judge(self, evaluation: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> Sampler:
-        sampler = Sampler(self.plan, self.samples)
+    def _judge(self, evaluation: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> tuple[Sampler, str]:
+        """Write the decisions; return their sampler, and a hash of those of all kept texts, which is what samples are made of."""
+        sampler, kept = Sampler(self.plan, self.samples), xxhash.xxh3_128()
         sampler.skipped = evaluation.crashing_rows
         for facts in evaluation.batches():
-            table = evaluation.decisions(evaluation.evaluate(facts))
+            table = evaluation.decisions(evaluation.evaluate(facts), self.key_prefix)
             with evaluation.activities.doing("write"):
                 writer.write(table)
-            _count(tally, table)
+            count(tally, table)
             sampler.offer(table)
-        return sampler
+            update_kept(kept, table)
+        return sampler, kept.hexdigest()
+
+    def _thumbs(self, name: str) -> dict[int, bytes | None]:
+        """Return the thumbnails that an earlier judgement of the shard has made."""
+        try:
+            with self.store.storage.reading(f"thumbs/{name}") as path:
+                return thumbs_in(path)
+        except FileNotFoundError:
+            return {}
 
     @property
     def marks(self) -> str:
@@ -123,7 +142,14 @@ def _digest(lookups: dict[str, Lookup]) -> str:
     return xxhash.xxh32_hexdigest(" ".join(sorted(lookup.name for lookup in lookups.values())).encode())
 
 
-def _count(tally: dict[str, int], table: pa.Table) -> None:
+def update_kept(kept: Any, table: pa.Table) -> None:
+    """Update a hash of the decisions of all kept texts, which is all that the samples of a shard are made of."""
+    for batch in table.filter(pc.is_null(table["dropped_by"])).combine_chunks().to_batches():
+        kept.update(batch.serialize())
+
+
+def count(tally: dict[str, int], table: pa.Table) -> None:
+    """Add the records, texts and verdicts of a table of decisions to a tally."""
     tally["texts"] += table.num_rows
     tally["records"] += int(np.count_nonzero(table["text_no"].to_numpy() == 0))
     tally["kept"] += pc.count_distinct(table["sample_key"]).as_py()

@@ -1,4 +1,8 @@
-"""Pack: the kept samples of a block of consecutive input shards into WebDataset tars, original bytes untouched."""
+"""Pack: the kept samples of a block of consecutive input shards into WebDataset tars, original bytes untouched.
+
+Tars are numbered without gaps over the whole output: the verdicts say how many tars the blocks before a block fill. Beside
+`shards/N.tar`, `index/N.parquet` says where its images are.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,11 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,26 +22,13 @@ import pyarrow.parquet as pq
 import xxhash
 
 from curate.core.contracts import Report, Shard
-from curate.core.hashing import file_sha256
 from curate.core.timing import Activities
 from curate.fetch.image_log import base_batches, open_images
 from curate.images.thumbnails import reencode
+from curate.passes.tars import STAGED, Names, PackedSamples, Sample, Tars
 from curate.planning.plan import Plan
-from curate.storage.marks import File, Mark
-from curate.storage.parquet import ParquetWriter
+from curate.storage.marks import Mark
 from curate.storage.store import Store
-from curate.storage.tar import member_header
-
-INDEX_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("original_key", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),  # of the image's bytes in the tar
-        ("size", pa.int64()),
-        ("sha256", pa.string()),  # of the image's bytes in the tar
-    ]
-)
 
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 """Formats that trainers read (open_clip's loader); the others are re-encoded to JPEG."""
@@ -51,6 +40,7 @@ class Block:
 
     index: int
     shards: tuple[Shard, ...]
+    first_tar: int | None  # number of its first tar; None: tars are staged, since other blocks have their numbers still
 
 
 @dataclass(frozen=True)
@@ -64,28 +54,45 @@ class Pack:
     judged: str  # the folder of the marks of the verdicts
 
     def made_with(self) -> str:
-        """Return a hash of everything but its shards that determines the bytes of a block."""
-        described = json.dumps([self.judged, dataclasses.asdict(self.plan.recipe.output)], sort_keys=True)
-        return xxhash.xxh3_64_hexdigest(described.encode())
+        """Return everything but its shards that determines the bytes of a block: output settings, and which verdicts are used."""
+        return f"{self._settings()}/{self.judged}"
+
+    def _settings(self) -> str:
+        return xxhash.xxh3_64_hexdigest(json.dumps(dataclasses.asdict(self.plan.recipe.output), sort_keys=True).encode())
 
     def __call__(self, block: Block) -> Report:
-        """Pack one block. Its mark includes the marks of its shards, which then need not be read one by one."""
+        """Pack one block. Its mark includes the marks of its shards, which then need not be read one by one.
+
+        A block that was packed before with other verdicts is written again only where these change its samples, and from its
+        own tars: the input need not be there for what it holds already.
+        """
         activities = Activities()
-        name = f"{block.index:05d}.parquet"
-        size = self.plan.recipe.output.samples_per_shard
-        with activities.doing("pack"), self.store.writing(f"index/{name}") as path, _Tars(self.store, block.index, size) as tars:
-            writer = ParquetWriter(path, INDEX_SCHEMA)
-            for shard in block.shards:
-                for samples in self._samples(shard):
-                    writer.write(pa.Table.from_pylist([tars.add(sample) for sample in samples], schema=INDEX_SCHEMA))
-            tars.close()
-            writer.close()
-            samples_written = sum(tar.samples or 0 for tar in tars.written.values())
-            index = File(path.stat().st_size, file_sha256(path), samples_written)
-        files = {**{f"shards/{tar}": file for tar, file in tars.written.items()}, f"index/{name}": index}
         verdicts = {f"{shard.index:06d}": self._verdict(shard) for shard in block.shards}
+        before = self._before(block)
+        if before is not None and _kept(before.parts) == _kept(verdicts):
+            files, samples = before.files, 0
+        else:
+            size = self.plan.recipe.output.samples_per_shard
+            names = staged(block.index, verdicts) if block.first_tar is None else Names(block.first_tar, "")
+            packed = PackedSamples(self.store, before)
+            with activities.doing("pack"), packed, Tars(self.store, names, size) as tars:
+                for shard in block.shards:
+                    for sample in self._samples(shard, packed):
+                        tars.add(sample)
+                tars.close()
+            files, samples = tars.files, tars.samples
         self.store.commit(self.run, mark_of(block.index), Mark(files, made_with=self.made_with(), parts=verdicts))
-        return Report(block.index, samples_written, activities.seconds, {"pack": samples_written})
+        return Report(block.index, samples, activities.seconds, {"pack": samples})
+
+    def _before(self, block: Block) -> Mark | None:
+        """Return the mark of an earlier packing of a block with the same settings, if there is one."""
+        mark = self.store.mark(self.run, mark_of(block.index))
+        same = mark is not None and (mark.made_with or "").partition("/")[0] == self._settings()
+        return mark if same else None
+
+    def tars(self, samples: int) -> int:
+        """Return how many tars these samples of a block fill."""
+        return -(-samples // self.plan.recipe.output.samples_per_shard)
 
     def _verdict(self, shard: Shard) -> Mark:
         """Return the mark of a shard's verdicts. Raises RuntimeError when it is gone."""
@@ -94,8 +101,8 @@ class Pack:
             raise RuntimeError(f"shard {shard.index} was not judged")
         return mark
 
-    def _samples(self, shard: Shard) -> Iterator[Iterator[Sample]]:
-        """Yield the kept records of a shard, a row group of its base facts at a time, one image of it in memory."""
+    def _samples(self, shard: Shard, packed: PackedSamples) -> Iterator[Sample]:
+        """Yield the kept records of a shard, one image of it in memory."""
         name = self.store.facts(self.base, shard.fingerprint)
         if name is None:
             raise RuntimeError(f"shard {shard.index} was not scanned")
@@ -112,26 +119,30 @@ class Pack:
                 while coming is not None and coming[0]["row"] <= last:
                     found.append(coming)
                     coming = next(records, None)
-                if found:
-                    rows = pa.array([texts[0]["row"] for texts in found], pa.int64())
-                    images = opened.images(located.filter(pc.is_in(located["row"], value_set=rows)))
-                    yield (self._sample(texts, image) for texts, image in zip(found, images, strict=True))
+                new = [texts[0]["row"] for texts in found if texts[0]["sample_key"] not in packed]
+                if new:
+                    images = opened.images(located.filter(pc.is_in(located["row"], value_set=pa.array(new, pa.int64()))))
+                for texts in found:
+                    key = texts[0]["sample_key"]
+                    yield self._sample(texts, *(packed.image(key) if key in packed else self._image(texts[0], next(images))))
 
-    def _sample(self, texts: list[dict[str, Any]], image: bytes | None) -> Sample:
-        """Return a record's sample: its image, its best kept text, and all of its kept texts."""
-        record = texts[0]
-        digest = None if image is None else hashlib.sha256(image).hexdigest()
+    def _image(self, record: dict[str, Any], image: bytes | None) -> tuple[bytes, str]:
+        """Return an image of the input as it goes into a tar, and its sha256. Raises RuntimeError if it is another one now."""
+        digest = hashlib.sha256(image or b"").hexdigest()
         if image is None or digest != record["sha256"]:
             raise RuntimeError(f"{record['shard']} has changed since it was scanned: row {record['row']} is another image now")
         output = self.plan.recipe.output
         longest = max(record["width"], record["height"])
         again = record["format"] not in EXTENSIONS or (output.longest_side is not None and longest > output.longest_side)
         made = reencode(image, output.longest_side, output.quality) if again else None
-        body, extension = (image, EXTENSIONS.get(record["format"], record["format"])) if made is None else (made, "jpg")
-        described = self._described(texts)
-        if made is not None:
-            described["reencoded"] = True
-            digest = hashlib.sha256(made).hexdigest()
+        return (image, digest) if made is None else (made, hashlib.sha256(made).hexdigest())
+
+    def _sample(self, texts: list[dict[str, Any]], body: bytes, digest: str) -> Sample:
+        """Return a record's sample: its image, its best kept text, and all of its kept texts."""
+        record = texts[0]
+        described, extension = self._described(texts), EXTENSIONS.get(record["format"], record["format"])
+        if digest != record["sha256"]:
+            described["reencoded"], extension = True, "jpg"
         text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         caption = (self._best(texts)["text"] or "").encode("utf-8", "replace")
         return Sample(record["sample_key"], record["key"], extension, body, digest, {"json": text, "txt": caption})
@@ -174,6 +185,17 @@ def mark_of(block: int) -> str:
     return f"pack/{block:05d}"
 
 
+def staged(block: int, verdicts: Mapping[str, Mark]) -> Names:
+    """Return where the tars of a block wait for their places: other samples wait elsewhere."""
+    digest = xxhash.xxh3_64_hexdigest(json.dumps(_kept(verdicts), sort_keys=True).encode())
+    return Names(0, f"{STAGED}/{block:05d}-{digest}/")
+
+
+def _kept(verdicts: Mapping[str, Mark]) -> dict[str, str | None]:
+    """Return a hash of the kept texts of each shard."""
+    return {name: mark.made_with for name, mark in verdicts.items()}
+
+
 def _kept_records(path: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield the kept texts of each record of a decisions file that has any."""
     file = pq.ParquetFile(path)
@@ -188,87 +210,8 @@ def _kept_records(path: Path) -> Iterator[list[dict[str, Any]]]:
         yield list(several)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One sample as it goes into a tar."""
-
-    key: str
-    original_key: str
-    extension: str
-    image: bytes
-    sha256: str | None  # of `image`
-    sidecars: dict[str, bytes]
-
-
 def _number(value: Any) -> Any:
     """Return evidence as JSON can hold it: floats short, not-a-number null."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
-
-
-class _Tars:
-    """Writes samples into tars of N; a tar gets its name when it is whole."""
-
-    def __init__(self, store: Store, block: int, size: int) -> None:
-        self._store, self._block, self._size = store, block, size
-        self._file: BinaryIO | None = None
-        self._held = ExitStack()
-        self._samples = 0
-        self.written: dict[str, File] = {}
-
-    def __enter__(self) -> _Tars:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._held.__exit__(kind, value, trace)  # only an error leaves a tar open
-
-    def add(self, sample: Sample) -> dict[str, Any]:
-        """Write one sample and return its row of the index."""
-        if self._file is None:
-            path = self._held.enter_context(self._store.writing(f"shards/{self._name()}"))
-            self._file = self._held.enter_context(path.open("wb", buffering=1 << 20))
-            self._hash = hashlib.sha256()
-            self._offset = 0
-        offset = self._offset + 512
-        self._member(f"{sample.key}.{sample.extension}", sample.image)
-        for extension, body in sample.sidecars.items():
-            self._member(f"{sample.key}.{extension}", body)
-        self._samples += 1
-        row = {
-            "key": sample.key,
-            "original_key": sample.original_key,
-            "shard": self._name(),
-            "offset": offset,
-            "size": len(sample.image),
-            "sha256": sample.sha256,
-        }
-        if self._samples == self._size:
-            self.close()
-        return row
-
-    def _name(self) -> str:
-        return f"{self._block:05d}-{len(self.written):05d}.tar"
-
-    def _member(self, name: str, body: bytes) -> None:
-        self._put(member_header(name, len(body)))
-        self._put(body)
-        self._put(bytes(-len(body) % 512))
-
-    def _put(self, data: bytes) -> None:
-        assert self._file is not None
-        self._file.write(data)
-        self._hash.update(data)
-        self._offset += len(data)
-
-    def close(self) -> None:
-        """End the current tar, if one is open."""
-        if self._file is None:
-            return
-        self._put(bytes(1024))
-        self._held.close()
-        self.written[self._name()] = File(self._offset, self._hash.hexdigest(), self._samples)
-        self._file, self._samples = None, 0
-
-
-__all__ = ["Block", "Pack", "Sample", "mark_of", "member_header", "packed"]

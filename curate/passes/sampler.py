@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Callable, Collection
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from curate.core import watchdog
 from curate.fetch.image_log import ImageReader
@@ -40,8 +40,14 @@ SCHEMA = pa.schema(
 CAPTIONS = "captions"
 """Category of records whose texts are shown side by side: the web text and the captions, kept or not."""
 
+REMOVED = "removed"
+"""What dropped a record that was taken out: nothing of it is shown (see curate.passes.removed)."""
+
 SIZE = 48
 """Pictures of a category over the whole corpus, about; a shard contributes its share, at least 2."""
+
+FEW_SHARDS = SIZE // 2
+"""Inputs of more shards have the same number of samples a shard, 2."""
 
 _TEXT = 300  # characters of a text that the report shows
 
@@ -49,6 +55,32 @@ _TEXT = 300  # characters of a text that the report shows
 def per_shard(shards: int) -> int:
     """Return how many records of each category a shard samples."""
     return min(24, max(2, SIZE // max(1, shards)))
+
+
+def thumbs_in(path: Path) -> dict[int, bytes | None]:
+    """Return the thumbnails of a file that `Sampler.write` wrote, by row."""
+    table = pq.read_table(path, columns=["row", "thumb"])
+    rows = zip(table["row"].to_pylist(), table["thumb"].to_pylist(), strict=True)
+    return {row: thumb for row, thumb in rows if thumb is not None}
+
+
+def fewer(path: Path, size: int) -> pa.Table | None:
+    """Return what a sampler of `size` records a category would have written, from the file of one with more; None for no more."""
+    table = pq.read_table(path)
+    hashes = mix(table["row"].to_numpy().astype(np.uint64), table["shard_index"].to_numpy().astype(np.uint64))
+    keep = np.zeros(table.num_rows, np.bool_)
+    categories = table["category"].to_numpy()
+    for category in dict.fromkeys(categories):
+        where = np.flatnonzero(categories == category)
+        keep[where[np.argsort(hashes[where], kind="stable")[:size]]] = True
+    return None if keep.all() else table.filter(pa.array(keep))
+
+
+def write_thumbs(path: Path, table: pa.Table) -> None:
+    """Write a file of thumbnails."""
+    writer = ParquetWriter(path, SCHEMA)
+    writer.write(table)
+    writer.close()
 
 
 class Sampler:
@@ -61,6 +93,7 @@ class Sampler:
         self._held: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
         self._scores = [step.name for step in plan.steps if step.rule.per_text]
         self.skipped: Collection[int] = ()  # rows that killed a worker once
+        self.thumbs: dict[int, bytes | None] = {}  # that are made already, by row
 
     def offer(self, table: pa.Table) -> None:
         """Look at a batch of decisions."""
@@ -71,6 +104,8 @@ class Sampler:
         categories = table["dropped_by"].fill_null("kept").combine_chunks().dictionary_encode()
         codes = categories.indices.to_numpy()
         for code, category in enumerate(categories.dictionary.to_pylist()):
+            if category == REMOVED:
+                continue
             where = np.flatnonzero(codes == code)
             for place in where[np.argsort(hashes[where], kind="stable")[: self._size]].tolist():
                 self._hold(category, int(hashes[place]), table, place)
@@ -102,16 +137,14 @@ class Sampler:
     def write(self, path: Path, locate: Callable[[npt.NDArray[np.int64]], pa.Table], opened: ImageReader) -> None:
         """Write the sampled records with their pictures, by row."""
         records = sorted((record for held in self._held.values() for _, _, record in held), key=lambda record: record["row"])
-        of_row = [list(several) for _, several in groupby(records, key=lambda record: record["row"])]
-        if of_row:
-            located = locate(np.array([several[0]["row"] for several in of_row], np.int64))
-            for several, image in zip(of_row, opened.images(located), strict=True):
-                thumb = self._picture(several[0]["row"], image)
-                for record in several:
-                    record["thumb"], record["match_thumb"] = thumb, self._match(record)
-        writer = ParquetWriter(path, SCHEMA)
-        writer.write(pa.Table.from_pylist(records, schema=SCHEMA))
-        writer.close()
+        new = dict.fromkeys(record["row"] for record in records if record["row"] not in self.thumbs)
+        if new:
+            located = locate(np.array(list(new), np.int64))
+            for row, image in zip(new, opened.images(located), strict=True):
+                self.thumbs[row] = self._picture(row, image)
+        for record in records:
+            record["thumb"], record["match_thumb"] = self.thumbs[record["row"]], self._match(record)
+        write_thumbs(path, pa.Table.from_pylist(records, schema=SCHEMA))
 
     def _picture(self, row: int, image: bytes | None) -> bytes | None:
         """Return the thumbnail. For a record that an early filter dropped this is the first decode."""

@@ -15,6 +15,7 @@ from curate.core import facts, watchdog
 from curate.core.contracts import ROW_GROUP, Batch, CorpusCount, Report, Shard, ShardBreak
 from curate.core.timing import Activities
 from curate.counts.partial import Partial, partial_name
+from curate.passes import removed
 from curate.sources.opening import open_shard
 from curate.stages.header import HeaderStage
 from curate.stages.text import TextStage, hash_strings, normalised, text_facts, tokens
@@ -45,6 +46,7 @@ class Scan:
     header: HeaderStage
     text: TextStage
     counts: tuple[CorpusCount, ...]
+    removed: str = ""  # digest of what was taken out of OUT
 
     def provides(self) -> list[str]:
         """Return the providers whose facts it commits."""
@@ -59,7 +61,7 @@ class Scan:
         activities = Activities()
         rows, problem = 0, None
         name = self.store.facts(self.base, shard.fingerprint)
-        note = Note()
+        note, gone = Note(), removed.load(self.store, self.removed)
         with ExitStack() as commits, watchdog.watching():
             partials = []
             stored = None if name is None else commits.enter_context(self.store.storage.reading(name))
@@ -80,7 +82,8 @@ class Scan:
                             partial.add(batch, words)
                     if writer is not None:
                         with activities.doing("write"):
-                            writer.write(pa.Table.from_batches([batch]))
+                            kept = removed.without_texts(batch, gone.of_base(batch))
+                            writer.write(pa.Table.from_batches([kept]))
             except ShardBreak as stop:
                 problem = str(stop)
             with activities.doing("write"):

@@ -56,9 +56,10 @@ class Verdict:
     every text, still see the image (a captioner sees every living image).
     """
 
-    def __init__(self, plan: Plan, rows: int) -> None:
+    def __init__(self, plan: Plan, rows: int, removed: Mask | None = None) -> None:
         self.rows = rows
         self._plan = plan
+        self._judged = np.ones(rows, np.bool_) if removed is None else ~removed  # no filter sees what was taken out
         self._web = Judged(plan.steps, rows)
         self._captions = 0 if plan.captions is None else plan.captions.per_image
         self._written = Judged([step for step in plan.steps if step.rule.per_text], rows * self._captions)
@@ -87,7 +88,7 @@ class Verdict:
         return self._passing(None, ("image", "text"))
 
     def _passing(self, until: Step | None, abouts: Sequence[str]) -> Mask:
-        alive = np.ones(self.rows, np.bool_)
+        alive = self._judged.copy()
         for other in self._plan.steps:
             if until is not None and other.name == until.name:
                 break
@@ -95,8 +96,8 @@ class Verdict:
                 alive &= ~self._web.failed[other.name]
         return alive
 
-    def table(self, shard: Shard, columns: dict[str, pa.Array]) -> pa.Table:
-        """Return the decisions, by row and then by text."""
+    def table(self, shard: Shard, columns: dict[str, pa.Array], key_prefix: str = "") -> pa.Table:
+        """Return the decisions, by row and then by text. Keys of samples begin with `key_prefix`."""
         schema = decisions.schema(self._plan)
         values = {
             "shard": pa.repeat(shard_name(shard), self.rows),
@@ -109,7 +110,7 @@ class Verdict:
         web = pa.table({**values, **_judgement(self._web)})
         written = self._written_table(web, columns["captions"]) if self._captions else web.slice(0, 0)
         both = web if not written.num_rows else pa.concat_tables([web, written.select(web.column_names)])
-        both = both.append_column("sample_key", _sample_keys(shard.index, both["row"], both["dropped_by"]))
+        both = both.append_column("sample_key", _sample_keys(key_prefix, shard.index, both["row"], both["dropped_by"]))
         if written.num_rows:
             both = both.take(np.lexsort((both["text_no"].to_numpy(), both["row"].to_numpy())))
         return both.select(schema.names).cast(schema)
@@ -156,11 +157,11 @@ def _judgement(judged: Judged) -> dict[str, Any]:
     }
 
 
-def _sample_keys(shard: int, rows: pa.ChunkedArray, dropped_by: pa.ChunkedArray) -> pa.Array:
+def _sample_keys(prefix: str, shard: int, rows: pa.ChunkedArray, dropped_by: pa.ChunkedArray) -> pa.Array:
     """Return the sample's key for every text of a record that has a kept one, null for the others."""
     numbers = rows.to_numpy()
     kept = np.isin(numbers, numbers[combined(dropped_by).is_null().to_numpy(zero_copy_only=False)])
-    keys = [decisions.sample_key(shard, row) for row in numbers[kept].tolist()]
+    keys = [decisions.sample_key(prefix, shard, row) for row in numbers[kept].tolist()]
     return pc.replace_with_mask(pa.nulls(len(numbers), pa.string()), pa.array(kept), pa.array(keys, pa.string()))
 
 

@@ -210,7 +210,7 @@ class Plan:
 
     def decisive(self) -> dict[str, Any]:
         """Return everything that decides verdicts, as JSON values."""
-        recipe = {**self.recipe.resolved(), "output": None, "name": None, "fetch": None}
+        recipe = {**self.recipe.resolved(), "output": self.recipe.output.key_prefix, "name": None, "fetch": None}
         foreign = {name: code for name, rule in self.recipe.filters.items() if (code := code_of(type(rule))) is not None}
         return {"recipe": recipe, "stages": self.keys, "foreign": foreign}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,10 @@ class Output:
     block_shards: int = field(default=10, metadata={"doc": "consecutive input shards that are packed together"})
     longest_side: int | None = field(default=None, metadata={"doc": "re-encode larger images to JPEG with this longest side"})
     quality: int = field(default=92, metadata={"doc": "JPEG quality of what is re-encoded"})
+    key_prefix: str | None = field(
+        default=None,
+        metadata={"doc": "what keys of samples begin with: letters, digits, - and _; none: a hash of the first shard"},
+    )
     text: Literal["web_first", "best_score"] = field(
         default="web_first", metadata={"doc": "which kept text becomes key.txt: the web text if it is kept, or the best match"}
     )
@@ -32,6 +37,8 @@ class Output:
             raise ValueError("samples_per_shard and block_shards must be at least 1")
         if self.longest_side is not None and self.longest_side < 1:
             raise ValueError("longest_side must be at least 1")
+        if self.key_prefix is not None and not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", self.key_prefix):
+            raise ValueError("key_prefix may have up to 64 letters, digits, - and _")
         if not 1 <= self.quality <= 100:
             raise ValueError("quality must be between 1 and 100")
 

@@ -20,10 +20,10 @@ from curate.core.hashing import file_sha256
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
 from curate.storage.backend import Storage, opened
-from curate.storage.file_lists import listed, unlisted
+from curate.storage.file_lists import SIZES, listed, unlisted
 from curate.storage.marks import File
 
-_INDEX = ["shard", "key", "offset", "size", "sha256"]
+_INDEX = ["key", "offset", "size", "sha256"]
 """Columns of the index that are read."""
 
 
@@ -81,8 +81,7 @@ class CheckTar:
             yield f"has {size} bytes, the manifest says {expected.bytes}"
         if file_sha256(path) != expected.sha256:
             yield "sha256 differs from the manifest's"
-        index = opened(self.out.url(f"index/{tar.name[:5]}.parquet"))
-        rows = pq.read_table(index, columns=_INDEX, filters=[("shard", "==", tar.name)])
+        rows = pq.read_table(opened(self.out.url(f"index/{Path(tar.name).stem}.parquet")), columns=_INDEX)
         if rows.num_rows != expected.samples:
             yield f"the index has {rows.num_rows} samples, the manifest {expected.samples}"
         yield from self._images(path, rows)
@@ -111,7 +110,7 @@ def verify(out: Storage, manifest: dict[str, Any], runner: Runner) -> list[str]:
     if wrong:  # nothing can be compared with a list that is damaged itself
         return wrong
     if _sizes(out) != {name: tar.samples for name, tar in listed(out, "shards")}:
-        wrong.append("sizes.json: differs from the manifest")
+        wrong.append(f"{SIZES}: differs from the manifest")
     wrong += [f"{name}: is not in the manifest" for name in (*unlisted(out, "shards"), *out.folders("shards"))]
     files = (Checksum(f"{folder}/{n}", file.sha256 or "") for folder in ("decisions", "index") for n, file in listed(out, folder))
     tars = (Tar(name, expected) for name, expected in listed(out, "shards"))
@@ -124,7 +123,7 @@ def verify(out: Storage, manifest: dict[str, Any], runner: Runner) -> list[str]:
 
 def _sizes(out: Storage) -> Any:
     try:
-        return json.loads(out.read("sizes.json") or b"null")
+        return json.loads(out.read(SIZES) or b"null")
     except ValueError:
         return None
 

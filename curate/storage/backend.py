@@ -12,7 +12,7 @@ import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +76,10 @@ class Storage(ABC):
     @abstractmethod
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; missing ones are ignored."""
+
+    @abstractmethod
+    def move(self, old: str, new: str) -> None:
+        """Give a file another name, replacing what has it; a missing one is ignored. Object stores copy it."""
 
     @abstractmethod
     def remove_folder(self, folder: str) -> None:
@@ -155,6 +159,10 @@ class Disk(Storage):
         for name in names:
             Path(self.root, name).unlink(missing_ok=True)
 
+    def move(self, old: str, new: str) -> None:
+        with suppress(FileNotFoundError):
+            os.replace(Path(self.root, old), Path(self.root, new))
+
     def remove_folder(self, folder: str) -> None:
         shutil.rmtree(Path(self.root, folder), ignore_errors=True)
 
@@ -194,12 +202,8 @@ class Remote(Storage):
     def size(self, name: str) -> int | None:
         fs, path = self._place[0], self._path(name)
 
-        def ask() -> int:
-            fs.invalidate_cache()
-            return int(fs.info(path)["size"])
-
         try:
-            return tried(ask)
+            return tried(lambda: int(fs.info(path)["size"]))
         except FileNotFoundError:
             return None
 
@@ -231,7 +235,6 @@ class Remote(Storage):
         fs, path = self._place[0], self._path(folder)
 
         def ask() -> list[dict[str, Any]]:
-            fs.invalidate_cache()
             return [info for info in fs.ls(path, detail=True) if info["name"].rstrip("/") != path.rstrip("/")]
 
         try:
@@ -243,6 +246,12 @@ class Remote(Storage):
         fs, paths = self._place[0], [self._path(name) for name in names]
         if paths:
             tried(lambda: _removed(fs, paths))
+
+    def move(self, old: str, new: str) -> None:
+        fs, source, target = self._place[0], self._path(old), self._path(new)
+        if self.size(old) is not None:
+            tried(lambda: fs.copy(source, target))
+            self.remove([old])
 
     def remove_folder(self, folder: str) -> None:
         fs, path = self._place[0], self._path(folder)

@@ -22,6 +22,9 @@ from curate.storage.store import Store
 LISTED = ("shards", "index", "decisions")
 """The folders of OUT that have a list of files."""
 
+SIZES, WIDS_INDEX = "shards/sizes.json", "shards/index.json"
+"""Files beside the tars that trainers look for; on no list."""
+
 FOLDER = "manifest"
 
 _AT_ONCE = 1 << 18  # names looked up at once: Arrow hashes the whole list for each look-up
@@ -121,7 +124,7 @@ def _names(out: Storage, folder: str) -> Iterator[pa.Array]:
 def unlisted(out: Storage, folder: str, list_of: str | None = None) -> Iterator[str]:
     """Yield the names of the files of a folder that are not in its list, or in that of the folder `list_of`. Raises OSError."""
     with _names(out, list_of or folder) as names:
-        found = (one.name for one in out.listing(folder))
+        found = (one.name for one in out.listing(folder) if f"{folder}/{one.name}" not in (SIZES, WIDS_INDEX))
         while some := list(islice(found, _AT_ONCE)):
             here = pa.array(some, pa.string())
             yield from here.filter(pc.invert(pc.is_in(here, value_set=names))).to_pylist()

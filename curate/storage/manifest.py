@@ -10,12 +10,12 @@ from curate.storage.backend import Storage
 
 
 def read_manifest(out: Storage) -> dict[str, Any]:
-    """Return the manifest of an output. Raises OutputError when there is none, or it is damaged or cannot be read."""
+    """Return the manifest of an output. Raises OutputError when there is none or it is damaged, OSError."""
     name = out.url("manifest.json")
+    data = out.read("manifest.json")
     try:
-        data = out.read("manifest.json")
         manifest = None if data is None else json.loads(data)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise OutputError(f"cannot read {name}: {error}") from error
     if data is None:
         finish = f"run `curate run ... --out {out.root}` to its end first"

@@ -218,7 +218,7 @@ class Store:
     def clear_outputs(self, run: str) -> None:
         """Remove what another recipe or input left, so that two results never mix; facts stay."""
         self.storage.remove_folder("manifest")
-        self.storage.remove(["manifest.json", "report.html", "sizes.json"])
+        self.storage.remove(["manifest.json", "report.html", "shards/sizes.json", "shards/index.json"])
         found = self.storage.folders("marks")
         others = [name for name in found if name != run]
         if others or not found:

@@ -74,8 +74,9 @@ class Finished(Storage):
             f"{index:06d}": Mark({f"decisions/{index:06d}.parquet": File(10**6, "0" * 64, 4000)}, tally)
             for index in range(first, first + self.block_shards)
         }
-        files = {f"shards/{block:05d}-{n:05d}.tar": File(10**9, "0" * 64, 10_000) for n in range(TARS)}
-        files[f"index/{block:05d}.parquet"] = File(10**6, "0" * 64, 40_000)
+        numbers = range(block * TARS, (block + 1) * TARS)
+        files = {f"shards/{number:05d}.tar": File(10**9, "0" * 64, 10_000) for number in numbers}
+        files |= {f"index/{number:05d}.parquet": File(10**6, "0" * 64, 10_000) for number in numbers}
         made_with = self.written["made_with"].decode()
         return json.dumps(Mark(files, made_with=made_with, parts=verdicts).to_json()).encode()
 
@@ -89,9 +90,10 @@ class Finished(Storage):
             ending = ".json" if kind == "marks" else ".parquet"
             yield from (Found(f"{number:06d}{ending}", 1_000_000) for number in range(len(self.fingerprints)))
         elif kind in ("index", "shards"):
-            for block in range(len(self.fingerprints) // self.block_shards):
-                tars = (f"{block:05d}-{n:05d}.tar" for n in range(TARS))
-                yield from (Found(name, 10**9) for name in ([f"{block:05d}.parquet"] if kind == "index" else tars))
+            ending = "parquet" if kind == "index" else "tar"
+            yield from (
+                Found(f"{number:05d}.{ending}", 10**9) for number in range(len(self.fingerprints) // self.block_shards * TARS)
+            )
 
     def folders(self, folder: str) -> list[str]:
         return []
@@ -104,6 +106,9 @@ class Finished(Storage):
 
     def create(self, name: str, data: bytes) -> bool:
         raise NotImplementedError(name)
+
+    def move(self, old: str, new: str) -> None:
+        raise NotImplementedError(old)
 
     def remove(self, names: Iterable[str]) -> None:
         assert not list(names)

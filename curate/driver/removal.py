@@ -1,0 +1,170 @@
+"""Taking records out of a finished output, for good: say first, then leave tombstones, then rewrite what holds the records.
+
+The input is not needed. A kill leaves OUT/removing.json, by which the next command that writes to OUT completes the removal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.core.contracts import ROW_GROUP, Runner
+from curate.core.errors import OutputError
+from curate.driver import identity
+from curate.driver.attempts import Attempts
+from curate.driver.identity import Identity
+from curate.driver.manifest import attrition, write_lists
+from curate.driver.numbering import Numbering, in_order, place_of
+from curate.driver.progress import Progress, Quiet
+from curate.passes import removed
+from curate.passes.pack import Block, mark_of
+from curate.passes.removal import RemoveFromBlock, RemoveFromShard
+from curate.passes.removed import Tombstone
+from curate.passes.tars import STAGED
+from curate.storage.manifest import read_manifest
+from curate.storage.marks import Mark
+from curate.storage.store import Store
+
+PENDING = "removing.json"
+
+_COLUMNS = ["shard", "shard_index", "row", "text_no", "sample_key", "key", "url", "text", "sha256", "phash", "dropped_by"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is to be removed: by sha256 of the image, perceptual hash (and radius in bits), url, key, or text."""
+
+    sha256: Sequence[str] = ()
+    phash: Sequence[tuple[int, int]] = ()
+    urls: Sequence[str] = ()
+    keys: Sequence[str] = ()  # a record's own, or that of its sample
+    texts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a selection is in an output: tombstones, and the records (shard, row, key, url, sha256, kept) by shard's index."""
+
+    tombstones: list[Tombstone] = field(default_factory=list)
+    records: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        """Return the number of records."""
+        return sum(map(len, self.records.values()))
+
+    @property
+    def kept(self) -> int:
+        """Return how many of them are samples in tars."""
+        return sum(record["kept"] for some in self.records.values() for record in some)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Takes records out of one output."""
+
+    store: Store
+    runner: Runner
+    progress: Progress = field(default_factory=Quiet)
+
+    def remove(self, selection: Selection, date: str, *, dry_run: bool = False) -> Found:
+        """Remove what is selected; `date` (ISO) is recorded. Raises OutputError when OUT is in use or was never finished."""
+        with self.store.locked() as store:
+            self = replace(self, store=store)
+            self.complete()
+            read_manifest(store.storage)
+            found = self.find(selection, date)
+            if found.records and not dry_run:
+                removed.add(store, found.tombstones)
+                store.write_json(PENDING, {"shards": sorted(found.records)})
+                self.complete()
+            return found
+
+    def find(self, selection: Selection, date: str) -> Found:
+        """Look through the decisions."""
+        stones = [Tombstone("sha256", digest.lower(), date) for digest in selection.sha256]
+        stones += [Tombstone("phash", f"{value:016x}", date, radius) for value, radius in selection.phash]
+        stones += [Tombstone("url", removed.url_value(url), date) for url in selection.urls]
+        stones += [Tombstone("text", removed.text_value(text), date) for text in selection.texts]
+        if selection.keys or selection.phash:
+            stones += self._images(selection, removed.of(stones), date)
+        found, wanted = Found(list(dict.fromkeys(stones))), removed.of(stones)
+        for table in self._decisions():
+            for row in table.filter(wanted.of_decisions(table).is_valid()).to_pylist():
+                if row["text_no"] == 0 and row["dropped_by"] != removed.REASON:
+                    record = {name: row[name] for name in ("shard", "row", "key", "url", "sha256")}
+                    kept = row["sample_key"] is not None
+                    found.records.setdefault(row["shard_index"], []).append({**record, "kept": kept})
+        return found
+
+    def _images(self, selection: Selection, near: removed.Removed, date: str) -> Iterator[Tombstone]:
+        """Yield tombstones of the images of records with these keys or near these hashes: every copy of them goes."""
+        keys = pa.array(selection.keys, pa.string())
+        for table in self._decisions():
+            named = pc.or_(pc.is_in(table["key"], value_set=keys), pc.is_in(table["sample_key"], value_set=keys))
+            for row in table.filter(pc.or_(named, near.of_decisions(table).is_valid())).to_pylist():
+                if row["sha256"] is not None:
+                    yield Tombstone("sha256", row["sha256"], date)
+                elif row["url"] is not None:
+                    yield Tombstone("url", removed.url_value(row["url"]), date)
+                elif row["text"]:
+                    yield Tombstone("text", removed.text_value(row["text"]), date)
+
+    def _decisions(self) -> Iterator[pa.Table]:
+        out = self.store.storage
+        for name in sorted(found.name for found in out.listing("decisions") if found.name.endswith(".parquet")):
+            with out.reading(f"decisions/{name}") as path:
+                for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP, columns=_COLUMNS):
+                    yield pa.Table.from_batches([batch])
+
+    # What a kill may interrupt -----------------------------------------------------------------------------------------
+
+    def complete(self) -> None:
+        """Complete a removal that was begun, if one was. Raises OutputError."""
+        from curate.report import write_report
+
+        pending = self.store.read_json(PENDING)
+        if pending is None:
+            return
+        was = identity.held(self.store)
+        assert was is not None
+        touched, output = np.array(pending["shards"], np.int64), was.recipe["output"]
+        attempts = Attempts(self.store, self.runner, self.progress)
+        judged = next(kind for kind in self.store.storage.folders(f"marks/{was.run}") if kind.startswith("judge-"))
+        shards = identity.shards_of(self.store, was)
+        self.progress.start("remove from shards", len(touched))
+        attempts.run(RemoveFromShard(self.store, was.run, judged, removed.digest(self.store)), shards.at(touched))
+        blocks = np.unique(touched // output["block_shards"]).tolist()
+        self.progress.start("remove from tars", len(blocks))
+        task = RemoveFromBlock(self.store, was.run, judged, output["samples_per_shard"])
+        attempts.run(task, (Block(block, (), None) for block in blocks))
+        if attempts.failures:
+            raise OutputError(f"{attempts.failures[0].reason}; run the same command again")
+        self._conclude(was)
+        write_report(self.store.storage)
+        self.store.sweep()
+        self.store.storage.remove([PENDING])
+
+    def _conclude(self, was: Identity) -> None:
+        """Number the tars, and write lists and manifest."""
+        numbering, blocks = Numbering(self.store, was.run), sorted(map(int, self.store.marked(was.run, "pack")))
+        numbering.complete()
+        places = {block: place_of(mark) for block, mark in self._marks(was, blocks)}
+        numbering.move(places, in_order({block: place.tars for block, place in places.items()}))
+        self.store.storage.remove_folder(STAGED)
+        summary = write_lists(self.store, (mark for _, mark in self._marks(was, blocks)))
+        manifest: Mapping[str, Any] = self.store.read_json("manifest.json") or {}
+        counted = attrition(manifest.get("filters", ()), summary.tally)
+        self.store.write_json("manifest.json", {**manifest, **counted, "files": summary.files})
+
+    def _marks(self, was: Identity, blocks: Iterable[int]) -> Iterator[tuple[int, Mark]]:
+        blocks = list(blocks)
+        for block, (_, mark) in zip(blocks, self.store.marks(was.run, map(mark_of, blocks)), strict=True):
+            if mark is not None:
+                yield block, mark

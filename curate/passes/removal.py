@@ -1,0 +1,202 @@
+"""Taking records out of what is there: decisions, thumbnails, facts and fetched images of a shard, and the tars of a block.
+
+The input is not needed. Every task finds out for itself what it has to do, so that one that was killed is done again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from curate.core.contracts import ROW_GROUP, Batch, Report, Shard
+from curate.core.hashing import file_sha256
+from curate.fetch.image_log import Committed, ImageLog
+from curate.passes import judge, removed
+from curate.passes.pack import Block, mark_of, staged
+from curate.passes.tars import Sample, Tars
+from curate.storage.marks import File, Mark, Note
+from curate.storage.parquet import ParquetWriter
+from curate.storage.store import FETCHED, Store
+
+_BASE = "base-"
+_WITHOUT_ROWS = ("partial_", FETCHED, "crashing_rows")
+"""Providers whose files hold hashes or numbers of rows, and nothing of a record that could be told."""
+
+
+@dataclass(frozen=True)
+class RemoveFromShard:
+    """The task: takes the records with a tombstone out of all that OUT knows of a shard."""
+
+    store: Store
+    run: str
+    judged: str  # the folder of the marks of the verdicts
+    removed: str  # digest of the tombstones
+
+    def __call__(self, shard: Shard) -> Report:
+        """Take records out of one shard. The decisions come first, for they say which these are."""
+        rows = self._decisions(shard)
+        self._thumbs(shard, rows)
+        for key in self.store.storage.folders("facts"):
+            if key.startswith(_BASE):
+                self._rewrite(key, shard, lambda part: _without_texts(part, rows))
+            elif not key.startswith(_WITHOUT_ROWS):
+                self._rewrite(key, shard, lambda part: _without_rows(part, rows))
+        if shard.on_the_web:
+            self._fetched(shard, rows)
+        return Report(shard.index, len(rows), {}, {})
+
+    def _decisions(self, shard: Shard) -> pa.Array:
+        """Take removed records out of the decisions; return the rows of all that were ever removed."""
+        name, gone = f"decisions/{shard.index:06d}.parquet", removed.load(self.store, self.removed)
+        mark_name, rows = f"{self.judged}/{shard.index:06d}", list[int]()
+        tally, kept = dict(judge.EMPTY), xxhash.xxh3_128()
+        with self.store.storage.reading(name) as path, self.store.writing(name) as target:
+            file = pq.ParquetFile(path)
+            writer = ParquetWriter(target, file.schema_arrow)
+            for table in _whole_records(file):
+                left = removed.without(table, gone.of_decisions(table))
+                writer.write(left)
+                judge.count(tally, left)
+                judge.update_kept(kept, left)
+                rows += left.filter(pc.equal(left["dropped_by"], removed.REASON))["row"].to_pylist()
+            writer.close()
+            written = File(target.stat().st_size, file_sha256(target), tally["kept"])
+        before = self.store.mark(self.run, mark_name) or Mark()
+        self.store.commit(self.run, mark_name, replace(before, files={name: written}, counts=tally, made_with=kept.hexdigest()))
+        return pa.array(rows, pa.int64())
+
+    def _thumbs(self, shard: Shard, rows: pa.Array) -> None:
+        name = f"thumbs/{shard.index:06d}.parquet"
+        with self.store.storage.reading(name) as path, self.store.writing(name) as target:
+            _write(target, pq.ParquetFile(path), lambda part: _without_rows(part, rows))
+
+    def _rewrite(self, key: str, shard: Shard, change: Callable[[Batch], Batch]) -> None:
+        """Change the facts of a provider for a shard, where there are any."""
+        mark = self.store.mark_of_facts(key, shard.fingerprint)
+        if mark is None:
+            return
+        [name] = mark.files
+        note = Note(dict(mark.counts), mark.error)
+        with self.store.storage.reading(name) as path, self.store.writing_facts(key, shard.fingerprint, note) as target:
+            _write(target, pq.ParquetFile(path), change, "lz4")
+
+    def _fetched(self, shard: Shard, rows: pa.Array) -> None:
+        """Overwrite the bytes of fetched images that only removed records have: every other image stays where it is."""
+        for piece in ImageLog(self.store, shard).pieces():
+            with self.store.storage.reading(piece.facts) as path:
+                facts = pq.read_table(path, columns=["row", "offset", "bytes"])
+            gone = pc.is_in(facts["row"], value_set=rows)
+            of_others = facts.filter(pc.invert(gone))["offset"].combine_chunks().drop_null()
+            alone = pc.and_(pc.and_(gone, facts["offset"].is_valid()), pc.invert(pc.is_in(facts["offset"], value_set=of_others)))
+            places = facts.filter(alone).select(["offset", "bytes"]).to_pylist()
+            if places and self.store.storage.size(piece.tar) == piece.tar_bytes:
+                self._erase(piece, [(place["offset"], place["bytes"]) for place in places])
+
+    def _erase(self, piece: Committed, places: list[tuple[int, int]]) -> None:
+        with self.store.storage.reading(piece.tar) as path, self.store.writing(piece.tar) as target:
+            shutil.copyfile(path, target)
+            with target.open("r+b") as file:
+                for offset, size in places:
+                    file.seek(offset)
+                    file.write(bytes(size))
+
+
+@dataclass(frozen=True)
+class RemoveFromBlock:
+    """The task: writes the tars of a block again without the samples that its decisions do not keep any more."""
+
+    store: Store
+    run: str
+    judged: str
+    size: int  # samples of a tar
+
+    def __call__(self, block: Block) -> Report:
+        """Write one block. Its mark gets the marks of its shards as they are now."""
+        mark = self.store.mark(self.run, mark_of(block.index))
+        if mark is None:
+            return Report(block.index, 0, {}, {})
+        verdicts = {name: self.store.mark(self.run, f"{self.judged}/{name}") or part for name, part in mark.parts.items()}
+        keys = self._kept(verdicts)
+        files, samples = mark.files, 0
+        if sum(file.samples or 0 for name, file in mark.files.items() if name.endswith(".tar")) != len(keys):
+            with Tars(self.store, staged(block.index, verdicts), self.size) as tars:
+                for sample in self._samples(mark):
+                    if sample.key in keys:
+                        tars.add(sample)
+                tars.close()
+            files, samples = tars.files, tars.samples
+        self.store.commit(self.run, mark_of(block.index), replace(mark, files=files, parts=verdicts))
+        return Report(block.index, samples, {}, {})
+
+    def _kept(self, verdicts: dict[str, Mark]) -> set[str]:
+        found: set[str] = set()
+        for name in verdicts:
+            with self.store.storage.reading(f"decisions/{name}.parquet") as path:
+                found.update(pq.read_table(path, columns=["sample_key"])["sample_key"].drop_null().to_pylist())
+        return found
+
+    def _samples(self, mark: Mark) -> Iterator[Sample]:
+        """Yield the samples of a block's tars as they are."""
+        for name in sorted(name for name in mark.files if name.endswith(".tar")):
+            index = name.replace("shards/", "index/").replace(".tar", ".parquet")
+            with self.store.storage.reading(name) as path, self.store.storage.reading(index) as rows:
+                known = {row["key"]: row for row in pq.read_table(rows, columns=["key", "original_key", "sha256"]).to_pylist()}
+                for key, members in _members(path):
+                    [(extension, image)] = ((name, body) for name, body in members.items() if name not in ("json", "txt"))
+                    sidecars = {name: members[name] for name in ("json", "txt")}
+                    yield Sample(key, known[key]["original_key"], extension, image, known[key]["sha256"], sidecars)
+
+
+def _members(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield key and members (by extension) of each sample of one of our own tars."""
+    members: dict[str, bytes] = {}
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            key, _, extension = member.name.partition(".")
+            file = tar.extractfile(member)
+            members[extension] = b"" if file is None else file.read()
+            if extension == "txt":  # the last of a sample
+                yield key, members
+                members = {}
+
+
+def _whole_records(file: pq.ParquetFile) -> Iterator[pa.Table]:
+    """Yield decisions in tables that end with a record: all of its texts are in one."""
+    held: pa.Table | None = None
+    for batch in file.iter_batches(ROW_GROUP):
+        table = pa.Table.from_batches([batch]) if held is None else pa.concat_tables([held, pa.Table.from_batches([batch])])
+        rows = table["row"].to_numpy()
+        cut = int(np.searchsorted(rows, rows[-1]))
+        held = table.slice(cut)
+        if cut:
+            yield table.slice(0, cut).combine_chunks()
+    if held is not None:
+        yield held.combine_chunks()
+
+
+def _without_rows(part: Batch, rows: pa.Array) -> Batch:
+    return part.filter(pc.invert(pc.is_in(part["row"], value_set=rows)))
+
+
+def _without_texts(part: Batch, rows: pa.Array) -> Batch:
+    gone = pc.is_in(part["row"], value_set=rows)
+    return removed.without_texts(part, pc.if_else(gone, removed.REASON, pa.scalar(None, pa.string())))
+
+
+def _write(
+    target: Path, file: pq.ParquetFile, change: Callable[[Batch], Batch], compression: Literal["zstd", "lz4"] = "zstd"
+) -> None:
+    writer = ParquetWriter(target, file.schema_arrow, compression)
+    for batch in file.iter_batches(ROW_GROUP):
+        writer.write(pa.Table.from_batches([change(batch)]))
+    writer.close()
