@@ -15,6 +15,7 @@ class Nsfw(Filter):
     ALIGN (Jia et al. 2021, section 3): "we remove pornographic images"; the paper names no model. The default is
     Yahoo's open_nsfw with the bound that its authors give for "NSFW with high probability", 0.8; their scores between
     0.2 and 0.8 are undecided: at 0.5, which COYO-700M took for the model's successor, 1.2% of Flickr8k's photos fall.
+    Images that fail are blurred in reports, unless output.show_nsfw is true.
 
     >>> Nsfw(below=0.5).keep(pa.array([0.49, 0.5, None], pa.float32())).to_pylist()
     [True, False, True]
@@ -23,6 +24,7 @@ class Nsfw(Filter):
     about = "image"
     paper = "ALIGN 2021, section 3; open_nsfw README"
     evidence = pa.float32()
+    pictures = "blurred"
 
     below: float = threshold(0.8, "the score must be smaller, 0 to 1")
     classifier: str = setting("yahoo-open-nsfw", "spec of the model")

@@ -11,8 +11,10 @@ from typing import NoReturn
 
 import pyarrow as pa
 
+from curate.core import watchdog
 from curate.core.errors import OutOfDeviceMemory
 from curate.images.picture import Picture
+from curate.stages.blocklist import BlocklistStage
 from curate.stages.decode import DecodeStage
 from curate.stages.language import LanguageStage
 
@@ -163,3 +165,17 @@ class FaultyLanguage(LanguageStage):
             (Path(self.folder) / uuid.uuid4().hex).touch()
             raise ZeroDivisionError("a bug of ours")
         return super().__call__(batch)
+
+
+@dataclass(frozen=True)
+class DangerousHashes(BlocklistStage):
+    """BlocklistStage, with a decode of its own, that dies or hangs at marked images."""
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        for row, image in zip(batch["row"], batch["image"], strict=True):
+            with watchdog.row(row.as_py()):
+                if SEGFAULT in image.as_py():
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                if HANG in image.as_py():
+                    _forever()
+        return batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -18,13 +17,13 @@ from PIL import Image
 from curate.core.contracts import Batch, Stage
 from curate.core.errors import InputError
 from curate.report.calibrate import EDITS, calibrate, edited, pick, table, wilson
-from curate.stages.blocklist import BlocklistStage, ListRef, parse
+from curate.stages.blocklist import BlocklistStage
 from curate.stages.embedding import EmbeddingStage
 from curate.stages.eval_overlap import EvalDistanceStage, EvalSimilarityStage
 from curate.stages.evalsets import EvalSetRef, Member, decoded, default_cache, members, signatures, thumbnail, unresolved
 from curate.stages.nearest import nearest_hashes, nearest_vectors
 from curate.stages.nsfw import NsfwStage
-from curate.stages.pixels import hashes_of, pixels_of
+from curate.stages.pixels import pixels_of
 
 WIDTH = 256 * 256 * 3
 
@@ -241,52 +240,6 @@ def test_nearest_hashes_across_blocks() -> None:
     listed[[9_000, 15_000]] = 0
     distances, found = nearest_hashes(np.array([0, 1, 0xFF], np.uint64), listed)
     assert (distances.tolist(), found.tolist()) == ([0, 1, 0], [9_000, 9_000, 0])
-
-
-# Block lists
-
-
-def test_blocklist_by_content_and_by_hash(tmp_path: Path) -> None:
-    batch = with_nulls(batch_of([1, 2, 3, 4]), "phash", {3})
-    hashes, _ = hashes_of(batch)
-    listed = tmp_path / "list.txt"
-    near = int(hashes[1]) ^ 0b101
-    listed.write_text(f"# withdrawn\n\n{hashlib.sha256(image(1)).hexdigest().upper()}  # a comment\r\n{near:016x}\n")
-    stage = BlocklistStage((ListRef(str(listed)),)).resolved(tmp_path)
-    assert stage.reads == ("sha256", "phash") and len(stage.lists[0].digest) == 64
-    distances = stage(batch)["blocklist_distance"].to_pylist()
-    assert distances[:2] == [0, 2] and distances[2] > 4 and distances[3] is None
-
-
-def test_a_list_of_contents_needs_no_decoding(tmp_path: Path) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_text(hashlib.sha256(image(2)).hexdigest())
-    stage = BlocklistStage((ListRef(str(listed)),)).resolved(tmp_path)
-    assert stage.reads == ("sha256",)
-    assert stage(batch_of([1, 2]).select(["row", "sha256"]))["blocklist_distance"].to_pylist() == [None, 0]
-    listed.write_text(hashlib.sha256(image(3)).hexdigest())
-    assert stage.resolved(tmp_path) != stage
-
-
-@pytest.mark.parametrize("line", ["xyz", "0" * 63, "0x" + "0" * 14, "0" * 16 + " " + "0" * 16, "é" * 16])
-def test_a_bad_line_is_named(line: str) -> None:
-    with pytest.raises(InputError, match=r"bans\.txt:3: "):
-        parse(f"# head\n{'0' * 64}\n{line}\n", "bans.txt")
-
-
-def test_a_missing_list_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
-        BlocklistStage((ListRef(str(tmp_path / "absent")),)).resolved(tmp_path)
-
-
-@given(st.text(max_size=200))
-def test_any_text_is_a_list_or_an_input_error(text: str) -> None:
-    try:
-        listed = parse(text, "list")
-    except InputError as error:
-        assert str(error).startswith("list:")
-    else:
-        assert len(listed.sha256) + len(listed.phash) <= text.count("\n") + 1
 
 
 # Calibration

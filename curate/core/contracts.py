@@ -178,6 +178,10 @@ class Stage(ABC):
         return ()
 
 
+Pictures: TypeAlias = Literal["shown", "blurred", "hidden"]
+"""How a report draws an image: as it is, blurred beyond recognition, or not at all."""
+
+
 def setting(default: Any, doc: str) -> Any:
     """Declare a parameter that changes facts: what-if cannot change it, only a run can."""
     return field(default=default, metadata={"doc": doc, "setting": True})
@@ -199,6 +203,7 @@ class Filter(ABC):
     about: ClassVar[Literal["image", "text"]]
     paper: ClassVar[str]
     evidence: ClassVar[pa.DataType]  # Arrow type of what measure returns
+    pictures: ClassVar[Pictures] = "shown"  # what a report shows of an image that fails
     per_text: ClassVar[bool] = False  # judges synthetic texts too: its facts are lists, and it is handed a row for each text
 
     @abstractmethod

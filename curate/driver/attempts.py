@@ -56,7 +56,8 @@ class CrashSearch:
         if not shards:
             return set()
         decode = self.plan.decode
-        task = FindCrashes(self.store, self.plan.base_key, decode, self._sides(), self.row_seconds)
+        others = tuple(stage for stage in self.plan.stages() if "image" in stage.reads and not stage.decodes)
+        task = FindCrashes(self.store, self.plan.base_key, decode, self._sides(), self.row_seconds, others)
         answers = self.runner.map(task, shards, ONE_CORE)
         return {answer.shard for answer in answers if not isinstance(answer, TaskDied) and answer.counts["crashing_rows"]}
 

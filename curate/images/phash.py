@@ -11,6 +11,7 @@ import numpy.typing as npt
 from curate.images.picture import HASH_SIDE, Pixels
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
+Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 
 _FRACTION_BITS = 16  # fractional bits of a weight: 255 * 42^2 * 2^32 < 2^53, so every sum below is exact, in any order

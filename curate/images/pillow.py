@@ -9,9 +9,9 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from curate.images.picture import NOT_DECODABLE, DecodeRequest, Picture, Pixels,
 
 if TYPE_CHECKING:
     from PIL import Image
+
+T = TypeVar("T")
 
 PILLOW_ERRORS = (
     OSError,  # truncated data, broken streams; UnidentifiedImageError is one
@@ -62,6 +64,8 @@ _MESSAGES = (
     ("tiff", "bad_entropy_data"),
     ("Fax", "bad_entropy_data"),
 )
+
+_RGB_BYTES = 4  # of a pixel in Pillow's memory
 
 _settings_lock = threading.Lock()
 
@@ -177,6 +181,29 @@ def _loaded(request: DecodeRequest) -> Pixels | None:
             image.load()
             across, down = (max(1, size // request.side) if request.side else 1 for size in image.size)
             return _flattened(image, request.mode, (across, down))
+    except Image.DecompressionBombError:
+        return None
+
+
+def of_original(request: DecodeRequest, function: Callable[[Image.Image], T]) -> T | None:
+    """Return `function` of the image as Pillow opens it: first frame, full size, palette and alpha as they are.
+
+    A damaged file is opened leniently; None if it does not decode, or to more bytes than `request` allows. The request's
+    `side` is not used, and `rgb` says that the function converts to RGB, which then is what counts.
+    """
+    for lenient in (False, True):
+        with _pillow(request.pixels, lenient=lenient), _libtiff(request.format), suppress(*PILLOW_ERRORS):
+            return _applied(request, function)
+    return None
+
+
+def _applied(request: DecodeRequest, function: Callable[[Image.Image], T]) -> T | None:
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(request.data), formats=_PLUGINS[request.format]) as image:
+            depth = max(len(image.getbands()), _RGB_BYTES if request.rgb else 1)
+            return None if image.width * image.height * depth > request.max_bytes else function(image)
     except Image.DecompressionBombError:
         return None
 

@@ -19,10 +19,23 @@ _UPRIGHT = {
     8: "ROTATE_90",
 }
 
+_SPOTS = 4  # a side, of a blurred picture
+
 
 def thumbnail(data: bytes, side: int = 160) -> bytes | None:
     """Return a JPEG whose longest side is at most `side`, upright and without metadata; None if it does not decode."""
     return _jpeg(data, side, 70)
+
+
+def blurred(thumb: bytes) -> bytes:
+    """Return a thumbnail with nothing left but 4 x 4 spots of colour, a JPEG of the same size."""
+    from PIL import Image
+
+    with Image.open(BytesIO(thumb), formats=("JPEG",)) as image:
+        spots = image.convert("RGB").resize((_SPOTS, _SPOTS), Image.Resampling.BOX)
+        file = BytesIO()
+        spots.resize(image.size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=70)
+    return file.getvalue()
 
 
 def reencode(data: bytes, longest_side: int | None, quality: int) -> bytes | None:

@@ -24,6 +24,7 @@ from curate.passes.image_views import ImageSource
 from curate.passes.isolate import crashing_rows
 from curate.passes.piece import Piece
 from curate.passes.shard_facts import ShardFacts
+from curate.passes.veil import FACTS
 from curate.passes.verdict import Mask, Verdict
 from curate.planning.plan import FETCH, Plan, Step
 from curate.stages.text import normalised, tokens
@@ -129,8 +130,8 @@ class ShardEvaluation:
             yield facts
 
     def locate(self, rows: Index) -> pa.Table:
-        """Return row, offset and bytes of some rows, for reading their images again."""
-        table = pa.Table.from_batches(base_batches(self.reader, self._base, columns=("row", "offset", "bytes")))
+        """Return the base facts of some rows by which their images are read and judged again."""
+        table = pa.Table.from_batches(base_batches(self.reader, self._base, columns=FACTS))
         return table.filter(pc.is_in(table["row"], value_set=pa.array(rows)))
 
     def commit(self) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.core import watchdog
-from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard
+from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard, Stage
 from curate.fetch.image_log import base_batches, open_images
 from curate.images.picture import DecodeRequest
 from curate.images.resize import resized_watched
@@ -42,6 +42,7 @@ class FindCrashes:
     decode: DecodeStage
     sides: tuple[int, ...] = ()  # of the pictures that models want
     seconds: float = watchdog.ROW_SECONDS
+    others: tuple[Stage, ...] = ()  # beside the decoder, that read the bytes of images
 
     def __call__(self, shard: Shard) -> Report:
         """Look through one shard; the report counts the crashing_rows that were not known before."""
@@ -111,7 +112,10 @@ class _Child:
         row, decode = facts["row"][0].as_py(), self.hunt.decode
         try:
             if facts["header"][0].as_py() == "ok":
-                decode(facts.append_column("image", pa.array([data], pa.binary())))
+                seen = decode(facts.append_column("image", pa.array([data], pa.binary())))
+                for stage in self.hunt.others:
+                    if set(stage.reads) <= set(seen.schema.names):
+                        stage(seen)
                 for side in self.hunt.sides:
                     form = facts["format"][0].as_py()
                     resized_watched(row, DecodeRequest(data, form, rgb=True, side=side, max_bytes=decode.max_bytes))

@@ -18,7 +18,7 @@ from curate.core.timing import Activities
 from curate.counts.lookup import Lookup
 from curate.passes import decisions
 from curate.passes.evaluation import FetchedImagesLost, ShardEvaluation, evaluating
-from curate.passes.sampler import Sampler, thumbs_in
+from curate.passes.sampler import Sampler, Thumb, thumbs_in
 from curate.planning.plan import Plan
 from curate.storage.marks import File, Mark
 from curate.storage.parquet import ParquetWriter
@@ -85,7 +85,7 @@ class Judge:
             update_kept(kept, table)
         return sampler, kept.hexdigest()
 
-    def _thumbs(self, name: str) -> dict[int, bytes | None]:
+    def _thumbs(self, name: str) -> dict[int, Thumb]:
         """Return the thumbnails that an earlier judgement of the shard has made."""
         try:
             with self.store.storage.reading(f"thumbs/{name}") as path:

@@ -59,7 +59,13 @@ class Piece:
         return alive & ~self._known[stage.name]
 
     def prepare(self, stage: Stage, alive: Mask) -> None:
-        """Read and decode what a model's stage will need, so that the model does not wait for it."""
+        """Read and decode what a stage after the models or of them will need, so that no model waits for it.
+
+        A stage that reads bytes runs now: whoever prepares is the only one that reads the shard.
+        """
+        if "image" in stage.reads:
+            self.ensure(stage, alive)
+            return
         wanted = self.missing(stage, alive)
         if wanted.any():
             for source in self._unstored(stage):

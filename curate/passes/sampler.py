@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.core import watchdog
+from curate.core.contracts import Pictures
 from curate.fetch.image_log import ImageReader
-from curate.images.thumbnails import thumbnail
+from curate.images.thumbnails import blurred, thumbnail
+from curate.passes.veil import Drawn, Veil, with_image
 from curate.planning.plan import Plan
 from curate.stages.eval_overlap import EvalDistanceStage, EvalSimilarityStage
 from curate.stages.text import mix
@@ -33,6 +36,7 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),  # the evidence, as text
         ("match", pa.string()),  # the evaluation image that is nearest
         ("match_thumb", pa.binary()),
+        ("drawn", pa.string()),  # 'shown', 'blurred' or 'hidden': both pictures
         ("texts", pa.string()),  # JSON, of category 'captions': every text of the record with its scores and verdict
     ]
 )
@@ -49,6 +53,7 @@ SIZE = 48
 FEW_SHARDS = SIZE // 2
 """Inputs of more shards have the same number of samples a shard, 2."""
 
+_IMAGES = ["row", "offset", "bytes"]
 _TEXT = 300  # characters of a text that the report shows
 
 
@@ -57,11 +62,19 @@ def per_shard(shards: int) -> int:
     return min(24, max(2, SIZE // max(1, shards)))
 
 
-def thumbs_in(path: Path) -> dict[int, bytes | None]:
+@dataclass(frozen=True)
+class Thumb:
+    """The picture of a record, a JPEG, and how it is drawn; no picture where it is hidden or does not decode."""
+
+    picture: bytes | None
+    drawn: Pictures
+
+
+def thumbs_in(path: Path) -> dict[int, Thumb]:
     """Return the thumbnails of a file that `Sampler.write` wrote, by row."""
-    table = pq.read_table(path, columns=["row", "thumb"])
-    rows = zip(table["row"].to_pylist(), table["thumb"].to_pylist(), strict=True)
-    return {row: thumb for row, thumb in rows if thumb is not None}
+    table = pq.read_table(path, columns=["row", "thumb", "drawn"])
+    rows = zip(*(table[name].to_pylist() for name in ("row", "thumb", "drawn")), strict=True)
+    return {row: Thumb(picture, drawn) for row, picture, drawn in rows if picture is not None or drawn == "hidden"}
 
 
 def fewer(path: Path, size: int) -> pa.Table | None:
@@ -91,9 +104,10 @@ class Sampler:
         searched = [s.sets for s in plan.stages() if isinstance(s, EvalSimilarityStage | EvalDistanceStage)]
         self._sets = searched[0] if searched else ()
         self._held: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
+        self._veil = Veil(plan)
         self._scores = [step.name for step in plan.steps if step.rule.per_text]
         self.skipped: Collection[int] = ()  # rows that killed a worker once
-        self.thumbs: dict[int, bytes | None] = {}  # that are made already, by row
+        self.thumbs: dict[int, Thumb] = {}  # that are made already, by row
 
     def offer(self, table: pa.Table) -> None:
         """Look at a batch of decisions."""
@@ -121,6 +135,7 @@ class Sampler:
         evidence = None if category in ("kept", CAPTIONS) else table[category][place].as_py()
         shown = f"{evidence:.4g}" if isinstance(evidence, float) else str(evidence)
         record["category"], record["reason"] = category, None if evidence is None else shown
+        record["drawn"] = self._veil.drawn(table["failed"][place].as_py(), table["not_evaluated"][place].as_py())
         record["match"] = table["eval_match"][place].as_py() if "eval_match" in table.schema.names else None
         record["text"] = record["text"][:_TEXT] if record["text"] else record["text"]
         if category == CAPTIONS:
@@ -137,21 +152,25 @@ class Sampler:
     def write(self, path: Path, locate: Callable[[npt.NDArray[np.int64]], pa.Table], opened: ImageReader) -> None:
         """Write the sampled records with their pictures, by row."""
         records = sorted((record for held in self._held.values() for _, _, record in held), key=lambda record: record["row"])
-        new = dict.fromkeys(record["row"] for record in records if record["row"] not in self.thumbs)
-        if new:
-            located = locate(np.array(list(new), np.int64))
-            for row, image in zip(new, opened.images(located), strict=True):
-                self.thumbs[row] = self._picture(row, image)
+        self._make({record["row"]: record["drawn"] for record in records}, locate, opened)
         for record in records:
-            record["thumb"], record["match_thumb"] = self.thumbs[record["row"]], self._match(record)
+            thumb, match = self.thumbs[record["row"]], self._match(record)
+            record["thumb"], record["drawn"] = thumb.picture, thumb.drawn
+            record["match_thumb"] = _veiled(match, thumb.drawn)
         write_thumbs(path, pa.Table.from_pylist(records, schema=SCHEMA))
 
-    def _picture(self, row: int, image: bytes | None) -> bytes | None:
-        """Return the thumbnail. For a record that an early filter dropped this is the first decode."""
-        if not image or row in self.skipped:
-            return None
-        with watchdog.row(row):
-            return thumbnail(image)
+    def _make(self, drawn: dict[int, Drawn], locate: Callable[[npt.NDArray[np.int64]], pa.Table], opened: ImageReader) -> None:
+        """Make the thumbnails that are missing, by row. A hidden image is not opened."""
+        missing = {row: one for row, one in drawn.items() if row not in self.thumbs}
+        self.thumbs.update({row: Thumb(None, one.how) for row, one in missing.items()})
+        new = [row for row, one in missing.items() if one.how != "hidden"]
+        if not new:
+            return
+        located = locate(np.array(new, np.int64))
+        for place, (row, image) in enumerate(zip(new, opened.images(located.select(_IMAGES)), strict=True)):
+            if image and row not in self.skipped:
+                how = self._veil.lifted(drawn[row], with_image(located, place, image))
+                self.thumbs[row] = Thumb(_veiled(_picture(row, image), how) if how != "hidden" else None, how)
 
     def _match(self, record: dict[str, Any]) -> bytes | None:
         if record["category"] != "eval_overlap" or record["match"] is None:
@@ -165,3 +184,15 @@ class Sampler:
                 if picture is not None:
                     return picture
         return None
+
+
+def _picture(row: int, image: bytes) -> bytes | None:
+    """Return the thumbnail. For a record that an early filter dropped this is the first decode, or the second by its `Veil`."""
+    with watchdog.row(row):
+        return thumbnail(image)
+
+
+def _veiled(picture: bytes | None, how: Pictures) -> bytes | None:
+    if picture is None or how == "hidden":
+        return None
+    return blurred(picture) if how == "blurred" else picture

@@ -209,8 +209,9 @@ class Plan:
         return plan(dataclasses.replace(self.recipe, filters=rules))
 
     def decisive(self) -> dict[str, Any]:
-        """Return everything that decides verdicts, as JSON values."""
-        recipe = {**self.recipe.resolved(), "output": self.recipe.output.key_prefix, "name": None, "fetch": None}
+        """Return everything that decides verdicts, keys and thumbnails, as JSON values."""
+        output = [self.recipe.output.key_prefix, self.recipe.output.show_nsfw]
+        recipe = {**self.recipe.resolved(), "output": output, "name": None, "fetch": None}
         foreign = {name: code for name, rule in self.recipe.filters.items() if (code := code_of(type(rule))) is not None}
         return {"recipe": recipe, "stages": self.keys, "foreign": foreign}
 

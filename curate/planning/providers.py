@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from curate.core.contracts import IMAGE_VIEWS, Filter, Stage
 from curate.core.errors import RecipeError
 from curate.core.facts import FACTS, PROVIDERS
 from curate.planning.recipe import Recipe
+from curate.stages.blocklist import BlocklistStage
 from curate.stages.decode import DecodeStage
 from curate.stages.embedding import EmbeddingStage, embedding_stage
 from curate.stages.language import LanguageStage
@@ -26,8 +27,9 @@ def available(recipe: Recipe) -> list[Stage]:
         stages.insert(0, recipe.captions)
     stages += _anywhere(recipe, stages)
     stages += _embeddings(stages)
-    colour = any("pixels" in stage.reads for stage in stages)
-    decode = DecodeStage(view="rgb" if colour else "grey", max_bytes=decoded_bytes(recipe))
+    colour, limit = any("pixels" in stage.reads for stage in stages), decoded_bytes(recipe)
+    decode = DecodeStage(view="rgb" if colour else "grey", max_bytes=limit)
+    stages = [replace(stage, max_bytes=limit) if isinstance(stage, BlocklistStage) else stage for stage in stages]
     return [decode, LanguageStage(), *stages]
 
 

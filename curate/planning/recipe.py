@@ -30,6 +30,7 @@ class Output:
     text: Literal["web_first", "best_score"] = field(
         default="web_first", metadata={"doc": "which kept text becomes key.txt: the web text if it is kept, or the best match"}
     )
+    show_nsfw: bool = field(default=False, metadata={"doc": "draw images that fail nsfw in the report as they are, not blurred"})
 
     def check(self) -> None:
         """Raise ValueError for a value that no output can have."""
