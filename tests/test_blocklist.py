@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from curate.core.contracts import Batch
+from curate.core.contracts import Batch, Needs, TaskDied
 from curate.core.errors import InputError
+from curate.driver.attempts import CrashSearch
+from curate.driver.resolve import resolve
 from curate.images import listed_hashes
+from curate.passes.image_views import ImageViews
 from curate.passes.isolate import FindCrashes, crashing_rows
+from curate.passes.verdict import Mask
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.sources.listing import list_shards
@@ -30,7 +36,10 @@ from curate.stages.nearest import nearest_hashes
 from curate.storage.backend import storage
 from curate.storage.store import Store
 from tests.dangerous import HANG, SEGFAULT, DangerousHashes
-from tests.running import KEEP_ALL, Setup, decisions, jpeg, make_tar, pairs, run_job
+from tests.running import KEEP_ALL, InProcess, Setup, decisions, jpeg, make_tar, pairs, run_job
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 COLUMN = "blocklist_distance"
 
@@ -355,3 +364,34 @@ def test_a_run_drops_what_is_listed(by: Callable[[bytes], str], recipe: str, tmp
     images = {"a": jpeg(1), "b": saved(scene("RGBA"), "PNG"), "c": jpeg(3), "d": saved(scene("CMYK"), "JPEG")}
     dropped = run_with([by(images["b"]), by(images["d"])], recipe, tmp_path, images)
     assert dropped == [None, "blocklist", None, "blocklist"]
+
+
+def test_one_thread_reads_the_shard_while_models_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: set[int] = set()
+    read = ImageViews.read
+
+    def noted(self: ImageViews, wanted: Mask) -> Iterator[bytes | None]:
+        readers.add(threading.get_ident())
+        return read(self, wanted)
+
+    monkeypatch.setattr(ImageViews, "read", noted)
+    images = {name: jpeg(seed) for seed, name in enumerate("abc")}
+    assert run_with([_md5(images["b"])], AFTER_MODEL, tmp_path, images) == [None, "blocklist", None]
+    assert len(readers) == 1 and readers != {threading.get_ident()}
+
+
+def test_the_search_for_crashes_decodes_as_the_list_does(tmp_path: Path) -> None:
+    (tmp_path / "bans.txt").write_text("0" * 40)
+    (tmp_path / "recipe.yaml").write_text(LISTS.replace("BANS", str(tmp_path / "bans.txt")))
+    plan, _ = resolve(planning.plan(recipes.load(str(tmp_path / "recipe.yaml"))), tmp_path)
+    tasks: list[FindCrashes] = []
+
+    class Noting(InProcess):
+        def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
+            assert isinstance(task, FindCrashes)
+            tasks.append(task)
+            return iter(())
+
+    shards = list(list_shards([str(make_tar(tmp_path / "0.tar", pairs([1])))], {}))
+    CrashSearch(plan, Store(storage(tmp_path / "out")), Noting(), 1.0)(shards)
+    assert [type(stage) for task in tasks for stage in task.others] == [BlocklistStage]
