@@ -220,6 +220,32 @@ def what_if(given: options.WhatIf) -> None:
 
 
 @main.command()
+@click.argument("a")
+@click.argument("b")
+@flags.html("Write the comparison as a page too, with pictures of records that changed sides.")
+@flags.JSON
+@gathered(options.Diff)
+def diff(given: options.Diff) -> None:
+    """Compare two finished outputs A and B of overlapping input, made by other recipes, thresholds or versions of curate.
+
+    Prints the totals of each, how many records each filter dropped in A and in B, what each keeps alone, evidence that
+    changed, and texts that differ. Records are the same if shard (by fingerprint) and row are, and where A and B share no
+    such shard, if sha256 and text are. A, B: folders or URLs (s3://, gs://).
+
+    \b
+    Examples:
+      curate diff curated curated-256 --html diff.html
+      curate diff s3://bucket/january s3://bucket/june --json
+
+    \b
+    Exit codes: 0 compared, whatever was found, 1 error, 2 wrong usage.
+    """
+    from curate.commands.diff import diff_command
+
+    diff_command(given)
+
+
+@main.command()
 @flags.OUT
 @flags.JSON
 @gathered(options.Report)

@@ -125,6 +125,16 @@ class Why:
 
 
 @dataclass(frozen=True)
+class Diff:
+    """Arguments of `curate diff`."""
+
+    a: str
+    b: str
+    html: Path | None
+    as_json: bool
+
+
+@dataclass(frozen=True)
 class WhatIf:
     """Arguments of `curate what-if`."""
 

@@ -20,10 +20,11 @@ import xxhash
 from curate.core.contracts import ROW_GROUP, shard_name
 from curate.core.errors import InputError, OutputError
 from curate.core.shards import LIST_SCHEMA, Shards, listed
+from curate.storage.manifest import IDENTITY, LISTS, list_name
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store
 
-NAME, FOLDER = "output.json", "input"
+NAME, FOLDER = IDENTITY, LISTS
 
 _NAMED = 3  # shards of a message
 
@@ -55,7 +56,7 @@ def held(store: Store) -> Identity | None:
 
 def record(store: Store, identity: Identity, shards: Shards) -> None:
     """Write what OUT is of: first the list of shards, under a name of its own, then the file that names it."""
-    name = _list_name(identity.input)
+    name = list_name(identity.input)
     if store.storage.size(name) is None:
         with store.writing(name) as path:
             writer = ParquetWriter(path, LIST_SCHEMA)
@@ -70,14 +71,10 @@ def record(store: Store, identity: Identity, shards: Shards) -> None:
 def shards_of(store: Store, identity: Identity) -> Shards:
     """Return the shards that OUT is of. Raises OutputError when their list is gone."""
     try:
-        with store.storage.reading(_list_name(identity.input)) as path:
+        with store.storage.reading(list_name(identity.input)) as path:
             return Shards(listed(pq.ParquetFile(path).iter_batches(ROW_GROUP)))
     except FileNotFoundError:
-        raise OutputError(f"{store.storage.url(_list_name(identity.input))}, the list of what OUT is of, is missing") from None
-
-
-def _list_name(digest: str) -> str:
-    return f"{FOLDER}/{digest}.parquet"
+        raise OutputError(f"{store.storage.url(list_name(identity.input))}, the list of what OUT is of, is missing") from None
 
 
 # Another recipe or input ------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def galleries(out: Storage, order: Sequence[str]) -> Galleries:
     for row in found:
         by_name[row["category"]].append(replace(_picture(row), match="", match_image="", match_size=0))
     pairs, captioned = [_picture(row) for row in leaked], [_picture(row) for row in written]
-    shown = _fitting([*by_name.values(), captioned], pairs)
+    shown = fitting([*by_name.values(), captioned], pairs)
     shelves = [Gallery(name, tuple(by_name[name][:shown]), counts[name]) for name in by_name]
     return Galleries(shelves, pairs[:shown], captioned[:shown])
 
@@ -107,7 +107,7 @@ def _chosen(view: View, where: str, group: str, limit: int) -> list[dict[str, An
 
 
 def _picture(row: Mapping[str, Any]) -> Picture:
-    image, match_image = _jpeg(row["thumb"]), _jpeg(row["match_thumb"])
+    image, match_image = jpeg(row["thumb"]), jpeg(row["match_thumb"])
     text = None if row["text"] is None else row["text"][:600]
     return Picture(
         key=(row["key"] or "")[:200],
@@ -128,12 +128,12 @@ def _text(found: Mapping[str, Any]) -> Text:
     return Text(str(found["source"]), str(found["text"]), shown, found["dropped_by"])
 
 
-def _jpeg(found: bytes | None) -> bytes:
+def jpeg(found: bytes | None) -> bytes:
     """Return a thumbnail; empty unless it is a JPEG of plausible size."""
     return found if found and found.startswith(b"\xff\xd8\xff") and len(found) <= LARGEST else b""
 
 
-def _fitting(shelves: Sequence[Sequence[Picture]], pairs: Sequence[Picture]) -> int:
+def fitting(shelves: Sequence[Sequence[Picture]], pairs: Sequence[Picture]) -> int:
     """Return how many pictures of each shelf fit into BUDGET."""
     for shown in (EACH, 20, 16, 12, 8, 6, 4, 2):
         size = sum(one.size for shelf in shelves for one in shelf[:shown])

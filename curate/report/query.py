@@ -6,7 +6,7 @@ Results do not depend on the number of threads: no approximate aggregates, no su
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,16 @@ def opened(files: Sequence[str], columns: Mapping[str, str]) -> Iterator[View]:
     `columns` maps names to SQL types that queries may use: columns that the files lack are null. Raises OutputError if a
     file cannot be read.
     """
+    with connected(files[:1]) as connection:
+        yield View(connection, create_view(connection, "data", files, columns))
+
+
+@contextmanager
+def connected(stores: Iterable[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open DuckDB with bounded memory and a folder to spill to; `stores` are paths or URLs, one of every store to be read.
+
+    Raises OutputError if a file cannot be read inside the block.
+    """
     import duckdb
 
     with tempfile.TemporaryDirectory(prefix="curate-") as spill, duckdb.connect() as connection:
@@ -74,10 +84,11 @@ def opened(files: Sequence[str], columns: Mapping[str, str]) -> Iterator[View]:
         connection.execute("SET temp_directory = $1", [spill])
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET autoinstall_known_extensions = false")
-        if files and not is_local(files[0]):
-            _open_remote(connection, files[0])
+        remote = {url.partition("://")[0]: url for url in stores if not is_local(url)}
+        for url in remote.values():
+            _open_remote(connection, url)
         try:
-            yield View(connection, _create(connection, files, columns))
+            yield connection
         except (duckdb.IOException, duckdb.InvalidInputException) as error:
             raise OutputError(f"cannot read the parquet files: {str(error).splitlines()[0]}") from error
         except duckdb.Error as error:
@@ -95,16 +106,18 @@ def _open_remote(connection: duckdb.DuckDBPyConnection, url: str) -> None:
     connection.execute("SET cache_local_files = true")  # DuckDB takes memory:// and others for local
 
 
-def _create(connection: duckdb.DuckDBPyConnection, files: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
-    """Create the view `data` and return the types of the columns that the files have."""
+def create_view(
+    connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[str], columns: Mapping[str, str]
+) -> dict[str, str]:
+    """Create a view of parquet files as `opened` does, and return the types of the columns that the files have."""
     types: dict[str, str] = {}
     source, start = "(SELECT 1)", []
     if files:
         relation = connection.read_parquet(list(files))
         types = dict(zip(relation.columns, map(str, relation.types), strict=True))
-        relation.create_view("files")
-        source, start = "files", ["*"]
-    missing = [f"NULL::{sql} AS {quoted(name)}" for name, sql in columns.items() if name not in types]
+        relation.create_view(f"{name}_files")
+        source, start = f"{name}_files", ["*"]
+    missing = [f"NULL::{sql} AS {quoted(column)}" for column, sql in columns.items() if column not in types]
     where = "" if files else " WHERE false"
-    connection.execute(f"CREATE VIEW data AS SELECT {', '.join(start + missing)} FROM {source}{where}")
+    connection.execute(f"CREATE VIEW {name} AS SELECT {', '.join(start + missing)} FROM {source}{where}")
     return types

@@ -1,4 +1,4 @@
-"""The manifest of a finished output."""
+"""What a finished output says of itself: its manifest, and the list of shards that it is made of."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from typing import Any
 
 from curate.core.errors import OutputError
 from curate.storage.backend import Storage
+
+IDENTITY = "output.json"
+"""Names recipe and input of an output."""
+
+LISTS = "input"
+"""Folder of the list of shards."""
 
 
 def read_manifest(out: Storage) -> dict[str, Any]:
@@ -23,3 +29,18 @@ def read_manifest(out: Storage) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise OutputError(f"{name} is not a manifest")
     return manifest
+
+
+def list_name(digest: str) -> str:
+    """Return the name of the list of shards (curate.core.shards.LIST_SCHEMA) of an input with this digest."""
+    return f"{LISTS}/{digest}.parquet"
+
+
+def shard_list(out: Storage) -> str | None:
+    """Return the name of the list of the shards that an output is made of, None where it has none. Raises OSError."""
+    data = out.read(IDENTITY)
+    try:
+        name = list_name(str(json.loads(data or b"")["input"]))
+    except (ValueError, TypeError, KeyError):  # of an earlier version
+        return None
+    return name if out.size(name) is not None else None
