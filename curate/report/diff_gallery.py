@@ -54,11 +54,17 @@ def _place(texts: Sequence[Mapping[str, Any]]) -> Place:
 
 def _chosen(pair: Pair) -> list[tuple[str, str, int]]:
     """Return verdicts and ranks of a few records for each pair of verdicts."""
-    pictured = "(SELECT DISTINCT shard_index, row FROM thumbs_{} WHERE thumb IS NOT NULL)"
-    one, other = (f"LEFT JOIN {pictured.format(s)} t{s} ON t{s}.shard_index = {s}.shard AND t{s}.row = {s}.row" for s in SIDES)
+    of_side = (
+        f"SELECT key1, key2 FROM keys_{side} k"
+        f" SEMI JOIN (SELECT shard_index, row FROM thumbs_{side} WHERE thumb IS NOT NULL) t"
+        " ON t.shard_index = k.shard AND t.row = k.row"
+        for side in SIDES
+    )
+    pair.create_table("pictured", " UNION ".join(of_side))  # few, so that not all records need be joined
+    one, other = (f"(SELECT * FROM keys_{side} SEMI JOIN pictured USING (key1, key2))" for side in SIDES)
     found = pair.rows(
-        f"SELECT a.verdict, b.verdict, {RANK} AS rank FROM records_a a JOIN records_b b {JOIN} {one} {other}"
-        f" WHERE (a.verdict = '{KEPT}') <> (b.verdict = '{KEPT}') AND (ta.row IS NOT NULL OR tb.row IS NOT NULL)"
+        f"SELECT a.verdict, b.verdict, {RANK} AS rank FROM {one} a JOIN {other} b {JOIN}"
+        f" WHERE (a.verdict = '{KEPT}') <> (b.verdict = '{KEPT}')"
         f" QUALIFY row_number() OVER (PARTITION BY a.verdict, b.verdict ORDER BY rank) <= {EACH}"
         " ORDER BY a.verdict::VARCHAR, b.verdict::VARCHAR, rank"
     )

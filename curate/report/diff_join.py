@@ -63,6 +63,7 @@ class Pair:
     def __init__(self, connection: duckdb.DuckDBPyConnection, a: Storage, b: Storage) -> None:
         """Open both. Raises OSError, and duckdb's errors, which `opened` translates."""
         self._connection = connection
+        self._by_content = False
         outs = dict(zip(SIDES, (a, b), strict=True))
         self.types = {
             side: create_view(connection, f"data_{side}", parquet_files(outs[side], "decisions"), _READ) for side in SIDES
@@ -90,9 +91,8 @@ class Pair:
         if not ranks:
             return {}
         listed = ", ".join(f"{rank:d}::UBIGINT" for rank in sorted(set(ranks)))
-        found = self.rows(
-            f"SELECT {RANK}, a.shard, a.row, b.shard, b.row FROM records_a a JOIN records_b b {JOIN} WHERE {RANK} IN ({listed})"
-        )
+        a, b = (f"(SELECT * FROM keys_{side} WHERE hash(key1, key2) IN ({listed}))" for side in SIDES)  # no join of all
+        found = self.rows(f"SELECT {RANK}, a.shard, a.row, b.shard, b.row FROM {a} a JOIN {b} b {JOIN}")
         places = {rank: ((a, row), (b, other)) for rank, a, row, b, other in found}
         names = list(evidence)
         one, other = (self._decisions(side, [pair[n] for pair in places.values()], names) for n, side in enumerate(SIDES))
@@ -117,6 +117,10 @@ class Pair:
         """Create a view of further parquet files of one of the outputs, as curate.report.query.create_view."""
         create_view(self._connection, name, files, columns)
 
+    def create_table(self, name: str, sql: str) -> None:
+        """Create a table of what a query returns."""
+        self._connection.execute(f"CREATE TEMP TABLE {name} AS {sql}")
+
     def create_records(self, evidence: Mapping[str, str]) -> None:
         """Create the views of records; `evidence` maps the columns to be compared to their names there."""
         found = (f"SELECT DISTINCT dropped_by FROM data_{side} WHERE dropped_by IS NOT NULL" for side in SIDES)
@@ -131,6 +135,16 @@ class Pair:
                 parts.append(self._others(side, evidence, search=all(others.values())))
             empty = f"{self._known(side, evidence)} WHERE false"
             self._connection.execute(f"CREATE VIEW records_{side} AS {' UNION ALL '.join(parts) or empty}")
+        self._by_content = all(others.values())
+
+    def create_keys(self) -> None:
+        """Create keys_a and keys_b, the records without what is compared, which `records` reads.
+
+        Where keys are hashes of contents these are tables, so that contents are not read again.
+        """
+        for side in SIDES:
+            kind = "TEMP TABLE" if self._by_content else "VIEW"
+            self._connection.execute(f"CREATE {kind} keys_{side} AS SELECT key1, key2, shard, row, verdict FROM records_{side}")
 
     def _places(self, outs: Mapping[str, Storage]) -> None:
         """Create the table of the shards that both are made of: their numbers in each."""
@@ -155,14 +169,30 @@ class Pair:
 
     def _others(self, side: str, evidence: Mapping[str, str], *, search: bool) -> str:
         """Return the query of the records in shards of one; without `search`, none of them is in the other."""
-        content = f"(hash(coalesce(d.sha256, d.url), d.text) | {_CONTENT})" if search else "NULL::UBIGINT"
-        nth = "row_number() OVER (PARTITION BY key1 ORDER BY shard, row)::UBIGINT" if search else "0::UBIGINT"
-        key = f"CASE WHEN coalesce(d.sha256, d.url) IS NOT NULL THEN {content} END"
-        sql = (
-            f"SELECT {key} AS key1, {self._columns(evidence)} FROM {self._web(side)} d"
-            f" ANTI JOIN places ON places.{side} = d.shard_index{self._captions(side)}"
+        if search:
+            self._count_doubles(side)
+        key1, key2 = (self._content(), "coalesce(t.nth, 1)::UBIGINT") if search else ("NULL::UBIGINT", "0::UBIGINT")
+        doubles = f" LEFT JOIN doubles_{side} t ON t.shard = d.shard_index AND t.row = d.row" if search else ""
+        columns = f"{key1} AS key1, {key2} AS key2, {self._columns(evidence)}"
+        return f"SELECT {columns} FROM {self._unknown(side)}{doubles}{self._captions(side)}"
+
+    def _count_doubles(self, side: str) -> None:
+        """Create the table of records whose content occurs several times, with their numbers among those of that content.
+
+        They are few: to number all records would be to sort them.
+        """
+        keys = f"SELECT {self._content()} AS key1, d.shard_index AS shard, d.row AS row FROM {self._unknown(side)}"
+        self.create_table(
+            f"doubles_{side}",
+            "SELECT shard, row, row_number() OVER (PARTITION BY key1 ORDER BY shard, row) AS nth"
+            f" FROM ({keys}) SEMI JOIN (SELECT key1 FROM ({keys}) GROUP BY key1 HAVING count(*) > 1) USING (key1)",
         )
-        return f"SELECT key1, {nth} AS key2, * EXCLUDE (key1) FROM ({sql})"
+
+    def _content(self) -> str:
+        return f"CASE WHEN coalesce(d.sha256, d.url) IS NOT NULL THEN hash(coalesce(d.sha256, d.url), d.text) | {_CONTENT} END"
+
+    def _unknown(self, side: str) -> str:
+        return f"{self._web(side)} d ANTI JOIN places ON places.{side} = d.shard_index"
 
     def _columns(self, evidence: Mapping[str, str]) -> str:
         """Return the columns of a record: place, verdict, hashes of its texts, evidence."""

@@ -24,6 +24,7 @@ from tests.bench.measure import ROOT, Figure, at_most, scratch
 ROWS = int(os.environ.get("DIFF_ROWS", "10000000"))
 ROWS_A_SHARD = 100_000
 CORES = 2
+PICTURED = 24
 FILTERS = ["image_reuse", "caption_frequency", "common_ngrams", "caption_words", "min_side", "aspect_ratio", "unreadable", "nsfw",
            "eval_overlap", "clip_similarity"]  # fmt: skip
 
@@ -61,15 +62,25 @@ def write_output(out: Path, side: int, shift: float) -> None:
     for shard in range(ROWS // ROWS_A_SHARD):
         found = _DECISIONS.format(shard=shard, rows=ROWS_A_SHARD, side=side, evidence=_EVIDENCE.format(shift=shift))
         duckdb.sql(f"COPY ({found}) TO '{out}/decisions/{shard:06d}.parquet' (COMPRESSION zstd)")
+    write_thumbs(out)
+
+
+def write_thumbs(out: Path) -> None:
+    """Write pictures of PICTURED records of each shard."""
+    (out / "thumbs").mkdir(parents=True)
+    picture = "'\\xFF\\xD8\\xFF'::BLOB || repeat('x', 3000)::BLOB"
+    for shard in range(ROWS // ROWS_A_SHARD):
+        found = f"SELECT {shard}::INTEGER AS shard_index, 7 * row AS row, {picture} AS thumb FROM range({PICTURED}) t(row)"
+        duckdb.sql(f"COPY ({found}) TO '{out}/thumbs/{shard:06d}.parquet'")
 
 
 def child(a: Path, b: Path) -> None:
-    """Compare, and print seconds, the peak of this process in bytes, and what was found."""
+    """Compare, and print seconds, the peak of this process in bytes, its CPU seconds, and what was found."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     started = time.perf_counter()
     found = diff(storage(a), storage(b), pictures=True)
-    seconds = time.perf_counter() - started
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, found.both, found.by_content)
+    seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
+    print(seconds, used.ru_maxrss * 1024, used.ru_utime + used.ru_stime, found.both, found.by_content)
 
 
 def run() -> list[Figure]:
@@ -79,12 +90,13 @@ def run() -> list[Figure]:
         write_output(folder / "a", 200, 0.0)
         write_output(folder / "b", 256, 0.01)
         shutil.copytree(folder / "b" / "decisions", folder / "other" / "decisions", copy_function=os.link)
+        shutil.copytree(folder / "b" / "thumbs", folder / "other" / "thumbs", copy_function=os.link)
         write_lists(folder / "other", first=1_000_000)
         for name, other in (("diff", "b"), ("diff_by_content", "other")):
             command = [sys.executable, "-m", "tests.bench.diff", str(folder / "a"), str(folder / other)]
             told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
-            assert told[2:] == [str(ROWS), str(ROWS if other == "other" else 0)]
-            more = {"rows_of_each": ROWS, "cores": CORES}
+            assert told[3:] == [str(ROWS), str(ROWS if other == "other" else 0)]
+            more = {"rows_of_each": ROWS, "cores": CORES, "cpu_seconds": round(float(told[2]), 1)}
             figures.append(at_most(f"{name}_seconds", float(told[0]), "s", 60, more))
             figures.append(at_most(f"{name}_peak_memory", float(told[1]) / 1e6, "MB", 2000, more))
     return figures
