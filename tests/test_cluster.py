@@ -23,6 +23,7 @@ from curate.counts.merge import Engine, merge
 from curate.counts.ngrams import RarestNgram
 from curate.counts.texts_per_image import TextsPerImage
 from curate.driver.extract import Extraction
+from curate.driver.removal import Removal, Selection
 from curate.sources.listing import list_shards
 from curate.storage.backend import storage
 from curate.storage.store import Store
@@ -113,6 +114,17 @@ def test_passes_with_models_write_the_bytes_of_one_machine(runner: Runner, setup
     captions = replace(setup, recipe=test_capfilt.RECIPE)
     run_job(captions, tmp_path / "one" / "out")
     run_job(captions, tmp_path / "two" / "out", runner)
+    assert written(tmp_path / "two" / "out") == written(tmp_path / "one" / "out")
+
+
+def test_an_output_that_grows_and_shrinks_has_the_bytes_of_one_machine(runner: Runner, setup: Setup, tmp_path: Path) -> None:
+    for name, here in (("one", InProcess()), ("two", runner)):
+        out = tmp_path / name / "out"
+        run_job(replace(setup, inputs=setup.inputs[:2]), out, here)
+        run_job(replace(setup, inputs=setup.inputs[2:], into="add"), out, here)
+        key = next(row["key"] for row in running.decisions(out) if row["sample_key"])
+        assert Removal(Store(storage(out)), here).remove(Selection(keys=[key]), "2026-11-27").number
+        assert leftovers(out) == []
     assert written(tmp_path / "two" / "out") == written(tmp_path / "one" / "out")
 
 

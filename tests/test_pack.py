@@ -7,18 +7,20 @@ import importlib.util
 import io
 import json
 import re
+import shlex
 import shutil
-import sys
 import tarfile
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from curate.report.trainers import for_open_clip
+from curate.storage.file_lists import WIDS_INDEX
 from curate.storage.tar import member_header
 from tests import running
 from tests.running import KEEP_ALL, Setup, curate, jpeg, listed, make_tar, manifest, picture, run_job
@@ -209,35 +211,39 @@ def test_webdataset_reads_the_tars(given: dict[str, bytes], packed: Path) -> Non
 
 
 @leaky
-def test_open_clips_pipeline_reads_the_tars(given: dict[str, bytes], packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps of open_clip_train.data.get_wds_dataset, for evaluation; sizes.json as its get_dataset_size reads it."""
+def test_open_clips_own_loader_reads_the_tars(given: dict[str, bytes], packed: Path) -> None:
+    """open_clip_train.data.get_wds_dataset, told what a run prints: it takes the number of samples from sizes.json."""
     if importlib.util.find_spec("open_clip") is None:  # importing it may need help, see below
         pytest.skip("needs the models extra")
     from curate.models.torchvision_fit import fit_torchvision
 
     fit_torchvision()
-    if importlib.util.find_spec("pandas") is None:  # that module imports it for csv files, which are not used here
-        empty = ModuleType("pandas")
-        empty.__spec__ = ModuleSpec("pandas", None)
-        monkeypatch.setitem(sys.modules, "pandas", empty)
+    pytest.importorskip("pandas")
     data = pytest.importorskip("open_clip_train.data")
-    webdataset = pytest.importorskip("webdataset")
-    pattern = str(packed / "shards" / "{00000..00004}.tar")
-    steps = [
-        webdataset.SimpleShardList(pattern),
-        webdataset.split_by_worker,
-        webdataset.tarfile_to_samples(handler=data.log_and_continue),
-        webdataset.select(data.filter_no_caption_or_no_image),
-        webdataset.decode("pilrgb", handler=data.log_and_continue),
-        webdataset.rename(image="jpg;png;jpeg;webp", text="txt"),
-        webdataset.map_dict(image=lambda image: image.size, text=str),
-        webdataset.to_tuple("image", "text"),
-        webdataset.batched(5, partial=True),
-    ]
-    batches = list(webdataset.DataPipeline(*steps))
-    texts = [text for batch in batches for text in batch[1]]
+    words = shlex.split(for_open_clip(str(packed), 5, 18))
+    assert words[::2] == ["--train-data", "--dataset-type"]
+    told = SimpleNamespace(
+        train_data=words[1], train_num_samples=None, train_data_upsampling_factors=None, dataset_resampled=False,
+        val_data=words[1], val_num_samples=None, batch_size=6, world_size=1, workers=0, seed=0,
+    )  # fmt: skip
+    info = data.get_wds_dataset(
+        told, lambda image: np.asarray(image.convert("RGB")), is_train=True, tokenizer=lambda text: [text]
+    )
+    assert (info.dataloader.num_samples, info.dataloader.num_batches) == (18, 3)
+    batches = list(info.dataloader)
+    assert sorted(text for _, texts in batches for text in texts) == sorted(f"größe: a photo of {key}" for key in given)
+    assert all(images.shape == (6, 260, 420, 3) for images, _ in batches)
+    evaluated = data.get_wds_dataset(told, lambda image: image.size, is_train=False, tokenizer=lambda text: [text])
+    assert sum(len(texts) for _, texts in evaluated.dataloader) == 18
+
+
+@leaky
+def test_wids_reads_the_index(given: dict[str, bytes], packed: Path, tmp_path: Path) -> None:
+    wids = pytest.importorskip("wids")
+    dataset = wids.ShardListDataset(str(packed / WIDS_INDEX), cache_dir=str(tmp_path), transformations=[])
+    assert len(dataset) == 18
+    texts = [dataset[place][".txt"].read().decode() for place in range(len(dataset))]
     assert sorted(texts) == sorted(f"größe: a photo of {key}" for key in given)
-    assert data.get_dataset_size(pattern) == (18, 5)
 
 
 # Verify --------------------------------------------------------------------------------------------------------------

@@ -7,10 +7,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from curate import samples
+from curate.driver.removal import Removal, Selection
+from curate.storage.backend import storage
+from curate.storage.store import Store
 from tests import running
 from tests.proxy import Forwarding, proxy
 from tests.running import RECIPE, Setup, curate, manifest, run_job, written
@@ -64,6 +69,17 @@ def test_an_input_on_s3_gives_the_same_tars(bucket: str, setup: Setup, undisturb
     here = download(f"{bucket}/out", tmp_path / "here")
     expected = {name: digest for name, digest in written(undisturbed).items() if name.startswith(SAME)}
     assert {name: digest for name, digest in written(here).items() if name.startswith(SAME)} == expected
+
+
+def test_an_output_on_s3_grows_and_shrinks_as_on_a_disk(bucket: str, setup: Setup, tmp_path: Path) -> None:
+    for out, at in ((tmp_path / "disk" / "out", None), (tmp_path / "s3" / "out", f"{bucket}/grows")):
+        run_job(replace(setup, inputs=setup.inputs[:1]), out, at=at)
+        run_job(replace(setup, inputs=setup.inputs[1:], into="add"), out, at=at)
+        key = next(samples(at or out)).key
+        assert Removal(Store(storage(at or out)), running.InProcess()).remove(Selection(keys=[key]), "2026-11-27").number == 1
+    here = download(f"{bucket}/grows", tmp_path / "here")
+    assert written(here) == written(tmp_path / "disk" / "out")
+    assert leftovers(here) == []
 
 
 # A server that refuses -----------------------------------------------------------------------------------------------

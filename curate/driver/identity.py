@@ -7,7 +7,7 @@ is told to.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from typing import Any
 
@@ -41,6 +41,7 @@ class Identity:
     input: str  # digest of the shards, which name their list
     counted_only: int  # shards at the end of the input that are only counted
     finished: bool = False  # it was complete once
+    counts: Mapping[str, str] = field(default_factory=dict)  # the merged corpus counts of its verdicts, by fact
 
 
 def held(store: Store) -> Identity | None:

@@ -66,9 +66,9 @@ class Resume:
             self.store.unmark(judge.run, [f"{folder}/{index:06d}" for index in shards])
 
     def judged(self, task: Judge) -> Index:
-        """Return the shards whose verdicts are valid; removes marks whose decisions are gone or that used other counts."""
+        """Return the shards whose verdicts are valid; removes marks whose decisions are gone, or that used other counts yet."""
         for kind in self.store.storage.folders(f"marks/{task.run}"):
-            if kind.startswith("judge-") and kind != task.marks:  # made with other counts; their decisions are overwritten now
+            if kind.startswith("judge-") and kind not in (task.marks, task.earlier_marks):
                 self.store.storage.remove_folder(f"marks/{task.run}/{kind}")
         there = index_of(found.name.removesuffix(".parquet") for found in self._files("decisions"))
         marked = index_of(self.store.marked(task.run, task.marks))

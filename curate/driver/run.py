@@ -21,7 +21,7 @@ from curate.core.contracts import Needs, Runner, shard_name
 from curate.core.errors import OutOfDeviceMemory, OutputError
 from curate.core.shards import Shards
 from curate.core.version import __version__
-from curate.counts.lookup import Lookup
+from curate.counts.lookup import Lookup, load
 from curate.counts.merge import Engine, Scanned, merge
 from curate.driver import batches, identity
 from curate.driver.attempts import Attempts, CrashSearch
@@ -165,10 +165,11 @@ class Run:
         """Remove what is not of this run, and write what OUT is of; where input is added, it was finished and stays so."""
         was = identity.held(self.store)
         finished = self.options.into == "add" and was is not None and was.finished
+        counts = was.counts if was is not None and was.run == self.key() else {}
         if not finished:
             self.store.storage.remove([identity.NAME])
         self.store.clear_outputs(self.key())
-        identity.record(self.store, replace(self._identity(), finished=finished), self.shards)
+        identity.record(self.store, replace(self._identity(), finished=finished, counts=counts), self.shards)
 
     def key(self) -> str:
         """Return the folder of this run's marks: a hash of recipe, facts, input and code, but not of how samples are packed.
@@ -247,9 +248,8 @@ class Run:
     def judge(self, lookups: dict[str, Lookup]) -> Judge:
         """Return the task that judges a shard with these corpus counts."""
         samples, prefix, gone = per_shard(len(self.shards)), self._key_prefix(), removed.digest(self.store)
-        return Judge(
-            self.store, self.plan, self.plan.base_key, self.key(), lookups, samples, prefix, gone, self.options.row_seconds
-        )
+        task = Judge(self.store, self.plan, self.plan.base_key, self.key(), lookups, samples, prefix, gone)
+        return replace(task, row_seconds=self.options.row_seconds)
 
     def _key_prefix(self) -> str:
         """Return what the keys of samples begin with: the recipe's, or a hash of the name and size of the first shard.
@@ -264,8 +264,8 @@ class Run:
 
     def _judge(self, task: Judge, attempts: Attempts) -> None:
         """Judge what is missing. Raises OutOfDeviceMemory when a GPU is too small for the recipe's batch."""
-        missing = np.setdiff1d(self._judged_shards(attempts), valid := self._resume.judged(task))
-        self._trim_thumbs(task, valid)
+        task = replace(task, earlier=self._earlier(task.lookups))
+        missing = np.setdiff1d(self._judged_shards(attempts), self._resume.judged(task))
         with_gpu = self._prepare(Prepare(task), missing, attempts) if "prepare" in self._passes else _NONE
         rest = np.setdiff1d(np.intersect1d(missing, self._judged_shards(attempts)), with_gpu)
         advice = None if not self.halved and batches.can_halve(self.plan) else batches.advice(self.plan)
@@ -276,6 +276,17 @@ class Run:
             needs = Needs(threads, gpus=self.options.gpu_share, models=True)
             self.progress.start("judge with models", len(with_gpu))
             attempts.run(replace(task, threads=threads), self.shards.at(with_gpu), needs, advice)
+        self._trim_thumbs(task, self._judged_shards(attempts))
+        if task.earlier:
+            self.store.storage.remove_folder(f"marks/{task.run}/{task.earlier_marks}")
+
+    def _earlier(self, lookups: dict[str, Lookup]) -> dict[str, Lookup]:
+        """Return the corpus counts of the verdicts that OUT has, if they were others and are there still."""
+        was = identity.held(self.store)
+        names = {} if was is None else was.counts
+        found = {fact: load(self.store.storage, name) for fact, name in names.items()}
+        complete = {fact: lookup for fact, lookup in found.items() if lookup is not None}
+        return complete if complete.keys() == lookups.keys() and complete != lookups else {}
 
     def _trim_thumbs(self, task: Judge, judged: Index) -> None:
         """Leave out the thumbnails of judged shards that would not have been made with as many shards as there are now."""
@@ -319,7 +330,8 @@ class Run:
         manifest |= {"halved_batch": self.halved} if self.halved else {}
         manifest |= {"failed_shards": failed, "partial_shards": partial}
         self.store.write_json("manifest.json", manifest)
-        identity.record(self.store, replace(self._identity(), finished=True), self.shards)
+        counts = {fact: lookup.name for fact, lookup in packed.lookups.items()}
+        identity.record(self.store, replace(self._identity(), finished=True, counts=counts), self.shards)
         tally, root = summary.tally, self.store.storage.root
         return Outcome(root, "done", tally["records"], tally["texts"], tally["kept"], failed, partial, attempts.seconds)
 

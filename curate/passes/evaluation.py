@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.core import watchdog
-from curate.core.contracts import IMAGE_ROWS, Batch, Shard, Stage
+from curate.core.contracts import IMAGE_ROWS, Batch, CorpusCount, Shard, Stage
 from curate.core.facts import Fact
 from curate.core.timing import Activities
 from curate.counts.lookup import Lookup
@@ -178,15 +178,8 @@ class ShardEvaluation:
         self._facts.advance(low, low + batch.num_rows)
         with self.activities.doing("lookup", batch.num_rows):
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-            columns.update(self._count_facts(batch))
+            columns.update(count_facts(self.plan.counts, self._lookups, batch, self.shard))
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-
-    def _count_facts(self, batch: Batch) -> dict[str, pa.Array]:
-        if not self.plan.counts:
-            return {}
-        needed = any(count.needs_words for count in self.plan.counts)
-        words = tokens(normalised(batch["text"])) if needed else tokens(pa.nulls(batch.num_rows, pa.string()))
-        return {c.fact: c.look_up(self._lookups[c.fact], batch, words, self.shard.index) for c in self.plan.counts}
 
     def _settled(self, facts: Batch, gone: Mask) -> Verdict:
         """Return the verdicts that cost nothing; filters from `fetch` on judge only images that were requested."""
@@ -285,6 +278,15 @@ class ShardEvaluation:
             where = np.zeros(verdict.rows, np.bool_)
             where[index[alive]] = True
             verdict.settle(step, where, piece.select(alive, step.rule.reads()))
+
+
+def count_facts(counts: Sequence[CorpusCount], lookups: Mapping[str, Lookup], batch: Batch, shard: Shard) -> dict[str, pa.Array]:
+    """Return the facts of corpus counts for a batch of base facts of a shard."""
+    if not counts:
+        return {}
+    needed = any(count.needs_words for count in counts)
+    words = tokens(normalised(batch["text"])) if needed else tokens(pa.nulls(batch.num_rows, pa.string()))
+    return {count.fact: count.look_up(lookups[count.fact], batch, words, shard.index) for count in counts}
 
 
 def _ensure(piece: Piece, stages: Iterable[Stage], alive: Mask) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from curate.core.contracts import Report, Shard
 from curate.core.hashing import file_sha256
 from curate.core.timing import Activities
 from curate.counts.lookup import Lookup
+from curate.fetch.image_log import base_batches, open_images
 from curate.passes import decisions
-from curate.passes.evaluation import FetchedImagesLost, ShardEvaluation, evaluating
+from curate.passes.evaluation import FetchedImagesLost, ShardEvaluation, count_facts, evaluating
 from curate.passes.sampler import Sampler, Thumb, thumbs_in
 from curate.planning.plan import Plan
 from curate.storage.marks import File, Mark
@@ -40,12 +41,16 @@ class Judge:
     samples: int = 0  # thumbnails of each category
     key_prefix: str = ""  # of the keys of samples
     removed: str = ""  # digest of what was taken out of OUT
+    earlier: dict[str, Lookup] = field(default_factory=dict)  # the counts of the verdicts that OUT has, where they were others
     row_seconds: float = watchdog.ROW_SECONDS
     threads: int = 1  # that decode pictures for models
 
     def __call__(self, shard: Shard) -> Report:
-        """Judge one scanned shard."""
+        """Judge one scanned shard. Verdicts by earlier counts stay where these are the same for all of its records."""
         activities = Activities()
+        if (mark := self._unchanged(shard, activities)) is not None:
+            self.store.commit(self.run, f"{self.marks}/{shard.index:06d}", mark)
+            return Report(shard.index, mark.counts["records"], activities.seconds, {**activities.rows, **mark.counts}, mark.error)
         tally = dict(EMPTY)
         name = f"{shard.index:06d}.parquet"
         with activities.doing("write"), self.store.writing(f"decisions/{name}") as path:
@@ -63,6 +68,21 @@ class Judge:
         mark = Mark({f"decisions/{name}": file}, tally, error, made_with=kept)
         self.store.commit(self.run, f"{self.marks}/{shard.index:06d}", mark)
         return Report(shard.index, tally["records"], activities.seconds, {**activities.rows, **tally}, error)
+
+    def _unchanged(self, shard: Shard, activities: Activities) -> Mark | None:
+        """Return the mark of the shard's earlier verdicts if they are valid still; else remove it, for its decisions go."""
+        name = f"{self.earlier_marks}/{shard.index:06d}"
+        mark, counts = (self.store.mark(self.run, name) if self.earlier else None), self.plan.counts
+        base = None if mark is None else self.store.facts(self.base, shard.fingerprint)
+        if mark is None or base is None:
+            return None
+        with activities.doing("lookup"), open_images(self.store, shard) as images, self.store.storage.reading(base) as path:
+            for batch in base_batches(images, path):
+                before, now = (count_facts(counts, lookups, batch, shard) for lookups in (self.earlier, self.lookups))
+                if before != now:
+                    self.store.unmark(self.run, [name])
+                    return None
+        return mark
 
     def _sampled(self, evaluation: ShardEvaluation, writer: ParquetWriter, tally: dict[str, int]) -> tuple[Sampler, str]:
         """Write the decisions; a shard whose fetched images are lost is not fetched any more. Raises FetchedImagesLost."""
@@ -97,6 +117,11 @@ class Judge:
     def marks(self) -> str:
         """Return the folder of its marks: other counts, for a shard that failed before may be in them now, another folder."""
         return f"judge-{_digest(self.lookups)}"
+
+    @property
+    def earlier_marks(self) -> str:
+        """Return the folder of the marks of its earlier verdicts."""
+        return f"judge-{_digest(self.earlier)}"
 
     @property
     def fetch_marks(self) -> str:

@@ -9,7 +9,7 @@ import time
 
 NAMES = (
     "image_pass", "text_pass", "breakdown", "start", "memory", "merge", "lookup", "capfilt", "driver", "idle", "estimate",
-    "engines", "fetch", "extract", "diff",
+    "engines", "fetch", "extract", "growing", "diff",
 )  # fmt: skip
 
 
