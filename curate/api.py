@@ -36,6 +36,7 @@ from curate.stages.evalsets import default_cache
 from curate.storage.backend import storage
 from curate.storage.file_lists import listed
 from curate.storage.manifest import read_manifest
+from curate.storage.shared_facts import with_facts
 from curate.storage.store import Store
 
 
@@ -60,6 +61,9 @@ class Settings:
 
     workers: int | None = None
     """Worker processes on this machine; None: one per core. Scripts need the guard `if __name__ == "__main__":`."""
+
+    facts: str | os.PathLike[str] | None = None
+    """A store of facts that several outputs share; None: inside the output, or where it was begun with."""
 
     options: RunOptions = field(default_factory=RunOptions)
     progress: Progress = field(default_factory=Quiet)
@@ -90,7 +94,8 @@ def run(recipe: str, inputs: Sequence[str], out: str | os.PathLike[str], setting
     resolved, unread = resolve(planned, default_cache())
     options = settings.options if settings.options.warnings else _with_warnings(settings.options, [*planned.warnings(), *unread])
     with _runner(settings, len(shards)) as runner:
-        return Run(resolved, shards, Store(storage(out)), runner, options, settings.progress).run()
+        place = with_facts(storage(out), None if settings.facts is None else os.fspath(settings.facts))
+        return Run(resolved, shards, Store(place), runner, options, settings.progress).run()
 
 
 def plan(recipe: str, inputs: Sequence[str] = (), settings: Settings = _DEFAULT) -> Plan:

@@ -286,6 +286,26 @@ def remove(given: options.Remove) -> None:
 
 
 @main.command()
+@click.argument("store")
+@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
+@flags.JSON
+@gathered(options.Gc)
+def gc(given: options.Gc) -> None:
+    """Free what no output uses of STORE, a store of facts (`curate run --facts STORE`).
+
+    Outputs that were deleted do not count. Wait for runs that write to STORE, or start them again afterwards.
+
+    \b
+    Examples:
+      curate gc facts --dry-run
+      curate gc s3://bucket/facts
+    """
+    from curate.commands.gc import gc_command
+
+    gc_command(given)
+
+
+@main.command()
 @click.argument("sets", nargs=-1, required=True, metavar="SET...")
 @click.option("--candidates", multiple=True, metavar="INPUT", help="Images that are certainly not in the sets; repeatable.")
 @click.option("--rate", type=click.FloatRange(0, 1), default=0.001, show_default=True, help="Share of unrelated images dropped.")

@@ -38,6 +38,7 @@ from curate.storage import file_lists
 from curate.storage.backend import storage
 from curate.storage.lease import BEAT_SECONDS
 from curate.storage.marks import File
+from curate.storage.shared_facts import with_facts
 from curate.storage.store import Store
 
 T = TypeVar("T")
@@ -132,9 +133,10 @@ class Setup:
 
 
 def run_job(
-    setup: Setup, out: Path, runner: Runner | None = None, progress: Progress | None = None, at: str | None = None
-) -> Outcome:
-    """Run a recipe in this process (or with `runner`) into `out`, or at a URL."""
+    setup: Setup, out: Path, runner: Runner | None = None, progress: Progress | None = None, at: str | None = None,
+    facts: Path | None = None,
+) -> Outcome:  # fmt: skip
+    """Run a recipe in this process (or with `runner`) into `out`, or at a URL; facts go into a store, if one is given."""
     file = out.parent / "recipe.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(setup.recipe)
@@ -154,7 +156,7 @@ def run_job(
         counted_only=counted_only,
         into=setup.into,
     )
-    store = Store(storage(at or out), beat=setup.beat)
+    store = Store(with_facts(storage(at or out), None if facts is None else str(facts)), beat=setup.beat)
     return Run(plan, shards, store, runner or InProcess(), options, progress or Quiet()).run()
 
 

@@ -33,6 +33,7 @@ class Run(Work):
     retry_failed: bool
     replace: bool
     add: bool
+    facts: str | None
     overrides: tuple[str, ...]
     models: str | None
     plugins: tuple[str, ...]
@@ -46,6 +47,15 @@ class Extract(Work):
 
     surrounding: int
     images_from_archive: bool
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Gc:
+    """Arguments of `curate gc`."""
+
+    store: str
+    dry_run: bool
     as_json: bool
 
 

@@ -17,6 +17,7 @@ from curate.commands.progress import Bars
 from curate.core.errors import InputError
 from curate.driver.removal import Found, Removal, Selection
 from curate.runners.local.runner import LocalRunner
+from curate.storage.shared_facts import with_facts
 from curate.storage.store import Store
 
 _SHOWN = 20
@@ -38,7 +39,7 @@ def remove_command(given: Remove) -> int:
     if not items:
         raise click.UsageError("name what to remove: --sha256, --phash, --url, --key, --text or --list")
     with common.output(given.out) as out, Bars() as bars, LocalRunner(common.workers(given.workers)) as runner:
-        removal = Removal(Store(out), runner, bars)
+        removal = Removal(Store(with_facts(out)), runner, bars)
         found = removal.remove(_selection(items, given.radius), datetime.date.today().isoformat(), dry_run=given.dry_run)
     if given.as_json:
         common.print_json(_described(found, given))

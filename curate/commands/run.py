@@ -26,6 +26,7 @@ from curate.report.fetches import fetches
 from curate.stages.evalsets import default_cache
 from curate.storage.backend import storage
 from curate.storage.manifest import read_manifest
+from curate.storage.shared_facts import with_facts
 from curate.storage.store import Store
 
 PARTIAL = 3
@@ -39,7 +40,7 @@ def run_command(given: options.Run) -> int:
     if given.samples_per_shard is not None:
         recipe = replace(recipe, output=replace(recipe.output, samples_per_shard=given.samples_per_shard))
     api.apart([*given.inputs, *given.counts_of], given.out)
-    store = Store(storage(given.out))
+    store = Store(with_facts(storage(given.out), given.facts))
     judged = len(common.shards_of(given.inputs, given.columns)) if given.counts_of else None
     shards = common.shards_of([*given.inputs, *given.counts_of], given.columns)
     plan = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)

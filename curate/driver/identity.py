@@ -6,7 +6,7 @@ is told to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -42,6 +42,7 @@ class Identity:
     counted_only: int  # shards at the end of the input that are only counted
     finished: bool = False  # it was complete once
     counts: Mapping[str, str] = field(default_factory=dict)  # the merged corpus counts of its verdicts, by fact
+    providers: Sequence[str] = ()  # keys of all facts that it uses
 
 
 def held(store: Store) -> Identity | None:

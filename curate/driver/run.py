@@ -42,6 +42,7 @@ from curate.passes.sampler import FEW_SHARDS, fewer, per_shard, write_thumbs
 from curate.passes.scan import Scan
 from curate.planning.plan import Pass, Plan
 from curate.storage.marks import Mark
+from curate.storage.shared_facts import enter
 from curate.storage.store import Store
 
 FORMAT = 3
@@ -117,7 +118,9 @@ class Run:
     def _identity(self) -> Identity:
         recipe = json.loads(json.dumps(self.plan.recipe.resolved()))  # as it is read back: lists, not tuples
         made_of, digest = self._made_of(), self.shards.digest
-        return Identity(self.key(), made_of, recipe, self.plan.keys, __version__, digest, self.options.counted_only)
+        providers = [*self._scanning().provides(), *self.plan.keys.values()]
+        only = self.options.counted_only
+        return Identity(self.key(), made_of, recipe, self.plan.keys, __version__, digest, only, providers=providers)
 
     def with_recorded_batches(self) -> Run:
         """Return the run with half the batches, if an earlier attempt recorded that a GPU was too small, and warn about it."""
@@ -169,6 +172,7 @@ class Run:
         if not finished:
             self.store.storage.remove([identity.NAME])
         self.store.clear_outputs(self.key())
+        enter(self.store.storage)
         identity.record(self.store, replace(self._identity(), finished=finished, counts=counts), self.shards)
 
     def key(self) -> str:
@@ -224,9 +228,7 @@ class Run:
 
     def _scan(self, attempts: Attempts) -> dict[str, Lookup]:
         """Scan shards and merge their partial counts; return the look-ups by fact."""
-        task = Scan(
-            self.store, self.plan.base_key, self.plan.header, self.plan.text, self.plan.counts, removed.digest(self.store)
-        )
+        task = replace(self._scanning(), removed=removed.digest(self.store))
         missing = self._resume.unscanned(task, self.shards)
         self.progress.start("scan", len(missing))
         attempts.run(task, self.shards.at(missing))
@@ -236,6 +238,9 @@ class Run:
         scanned = np.setdiff1d(np.arange(len(self.shards)), index_of(attempts.failed))
         merging = Scanned(self.shards.fingerprints[scanned], scanned)
         return merge(self.store, self.plan.counts, merging, Engine(self.runner, self.options.memory))
+
+    def _scanning(self) -> Scan:
+        return Scan(self.store, self.plan.base_key, self.plan.header, self.plan.text, self.plan.counts)
 
     def _fetch(self, lookups: dict[str, Lookup], attempts: Attempts) -> None:
         """Fetch the images that are still needed, of the shards whose records hold URLs."""

@@ -153,7 +153,12 @@ class ImageLog:
 
 def fingerprint_of(shard: Shard, number: int) -> str:
     """Return the fingerprint of a piece of a shard."""
-    return xxhash.xxh3_64_hexdigest(f"{shard.fingerprint}/{number}".encode())
+    return piece_fingerprint(shard.fingerprint, number)
+
+
+def piece_fingerprint(shard: str, number: int) -> str:
+    """Return the fingerprint of a piece, from its shard's."""
+    return xxhash.xxh3_64_hexdigest(f"{shard}/{number}".encode())
 
 
 def shards_without_images(store: Store, shards: Iterable[Shard]) -> list[int]:

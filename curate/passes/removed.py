@@ -130,16 +130,23 @@ def add(store: Store, tombstones: Sequence[Tombstone]) -> None:
     columns = zip(*rows, strict=True) if rows else ((),) * len(SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
     name = xxhash.xxh3_64_hexdigest(repr(rows).encode())
-    with store.writing(f"{FOLDER}/{name}.parquet") as path:
-        writer = ParquetWriter(path, SCHEMA)
-        writer.write(pa.table(arrays, SCHEMA))
-        writer.close()
+    for part in store.storage.parts():  # a store of facts keeps them too, for the other outputs that use it
+        with part.writing(f"{FOLDER}/{name}.parquet") as path:
+            writer = ParquetWriter(path, SCHEMA)
+            writer.write(pa.table(arrays, SCHEMA))
+            writer.close()
 
 
 def digest(store: Store) -> str:
     """Return what names the tombstones of an output: empty where there are none."""
-    names = sorted(found.name for found in store.storage.listing(FOLDER) if found.name.endswith(".parquet"))
+    names = sorted(_files(store.storage))
     return xxhash.xxh3_64_hexdigest(" ".join(names).encode()) if names else ""
+
+
+def _files(storage: Storage) -> dict[str, Storage]:
+    """Return the files of tombstones by name, and where each is."""
+    found = ((one.name, part) for part in storage.parts() for one in part.listing(FOLDER))
+    return {name: part for name, part in found if name.endswith(".parquet")}
 
 
 def load(store: Store, name: str) -> Removed:
@@ -149,10 +156,9 @@ def load(store: Store, name: str) -> Removed:
 
 @lru_cache(2)
 def _loaded(storage: Storage, name: str) -> Removed:
-    found = [found.name for found in storage.listing(FOLDER) if found.name.endswith(".parquet")]
     tables = []
-    for one in sorted(found):
-        with storage.reading(f"{FOLDER}/{one}") as path:
+    for one, part in sorted(_files(storage).items(), key=lambda file: file[0]):
+        with part.reading(f"{FOLDER}/{one}") as path:
             tables.append(pq.read_table(path, schema=SCHEMA))
     return of(Tombstone(row["kind"], row["value"], row["date"], row["radius"]) for row in pa.concat_tables(tables).to_pylist())
 

@@ -37,6 +37,15 @@ class Storage(ABC):
 
     root: str
 
+    @property
+    def own(self) -> Storage:
+        """Return the storage without folders that are elsewhere (see curate.storage.shared_facts)."""
+        return self
+
+    def parts(self) -> tuple[Storage, ...]:
+        """Return the storages that it is made of."""
+        return (self,)
+
     def url(self, name: str) -> str:
         """Return the path or URL of a file."""
         return f"{self.root}/{name}"

@@ -35,6 +35,7 @@ def local_copy(storage: Storage, folder: str, names: Sequence[str]) -> Path:
 
     Copies are in the folder for temporary files; one that was not used for a day is removed when the next is made.
     """
+    storage = storage.own  # such folders are never those that outputs share
     if isinstance(storage, Disk):
         return Path(storage.root, folder)
     copies = own_folder("copies")

@@ -181,7 +181,7 @@ class Store:
 
     def marks(self, run: str, names: Iterable[str]) -> Iterator[tuple[str, Mark | None]]:
         """Yield names and contents of many marks, in order, several read at once where each costs a request."""
-        if isinstance(self.storage, Disk):
+        if isinstance(self.storage.own, Disk):
             yield from ((name, self.mark(run, name)) for name in names)
             return
         stream = iter(names)
@@ -201,7 +201,7 @@ class Store:
 
         On a disk the lock is gone with the process, however it ends; on an object store a lease runs out.
         """
-        if isinstance(self.storage, Disk):
+        if isinstance(self.storage.own, Disk):
             with _held(Path(self.storage.root)):
                 yield self
             return
@@ -230,13 +230,14 @@ class Store:
 
     def sweep(self) -> None:
         """Remove attempts that a kill left without a mark. Only the holder of the lock may."""
-        for key in self.storage.folders("facts"):
+        shared = self.storage.own is not self.storage  # other runs may be writing there: see curate gc
+        for key in () if shared else self.storage.folders("facts"):
             if key != "crashing_rows":
                 self._sweep_facts(key)
         runs = [f"marks/{run}" for run in self.storage.folders("marks")]
         kinds = [f"{run}/{kind}" for run in runs for kind in self.storage.folders(run)]
         counts = [f"counts/{name}" for name in self.storage.folders("counts")]
-        for folder in ("facts/crashing_rows", *OUTPUTS, *kinds, *counts):
+        for folder in (*(() if shared else ("facts/crashing_rows",)), *OUTPUTS, *kinds, *counts):
             self.storage.remove(f"{folder}/{found.name}" for found in self.storage.listing(folder) if found.name.startswith("."))
         for folder in counts:
             if self.read_json(f"{folder}/counts.json") is None:

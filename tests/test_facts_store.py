@@ -1,0 +1,105 @@
+"""Facts that several outputs share: computed once, safe for two writers, freed when no output uses them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from curate.core.errors import InputError, OutputError
+from curate.driver.gc import collect
+from curate.driver.removal import Removal, Selection
+from curate.storage.backend import storage
+from curate.storage.shared_facts import with_facts
+from curate.storage.store import Store
+from tests.running import InProcess, Setup, curate, jpeg, leftovers, run_job, written
+from tests.test_add import shards
+from tests.test_pack import samples
+from tests.test_remove import RECIPE, holds, same
+from tests.web import Web, table, url, web_of
+
+OTHER = ("min_side.larger_than=230",)
+
+
+def run(setup: Setup, out: Path, facts: Path) -> None:
+    """Run into `out` with the facts in a store."""
+    assert run_job(setup, out, facts=facts).failed == []
+
+
+def test_a_second_output_computes_only_what_is_new(tmp_path: Path) -> None:
+    tars, facts = shards(tmp_path, [4, 4]), tmp_path / "facts"
+    setup = Setup(RECIPE, tars)
+    run(setup, tmp_path / "a" / "out", facts)
+    before = {path: path.stat().st_mtime_ns for path in facts.rglob("*.parquet")}
+    other = Setup(RECIPE, tars, OTHER)
+    run(other, tmp_path / "b" / "out", facts)
+    assert {path: path.stat().st_mtime_ns for path in facts.rglob("*.parquet")} == before
+    for name, one in (("a", setup), ("b", other)):
+        run_job(one, tmp_path / name / "alone")
+        assert written(tmp_path / name / "out") == written(tmp_path / name / "alone")
+        assert not (tmp_path / name / "out" / "facts").exists() and leftovers(tmp_path / name / "out") == []
+
+
+def test_the_output_remembers_where_its_facts_are(tmp_path: Path) -> None:
+    tars, facts, out = shards(tmp_path, [4, 4]), tmp_path / "facts", tmp_path / "a" / "out"
+    run(Setup(RECIPE, tars[:1]), out, facts)
+    run_job(Setup(RECIPE, tars[1:], into="add"), out)
+    assert not (out / "facts").exists() and len(samples(out)) == 8
+
+
+def test_what_is_removed_from_one_output_no_other_gets(tmp_path: Path) -> None:
+    tars, facts = shards(tmp_path, [4, 4]), tmp_path / "facts"
+    first, second = tmp_path / "a" / "out", tmp_path / "b" / "out"
+    run(Setup(RECIPE, tars), first, facts)
+    place = Store(with_facts(storage(first)))
+    assert Removal(place, InProcess()).remove(Selection(keys=["0002"]), "2026-11-27").number == 1
+    for folder in (first, facts):
+        assert holds(folder, jpeg(2)[-400:-50]) == []
+    run(Setup(RECIPE, tars, OTHER), second, facts)
+    assert "0002" not in samples(second) and len(samples(second)) == 7
+
+
+def test_fetched_images_are_shared(tmp_path: Path) -> None:
+    recipe, facts = RECIPE + "fetch: {contact: https://example.org/crawl}\n", tmp_path / "facts"
+    web = web_of(range(4))
+    listed = table(tmp_path / "a.parquet", [(url(n), f"picture of number {n}") for n in range(4)])
+    run(Setup(recipe, [listed], download=web), tmp_path / "a" / "out", facts)
+    again = Web(web.answers)
+    run(Setup(recipe, [listed], OTHER, download=again), tmp_path / "b" / "out", facts)
+    assert again.asked == [] and len(samples(tmp_path / "b" / "out")) == 4
+
+
+def test_gc_frees_what_no_output_uses(tmp_path: Path) -> None:
+    tars, facts = shards(tmp_path, [4, 4]), tmp_path / "facts"
+    first, second = tmp_path / "a" / "out", tmp_path / "b" / "out"
+    run(Setup(RECIPE, tars), first, facts)
+    run(Setup(RECIPE.replace("  unreadable:", "  unreadable:\n  nsfw:"), tars[:1]), second, facts)
+    everything = sorted(path for path in facts.rglob("*.parquet"))
+    assert collect(storage(facts)).bytes == 0
+    shutil.rmtree(first)
+    said = curate("gc", facts, "--dry-run")
+    assert said.returncode == 0 and f"used by {second}" in said.stdout and "would be freed" in said.stdout
+    assert sorted(path for path in facts.rglob("*.parquet")) == everything
+    assert collect(storage(facts)).bytes > 0
+    left = sorted(path for path in facts.rglob("*.parquet"))
+    assert left and set(left) < set(everything)
+    setup = Setup(RECIPE.replace("  unreadable:", "  unreadable:\n  nsfw:"), tars[:1])
+    stamps = {path: path.stat().st_mtime_ns for path in left}
+    (second / "manifest.json").unlink()
+    run(setup, second, facts)
+    assert {path: path.stat().st_mtime_ns for path in facts.rglob("*.parquet")} == stamps
+    run_job(setup, tmp_path / "alone" / "out")
+    assert same(written(second), written(tmp_path / "alone" / "out"))
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+    tars = shards(tmp_path, [2])
+    run_job(Setup(RECIPE, tars), tmp_path / "a" / "out")
+    with pytest.raises(OutputError, match="is an output"):
+        run_job(Setup(RECIPE, tars), tmp_path / "b" / "out", facts=tmp_path / "a" / "out")
+    with pytest.raises(InputError, match="overlap"):
+        run_job(Setup(RECIPE, tars), tmp_path / "b" / "out", facts=tmp_path / "b" / "out" / "facts")
+    (tmp_path / "empty").mkdir()
+    refused = curate("gc", tmp_path / "empty")
+    assert refused.returncode == 1 and "is no store of facts" in refused.stderr
