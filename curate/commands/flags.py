@@ -133,7 +133,7 @@ _EXECUTION = together(
                  "repeatable."),
     click.option("--replace", is_flag=True, help="Replace a finished output of another recipe or input; its facts are used."),
     click.option("--add", is_flag=True, help="Add INPUT to the finished output in OUT, which keeps what it was made of."),
-    click.option("--facts", default=None, metavar="STORE", help="Folder or URL of facts that several outputs share. Default: in OUT."),
+    click.option("--facts", default=None, metavar="STORE", help="Folder or URL of facts that outputs share. Default: in OUT."),
     click.option("--retry-failed", is_flag=True, help="Fetch images again that could not be fetched, also in finished shards."),
 )  # fmt: skip
 
