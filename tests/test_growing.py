@@ -117,5 +117,5 @@ class Output(RuleBasedStateMachine):
 
 TestOutput = Output.TestCase
 TestOutput.settings = settings(
-    max_examples=12, stateful_step_count=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=6, stateful_step_count=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
