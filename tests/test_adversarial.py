@@ -18,7 +18,7 @@ from curate.runners.local.runner import LocalRunner
 from tests import running
 from tests.running import KEEP_ALL, Setup, curate, jpeg, leftovers, make_tar, manifest, run_job
 
-NAME = re.compile(r"[0-9]{15}\.(jpg|png|webp|json|txt)")
+NAME = re.compile(r"[0-9a-f]{8}[0-9]{15}\.(jpg|png|webp|json|txt)")
 
 IMAGE = jpeg(1)
 
