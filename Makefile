@@ -24,7 +24,7 @@ test: check
 	@command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { apt-get update -q && apt-get install -y -q nginx-light; } >/dev/null 2>&1; } || \
 	  echo "make: tests against a web server skip themselves without nginx (on Debian and Ubuntu: apt-get install nginx-light)"
-	$(VENV)/bin/python -m pytest -q -n 2
+	$(VENV)/bin/python -m pytest -q -n 3 --dist worksteal  # a third of the time they wait: for servers, children, locks
 
 # Tests on Ray (and the local runner) and on Spark wait for processes most of the time: side by side they take little more than one.
 test-cluster: cluster

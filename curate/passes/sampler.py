@@ -19,7 +19,7 @@ from curate.core import watchdog
 from curate.core.contracts import Pictures
 from curate.fetch.image_log import ImageReader
 from curate.images.thumbnails import blurred, thumbnail
-from curate.passes.veil import Drawn, Veil, with_image
+from curate.passes.veil import Drawn, Veil, with_images
 from curate.planning.plan import Plan
 from curate.stages.eval_overlap import EvalDistanceStage, EvalSimilarityStage
 from curate.stages.text import mix
@@ -167,10 +167,12 @@ class Sampler:
         if not new:
             return
         located = locate(np.array(new, np.int64))
-        for place, (row, image) in enumerate(zip(new, opened.images(located.select(_IMAGES)), strict=True)):
-            if image and row not in self.skipped:
-                how = self._veil.lifted(drawn[row], with_image(located, place, image))
-                self.thumbs[row] = Thumb(_veiled(_picture(row, image), how) if how != "hidden" else None, how)
+        images = list(opened.images(located.select(_IMAGES)))  # a few dozen
+        seen = [place for place, (row, image) in enumerate(zip(new, images, strict=True)) if image and row not in self.skipped]
+        rows, found = [new[place] for place in seen], [images[place] or b"" for place in seen]
+        facts = with_images(located.take(pa.array(seen, pa.int64())), found)
+        for row, image, how in zip(rows, found, self._veil.lifted([drawn[row] for row in rows], facts), strict=True):
+            self.thumbs[row] = Thumb(_veiled(_picture(row, image), how) if how != "hidden" else None, how)
 
     def _match(self, record: dict[str, Any]) -> bytes | None:
         if record["category"] != "eval_overlap" or record["match"] is None:

@@ -6,13 +6,14 @@ shard that filter is evaluated after all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from curate.core.contracts import Batch, Pictures, Stage
 from curate.planning.plan import Plan, Step
+from curate.sources.records import image_array
 
 FACTS = ("row", "offset", "bytes", "sha256", "header", "format", "width", "height")
 """The base facts that `Veil.lifted` needs beside the image."""
@@ -39,29 +40,28 @@ class Veil:
         how = _strictest(step.rule.pictures for name, step in self._steps.items() if name in failed)
         return Drawn(how, () if how == "hidden" else tuple(name for name in self._steps if name in not_evaluated))
 
-    def lifted(self, drawn: Drawn, facts: Batch) -> Pictures:
-        """Return how the image of one record is drawn, after a look at it; `facts` has FACTS and `image` of that record.
+    def lifted(self, drawn: Sequence[Drawn], facts: Batch) -> list[Pictures]:
+        """Return how images are drawn, after a look at them together; `facts` has FACTS and `image`, a row for each.
 
         A filter that cannot be evaluated here, because it reads facts of other stages or needs a GPU, counts as failed.
         """
-        if not drawn.open:
-            return drawn.how
-        how = [drawn.how]
-        decoded = self._decode(facts)
-        for name in drawn.open:
-            step = self._steps[name]
-            if self._fails(step, decoded):
-                how.append(step.rule.pictures)
-        return _strictest(how)
+        how = [[one.how] for one in drawn]
+        for name, step in self._steps.items():
+            rows = [place for place, one in enumerate(drawn) if name in one.open]
+            if rows:
+                for row, fails in zip(rows, self._fails(step, facts.take(pa.array(rows))), strict=True):
+                    how[row] += [step.rule.pictures] if fails else []
+        return [_strictest(found) for found in how]
 
-    def _fails(self, step: Step, decoded: Batch) -> bool:
+    def _fails(self, step: Step, facts: Batch) -> list[bool]:
+        decoded = self._decode(facts)
         wanted = set(step.rule.reads()) - set(decoded.schema.names)
         for stage in self._stages:
             if wanted & set(stage.provides.names) and self._runs(stage, decoded):
                 decoded = stage(decoded)
         if not set(step.rule.reads()) <= set(decoded.schema.names):
-            return True
-        return not step.rule.keep(step.rule.measure(decoded))[0].as_py()
+            return [True] * facts.num_rows
+        return [not kept for kept in step.rule.keep(step.rule.measure(decoded)).to_pylist()]
 
     def _runs(self, stage: Stage, decoded: Batch) -> bool:
         return not stage.needs.gpus and set(stage.reads) <= set(decoded.schema.names)
@@ -71,8 +71,7 @@ def _strictest(found: Iterable[Pictures]) -> Pictures:
     return max(found, key=("shown", "blurred", "hidden").index, default="shown")
 
 
-def with_image(located: pa.Table, place: int, image: bytes) -> Batch:
-    """Return the facts of one record of `located`, and its image."""
-    columns = [(name, located[name].combine_chunks().slice(place, 1)) for name in located.schema.names]
-    columns.append(("image", pa.array([image], pa.binary())))
-    return pa.RecordBatch.from_arrays([column for _, column in columns], names=[name for name, _ in columns])
+def with_images(located: pa.Table, images: Sequence[bytes | None]) -> Batch:
+    """Return the facts of records, a row for each, and their images."""
+    columns = {name: located[name].combine_chunks() for name in located.schema.names}
+    return pa.RecordBatch.from_pydict({**columns, "image": image_array(images)})
