@@ -71,13 +71,17 @@ class Removed:
 
     def of_decisions(self, table: pa.Table) -> pa.Array:
         """Return the date (string) for each row of decisions; a record with several texts has the same on all of its rows."""
-        dates = _first(
-            self._dates("sha256", combined(table["sha256"])),
-            self._dates("urls", _keys(combined(table["url"]))),
-            self._dates("texts", _keys(normalised(combined(table["text"])))),
-            self._near(combined(table["phash"])),
-        )
-        if table.num_rows and pc.max(table["text_no"]).as_py():
+        found = [pa.nulls(table.num_rows, pa.string())]  # what nobody named is not looked up: hashing costs the most
+        if len(self.sha256):
+            found.append(self._dates("sha256", combined(table["sha256"])))
+        if len(self.urls):
+            found.append(self._dates("urls", _keys(combined(table["url"]))))
+        if len(self.texts):
+            found.append(self._dates("texts", _keys(normalised(combined(table["text"])))))
+        if self.phashes:
+            found.append(self._near(combined(table["phash"])))
+        dates = _first(*found)
+        if dates.null_count < len(dates) and pc.max(table["text_no"]).as_py():
             rows = table["row"].to_numpy()
             of_row = {rows[place]: dates[place] for place in np.flatnonzero(dates.is_valid())}
             dates = pa.array([of_row[row].as_py() if row in of_row else None for row in rows.tolist()], pa.string())
