@@ -16,7 +16,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from curate.core.contracts import Report
+from curate.core.errors import OutputError
 from curate.driver.removal import PENDING, Removal, Selection
+from curate.passes.pack import Block
+from curate.passes.removal import RemoveFromBlock
 from curate.report.verify import verify
 from curate.storage.backend import storage
 from curate.storage.store import Store
@@ -241,6 +245,19 @@ def test_a_kill_is_completed(at: int, out: Path, tmp_path: Path, monkeypatch: py
     assert holds(out, *trace(4), *trace(5), *trace(9)) == []
     assert not (out / PENDING).exists() and leftovers(out) == []
     assert verify(storage(out), manifest(out), InProcess()) == []
+
+
+def test_a_block_that_cannot_be_written_is_not_forgotten(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: RemoveFromBlock, block: Block) -> Report:
+        raise RuntimeError("the disk is broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoveFromBlock, "__call__", failing)
+        with pytest.raises(OutputError, match="the disk is broken; run the same command again"):
+            remove(out, keys=["key4"])
+    assert (out / PENDING).exists()
+    remove(out, keys=["key4"])
+    assert holds(out, *trace(4)) == [] and not (out / PENDING).exists()
 
 
 # The command ----------------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from curate.core.shards import Shards
+from curate.core.verdicts import NOT_FILTERS
 from curate.core.version import __version__
 from curate.counts.lookup import Lookup
-from curate.passes.removed import REASON
 from curate.planning.plan import Plan
 from curate.report import rules
 from curate.stages import language
@@ -126,10 +126,9 @@ def _write_json_lines(store: Store, name: str, head: str, lines: Iterator[str], 
 
 
 def attrition(filters: Iterable[str], tally: Mapping[str, int]) -> dict[str, Any]:
-    """Return how many texts each filter dropped, and how many were removed. Without captions, a record has one text."""
+    """Return how many texts each filter dropped, and how many something else. Without captions, a record has one text."""
     left, rows = tally["texts"], []
-    removed = [REASON] if f"dropped:{REASON}" in tally else []
-    for name in (*filters, *removed):
+    for name in (*filters, *(reason for reason in NOT_FILTERS if f"dropped:{reason}" in tally)):
         dropped = tally.get(f"dropped:{name}", 0)
         rows.append({"filter": name, "seen": left, "dropped": dropped, "left": left - dropped})
         left -= dropped

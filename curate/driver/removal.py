@@ -5,7 +5,7 @@ The input is not needed. A kill leaves OUT/removing.json, by which the next comm
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,20 +15,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.core.contracts import ROW_GROUP, Runner
-from curate.core.errors import OutputError
 from curate.driver import identity
 from curate.driver.attempts import Attempts
-from curate.driver.identity import Identity
-from curate.driver.manifest import attrition, write_lists
-from curate.driver.numbering import Numbering, in_order, place_of
+from curate.driver.manifest import attrition
 from curate.driver.progress import Progress, Quiet
+from curate.driver.rewriting import Rewriting
 from curate.passes import removed
-from curate.passes.pack import Block, mark_of
-from curate.passes.removal import RemoveFromBlock, RemoveFromShard
+from curate.passes.removal import RemoveFromShard
 from curate.passes.removed import Tombstone
-from curate.passes.tars import STAGED
 from curate.storage.manifest import read_manifest
-from curate.storage.marks import Mark
 from curate.storage.store import Store
 
 PENDING = "removing.json"
@@ -134,37 +129,17 @@ class Removal:
             return
         was = identity.held(self.store)
         assert was is not None
-        touched, output = np.array(pending["shards"], np.int64), was.recipe["output"]
+        touched, shards = np.array(pending["shards"], np.int64), identity.shards_of(self.store, was)
         attempts = Attempts(self.store, self.runner, self.progress)
         judged = next(kind for kind in self.store.storage.folders(f"marks/{was.run}") if kind.startswith("judge-"))
-        shards = identity.shards_of(self.store, was)
         self.progress.start("remove from shards", len(touched))
         attempts.run(RemoveFromShard(self.store, was.run, judged, removed.digest(self.store)), shards.at(touched))
-        blocks = np.unique(touched // output["block_shards"]).tolist()
-        self.progress.start("remove from tars", len(blocks))
-        task = RemoveFromBlock(self.store, was.run, judged, output["samples_per_shard"])
-        attempts.run(task, (Block(block, (), None) for block in blocks))
-        if attempts.failures:
-            raise OutputError(f"{attempts.failures[0].reason}; run the same command again")
-        self._conclude(was)
-        write_report(self.store.storage)
-        self.store.sweep()
-        self.store.storage.remove([PENDING])
-
-    def _conclude(self, was: Identity) -> None:
-        """Number the tars, and write lists and manifest."""
-        numbering, blocks = Numbering(self.store, was.run), sorted(map(int, self.store.marked(was.run, "pack")))
-        numbering.complete()
-        places = {block: place_of(mark) for block, mark in self._marks(was, blocks)}
-        numbering.move(places, in_order({block: place.tars for block, place in places.items()}))
-        self.store.storage.remove_folder(STAGED)
-        summary = write_lists(self.store, (mark for _, mark in self._marks(was, blocks)))
+        rewriting = Rewriting(self.store, was.run, judged, attempts)
+        rewriting.blocks(shards, touched)
+        summary = rewriting.conclude()
         manifest: Mapping[str, Any] = self.store.read_json("manifest.json") or {}
         counted = attrition(manifest.get("filters", ()), summary.tally)
         self.store.write_json("manifest.json", {**manifest, **counted, "files": summary.files})
-
-    def _marks(self, was: Identity, blocks: Iterable[int]) -> Iterator[tuple[int, Mark]]:
-        blocks = list(blocks)
-        for block, (_, mark) in zip(blocks, self.store.marks(was.run, map(mark_of, blocks)), strict=True):
-            if mark is not None:
-                yield block, mark
+        write_report(self.store.storage)
+        self.store.sweep()
+        self.store.storage.remove([PENDING])

@@ -20,6 +20,7 @@ import xxhash
 
 from curate.core.contracts import ROW_GROUP, Batch, Report, Shard
 from curate.core.hashing import file_sha256
+from curate.core.verdicts import NOT_FILTERS
 from curate.fetch.image_log import Committed, ImageLog
 from curate.passes import judge, removed
 from curate.passes.pack import Block, mark_of, staged
@@ -58,22 +59,14 @@ class RemoveFromShard:
     def _decisions(self, shard: Shard) -> pa.Array:
         """Take removed records out of the decisions; return the rows of all that were ever removed."""
         name, gone = f"decisions/{shard.index:06d}.parquet", removed.load(self.store, self.removed)
-        mark_name, rows = f"{self.judged}/{shard.index:06d}", list[int]()
-        tally, kept = dict(judge.EMPTY), xxhash.xxh3_128()
+        mark_name = f"{self.judged}/{shard.index:06d}"
         with self.store.storage.reading(name) as path, self.store.writing(name) as target:
-            file = pq.ParquetFile(path)
-            writer = ParquetWriter(target, file.schema_arrow)
-            for table in _whole_records(file):
-                left = removed.without(table, gone.of_decisions(table))
-                writer.write(left)
-                judge.count(tally, left)
-                judge.update_kept(kept, left)
-                rows += left.filter(pc.equal(left["dropped_by"], removed.REASON))["row"].to_pylist()
-            writer.close()
-            written = File(target.stat().st_size, file_sha256(target), tally["kept"])
+            found = rewrite_decisions(path, target, lambda table: removed.without(table, gone.of_decisions(table)))
         before = self.store.mark(self.run, mark_name) or Mark()
-        self.store.commit(self.run, mark_name, replace(before, files={name: written}, counts=tally, made_with=kept.hexdigest()))
-        return pa.array(rows, pa.int64())
+        self.store.commit(
+            self.run, mark_name, replace(before, files={name: found.file}, counts=found.counts, made_with=found.kept)
+        )
+        return pa.array(found.dropped[removed.REASON], pa.int64())
 
     def _thumbs(self, shard: Shard, rows: pa.Array) -> None:
         name = f"thumbs/{shard.index:06d}.parquet"
@@ -118,7 +111,6 @@ class RemoveFromBlock:
     store: Store
     run: str
     judged: str
-    size: int  # samples of a tar
 
     def __call__(self, block: Block) -> Report:
         """Write one block. Its mark gets the marks of its shards as they are now."""
@@ -128,8 +120,10 @@ class RemoveFromBlock:
         verdicts = {name: self.store.mark(self.run, f"{self.judged}/{name}") or part for name, part in mark.parts.items()}
         keys = self._kept(verdicts)
         files, samples = mark.files, 0
-        if sum(file.samples or 0 for name, file in mark.files.items() if name.endswith(".tar")) != len(keys):
-            with Tars(self.store, staged(block.index, verdicts), self.size) as tars:
+        in_tars = [file.samples or 0 for name, file in mark.files.items() if name.endswith(".tar")]
+        if sum(in_tars) != len(keys):
+            # of several tars all but the last are full, and one is not too small for fewer samples
+            with Tars(self.store, staged(block.index, verdicts), max(in_tars, default=1)) as tars:
                 for sample in self._samples(mark):
                     if sample.key in keys:
                         tars.add(sample)
@@ -168,6 +162,36 @@ def _members(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             if extension == "txt":  # the last of a sample
                 yield key, members
                 members = {}
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Decisions that were written again: the file, its counts, the hash of those kept, and the rows dropped by no filter."""
+
+    file: File
+    counts: dict[str, int]
+    kept: str
+    dropped: dict[str, list[int]]  # by what dropped them (curate.core.verdicts.NOT_FILTERS)
+
+
+def rewrite_decisions(
+    path: Path, target: Path, change: Callable[[pa.Table], pa.Table], schema: pa.Schema | None = None
+) -> Rewritten:
+    """Write the decisions at `path` to `target`, after a change to tables of whole records. `schema` is of the result."""
+    tally, kept = dict(judge.EMPTY), xxhash.xxh3_128()
+    dropped: dict[str, list[int]] = {reason: [] for reason in NOT_FILTERS}
+    file = pq.ParquetFile(path)
+    writer = ParquetWriter(target, schema or file.schema_arrow)
+    for table in _whole_records(file):
+        left = change(table)
+        writer.write(left)
+        judge.count(tally, left)
+        judge.update_kept(kept, left)
+        for reason, rows in dropped.items():
+            rows += left.filter(pc.equal(left["dropped_by"], reason))["row"].to_pylist()
+    writer.close()
+    written = File(target.stat().st_size, file_sha256(target), tally["kept"])
+    return Rewritten(written, tally, kept.hexdigest(), dropped)
 
 
 def _whole_records(file: pq.ParquetFile) -> Iterator[pa.Table]:

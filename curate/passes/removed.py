@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from curate.core.contracts import Batch
-from curate.passes.sampler import REMOVED
+from curate.core.verdicts import REMOVED
 from curate.passes.verdict import Mask, combined
 from curate.stages.text import hash_strings, normalised
 from curate.storage.backend import Storage

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from curate.core import watchdog
 from curate.core.contracts import Pictures
+from curate.core.verdicts import REMOVED
 from curate.fetch.image_log import ImageReader
 from curate.images.thumbnails import blurred, thumbnail
 from curate.passes.veil import Drawn, Veil, with_images
@@ -43,9 +44,6 @@ SCHEMA = pa.schema(
 
 CAPTIONS = "captions"
 """Category of records whose texts are shown side by side: the web text and the captions, kept or not."""
-
-REMOVED = "removed"
-"""What dropped a record that was taken out: nothing of it is shown (see curate.passes.removed)."""
 
 SIZE = 48
 """Pictures of a category over the whole corpus, about; a shard contributes its share, at least 2."""

@@ -30,6 +30,8 @@ class ParquetWriter:
     def write(self, table: pa.Table) -> None:
         """Append rows; columns are taken by name."""
         table = table.select(self.schema.names)
+        if not table.num_rows:  # else no rows at all would be other bytes than no tables
+            return
         self._waiting.append(table if table.schema.equals(self.schema) else table.cast(self.schema))
         self._rows += table.num_rows
         if self._rows >= ROW_GROUP:
