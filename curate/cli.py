@@ -246,6 +246,41 @@ def diff(given: options.Diff) -> None:
 
 
 @main.command()
+@click.argument("outs", nargs=-1, required=True, metavar="A B...")
+@click.option("--out", required=True, type=str, help="Output folder: new, empty, or from the same merge to resume.")
+@click.option(
+    "--duplicates",
+    type=click.Choice(["keep", "drop"]),
+    default="keep",
+    show_default=True,
+    help="Of records with the same image and text in several outputs, keep all, or drop all but those of the first.",
+)
+@flags.workers()
+@flags.JSON
+@gathered(options.Merge)
+def merge(given: options.Merge) -> None:
+    """Merge finished outputs A, B, ... in this order into one dataset C (--out): tars, index, decisions, pictures, report.
+
+    A, B and C: folders or URLs (s3://, gs://). A, B, ... are only read. Tars are not written again: they are hard links where C
+    is on the same disk, else copies. Records that were removed from one of the outputs are left out of the others' too. If
+    killed, the same command completes it. C has no facts, and nothing can be run into it; `remove`, `report`, `why`, `verify` and
+    `diff` work as with any output, `what-if` if the outputs have the same filters.
+
+    \b
+    Examples:
+      curate merge january february --out winter
+      curate merge out-align out-sql --out both --duplicates drop
+      curate merge s3://bucket/a s3://bucket/b --out s3://bucket/c --json
+
+    \b
+    Exit codes: 0 done, 1 error, 2 wrong usage.
+    """
+    from curate.commands.merge import merge_command
+
+    merge_command(given)
+
+
+@main.command()
 @flags.OUT
 @flags.JSON
 @gathered(options.Report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,17 @@ class Diff:
     a: str
     b: str
     html: Path | None
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Arguments of `curate merge`."""
+
+    outs: tuple[str, ...]
+    out: str
+    duplicates: Literal["keep", "drop"]
+    workers: int | None
     as_json: bool
 
 

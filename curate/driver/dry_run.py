@@ -76,7 +76,7 @@ def earlier_counts(out: Storage, manifest: dict[str, Any], plan: Plan) -> tuple[
         if count is None:
             continue
         recorded = manifest["counts"].get(count.fact)
-        lookup = None if recorded is None else load(out, recorded["folder"])
+        lookup = load(out, recorded["folder"]) if recorded is not None and "folder" in recorded else None  # a merge has none
         if lookup is None or not step.rule.answerable(lookup.floor) or not count.portable:
             unserved.append(step.name)
         else:

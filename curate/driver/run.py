@@ -41,6 +41,7 @@ from curate.passes.pack import Pack
 from curate.passes.sampler import FEW_SHARDS, fewer, per_shard, write_thumbs
 from curate.passes.scan import Scan
 from curate.planning.plan import Pass, Plan
+from curate.storage.manifest import MERGE
 from curate.storage.marks import Mark
 from curate.storage.shared_facts import enter
 from curate.storage.store import Store
@@ -86,6 +87,8 @@ class Run:
         with self.store.locked() as store:
             if store.storage.size("extract.json") is not None:
                 raise OutputError(f"{store.storage.root} is an output of curate extract; choose another --out")
+            if store.storage.size(MERGE) is not None:
+                raise OutputError(f"{store.storage.root} is merged of other outputs, not of one input; choose another --out")
             Removal(store, self.runner, self.progress).complete()
             plan = published(self.plan, store) if self.options.shared else self.plan
             return replace(self, plan=plan, store=store).with_recorded_batches()._entered()._complete()

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from curate.core.contracts import CorpusCount, Filter
 from curate.core.errors import OutputError, RecipeError
+from curate.core.verdicts import NOT_FILTERS
 from curate.planning import loader as recipes
 from curate.report.query import parquet_files
 from curate.storage.backend import Storage, opened
@@ -62,8 +63,10 @@ def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) ->
     """Return the attrition of OUT's recipe with changed thresholds.
 
     Raises RecipeError for a parameter that changes facts (which needs a run) and for a count below its recorded floor,
-    OutputError for a file that cannot be read, OSError.
+    OutputError for a file that cannot be read or a merge of outputs of different filters, OSError.
     """
+    if manifest.get("mixed_recipes"):
+        raise OutputError(f"{out.root} is merged of outputs with different filters or thresholds: ask what-if of each of these")
     before = recipes.recorded(manifest["recipe"])
     after = recipes.recorded(manifest["recipe"], overrides)
     _refuse(before, after, manifest)
@@ -80,7 +83,7 @@ def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) ->
 def _counted(rules: dict[str, Filter], kind: type[_Plain | _Captioned], url: str) -> WhatIf:
     """Return the result for the records of one file."""
     answer, tally = WhatIf(filters=[FilterCount(name) for name in rules]), kind()
-    columns = ["row", "text_no", "not_evaluated", *rules]
+    columns = ["row", "text_no", "dropped_by", "not_evaluated", *rules]
     try:
         file = pq.ParquetFile(opened(url), pre_buffer=True)
         # one thread per file: pyarrow's threads would wait for remote reads one by one
@@ -166,7 +169,8 @@ def _judged(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> 
     written = batch["text_no"].to_numpy() > 0
     unmade = np.zeros(rows, np.bool_)  # captions of images that are now dropped before the captioner
     captioner = next((name for name, rule in rules.items() if rule.per_text), None)
-    alive, doubtful, image = np.ones(rows, np.bool_), np.zeros(rows, np.bool_), np.ones(rows, np.bool_)
+    gone = pc.is_in(batch["dropped_by"], value_set=pa.array(NOT_FILTERS)).to_numpy(zero_copy_only=False)
+    alive, doubtful, image = ~gone, np.zeros(rows, np.bool_), ~gone  # no threshold brings back what was taken out
     for line, (name, rule) in zip(answer.filters, rules.items(), strict=True):
         kept = rule.keep(batch[name]).to_numpy(zero_copy_only=False) | missing[name]
         captioner = None if name == captioner else captioner
@@ -181,7 +185,7 @@ def _judged(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> 
         alive &= ~unmade
         line.dropped += int((alive & ~kept).sum())
         alive &= kept
-    answer.texts += rows - int(unmade.sum())
+    answer.texts += rows - int((unmade | gone).sum())
     return _Fate(alive, alive & ~doubtful, image)
 
 

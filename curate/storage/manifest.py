@@ -11,6 +11,9 @@ from curate.storage.backend import Storage
 IDENTITY = "output.json"
 """Names recipe and input of an output."""
 
+MERGE = "merge.json"
+"""Names what an output is merged of; no other has it."""
+
 LISTS = "input"
 """Folder of the list of shards."""
 
