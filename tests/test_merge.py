@@ -22,6 +22,7 @@ from curate.report.what_if import what_if
 from curate.storage.backend import Disk, storage
 from curate.storage.manifest import read_manifest
 from curate.storage.store import Store
+from tests import test_capfilt
 from tests.running import (
     KEEP_ALL,
     InProcess,
@@ -217,6 +218,22 @@ def test_a_whole_output_of_duplicates(a: Path, tmp_path: Path) -> None:
     done = merge([a, copy], out, "drop")
     assert (done.kept, done.duplicates, done.tars) == (10, 10, 3)
     assert in_order(out) == in_order(a) and wrong(out) == []
+
+
+def test_captions_go_with_their_record(a: Path, tmp_path: Path) -> None:
+    written_too, out = tmp_path / "b" / "out", tmp_path / "c"
+    run_job(Setup(test_capfilt.RECIPE, tars(tmp_path / "in", "b", [range(8, 12)])), written_too)
+    kept = {row["key"] for row in decisions(written_too) if row["sample_key"] is not None}
+    assert {"b008", "b009"} & kept
+    done = merge([a, written_too], out, "drop")
+    assert done.duplicates == len({"b008", "b009"} & kept) and done.kept == 10 + len(kept - {"b008", "b009"})
+    assert wrong(out) == []
+    for row in decisions(out):
+        if row["key"] in ("b008", "b009"):
+            assert row["sample_key"] is None and row["dropped_by"] is not None
+        if row["key"] == "a000":
+            assert "caption_match" in row["not_evaluated"]
+    assert curate("why", out, "b008").returncode == 0
 
 
 # Refused --------------------------------------------------------------------------------------------------------------
