@@ -167,6 +167,8 @@ class Sampler:
         located = locate(np.array(new, np.int64))
         images = list(opened.images(located.select(_IMAGES)))  # a few dozen
         seen = [place for place, (row, image) in enumerate(zip(new, images, strict=True)) if image and row not in self.skipped]
+        if not seen:
+            return
         rows, found = [new[place] for place in seen], [images[place] or b"" for place in seen]
         facts = with_images(located.take(pa.array(seen, pa.int64())), found)
         for row, image, how in zip(rows, found, self._veil.lifted([drawn[row] for row in rows], facts), strict=True):
