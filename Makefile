@@ -26,16 +26,16 @@ test: check
 	  echo "make: tests against a web server skip themselves without nginx (on Debian and Ubuntu: apt-get install nginx-light)"
 	$(VENV)/bin/python -m pytest -q -n 3 --dist worksteal  # a third of the time they wait: for servers, children, locks
 
-# Tests on Ray (and the local runner) and on Spark wait for processes most of the time: side by side they take little more than one.
-test-cluster: cluster
-	$(MAKE) -j2 --output-sync=target test-ray test-spark
+test-cluster: test-ray test-spark
 
+# A process knows one Spark cluster, since it has one JVM, and one Ray cluster by what is in the environment: files apart.
 test-ray: cluster
-	$(VENV)/bin/python -m pytest -q -m cluster -k "not spark"
+	$(VENV)/bin/python -m pytest -q -m cluster -k "not spark" --ignore=tests/test_cluster_failures.py
+	$(VENV)/bin/python -m pytest -q -m cluster -k "not spark" tests/test_cluster_failures.py
 
 test-spark: cluster
 	$(VENV)/bin/python -m pytest -q -m cluster -k spark --ignore=tests/test_cluster_failures.py
-	$(VENV)/bin/python -m pytest -q -m cluster -k spark tests/test_cluster_failures.py  # apart: a JVM knows one Spark cluster
+	$(VENV)/bin/python -m pytest -q -m cluster -k spark tests/test_cluster_failures.py
 
 smoke: $(STAMP)
 	$(VENV)/bin/python .ci/smoke.py

@@ -237,8 +237,7 @@ def diff(given: options.Diff) -> None:
       curate diff curated curated-256 --html diff.html
       curate diff s3://bucket/january s3://bucket/june --json
 
-    \b
-    Exit codes: 0 compared, whatever was found, 1 error, 2 wrong usage.
+    Exit code 0 whatever was found.
     """
     from curate.commands.diff import diff_command
 
@@ -270,10 +269,6 @@ def merge(given: options.Merge) -> None:
     Examples:
       curate merge january february --out winter
       curate merge out-align out-sql --out both --duplicates drop
-      curate merge s3://bucket/a s3://bucket/b --out s3://bucket/c --json
-
-    \b
-    Exit codes: 0 done, 1 error, 2 wrong usage.
     """
     from curate.commands.merge import merge_command
 
@@ -332,8 +327,7 @@ def gc(given: options.Gc) -> None:
 
     \b
     Examples:
-      curate gc facts --dry-run
-      curate gc s3://bucket/facts
+      curate gc s3://bucket/facts --dry-run
     """
     from curate.commands.gc import gc_command
 
