@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from curate.core.errors import InputError, OutputError
+from curate.driver.progress import Quiet
 from tests.running import KEEP_ALL, Setup, curate, decisions, jpeg, leftovers, make_tar, manifest, pairs, run_job, stamps, written
 
 COUNTED = """
@@ -83,6 +84,26 @@ def test_a_run_that_never_finished_is_not_protected(tmp_path: Path) -> None:
     identity = json.loads((out / "output.json").read_text())
     (out / "output.json").write_text(json.dumps({**identity, "finished": False}))
     assert run_job(replace(setup, overrides=("unreadable.max_decoded_bytes=1000000",)), out).state == "done"
+
+
+class Interrupted(Quiet):
+    """Ends the run when it begins to pack."""
+
+    def start(self, name: str, total: int) -> None:
+        if name == "pack":
+            raise KeyboardInterrupt
+
+
+def test_a_finished_output_stays_one_while_it_is_tried_again(tmp_path: Path) -> None:
+    tars = shards(tmp_path, [3, 3])
+    setup, out = Setup(KEEP_ALL, tars, into="same"), tmp_path / "out"
+    run_job(setup, out)
+    (out / "manifest.json").unlink()  # as when its failed shards are tried again
+    with pytest.raises(KeyboardInterrupt):
+        run_job(setup, out, progress=Interrupted())
+    with pytest.raises(OutputError, match="nothing was changed"):
+        run_job(replace(setup, inputs=tars[:1]), out)
+    assert run_job(setup, out).state == "done"
 
 
 # Added ----------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.core.contracts import ROW_GROUP, Runner
+from curate.core.verdicts import REMOVED
 from curate.driver import identity
 from curate.driver.attempts import Attempts
 from curate.driver.manifest import attrition
@@ -71,14 +72,14 @@ class Removal:
     def remove(self, selection: Selection, date: str, *, dry_run: bool = False) -> Found:
         """Remove what is selected; `date` (ISO) is recorded. Raises OutputError when OUT is in use or was never finished."""
         with self.store.locked() as store:
-            self = replace(self, store=store)
-            self.complete()
+            holding = replace(self, store=store)
+            holding.complete()
             read_manifest(store.storage)
-            found = self.find(selection, date)
+            found = holding.find(selection, date)
             if found.records and not dry_run:
                 removed.add(store, found.tombstones)
                 store.write_json(PENDING, {"shards": sorted(found.records)})
-                self.complete()
+                holding.complete()
             return found
 
     def find(self, selection: Selection, date: str) -> Found:
@@ -92,7 +93,7 @@ class Removal:
         found, wanted = Found(list(dict.fromkeys(stones))), removed.of(stones)
         for table in self._decisions():
             for row in table.filter(wanted.of_decisions(table).is_valid()).to_pylist():
-                if row["text_no"] == 0 and row["dropped_by"] != removed.REASON:
+                if row["text_no"] == 0 and row["dropped_by"] != REMOVED:
                     record = {name: row[name] for name in ("shard", "row", "key", "url", "sha256")}
                     kept = row["sample_key"] is not None
                     found.records.setdefault(row["shard_index"], []).append({**record, "kept": kept})

@@ -168,9 +168,9 @@ class Run:
         return Attempts(self.store, self.runner, self.progress, find_crashes, limit, plugins)
 
     def _begin(self) -> None:
-        """Remove what is not of this run, and write what OUT is of; where input is added, it was finished and stays so."""
+        """Remove what is not of this run, and write what OUT is of; with more input, or tried again, it stays a finished one."""
         was = identity.held(self.store)
-        finished = self.options.into == "add" and was is not None and was.finished
+        finished = was is not None and was.finished and (self.options.into == "add" or was.made_of == self._made_of())
         counts = was.counts if was is not None and was.run == self.key() else {}
         if not finished:
             self.store.storage.remove([identity.NAME])
@@ -209,6 +209,11 @@ class Run:
         try:
             run._judge(judge, attempts)
         except OutOfDeviceMemory:
+            was, root = identity.held(self.store), self.store.storage.root
+            if was is not None and was.finished:  # other batches would be other facts for all that it holds
+                raise OutputError(
+                    f"a GPU is too small for the batches that made {root}; use a larger one, or another --out"
+                ) from None
             batches.halve(self.store, self.plan)
             run = replace(self, marks=None).with_recorded_batches()
             run._begin()

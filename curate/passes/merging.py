@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from curate.core.contracts import Batch, Report, Shard
 from curate.core.hashing import file_sha256
-from curate.core.verdicts import MERGE_DUPLICATE
+from curate.core.verdicts import MERGE_DUPLICATE, REMOVED
 from curate.passes import removed
 from curate.passes.pack import Block, mark_of
 from curate.passes.removal import Rewritten, rewrite_decisions
@@ -87,7 +87,7 @@ class MergeBlock:
             if file_sha256(path) != file.sha256:
                 raise RuntimeError(f"{source.out.url(old)} differs from its manifest")
             found = rewrite_decisions(path, target, taken, self.schema)
-        without = pa.array(found.dropped[removed.REASON], pa.int64())
+        without = pa.array(found.dropped[REMOVED], pa.int64())
         with source.out.reading(old.replace("decisions/", "thumbs/")) as path:
             _write_thumbs(self.store, number, path, without)
         return _committed(self.store, self.run, number, found, part.error)

@@ -20,7 +20,7 @@ import xxhash
 
 from curate.core.contracts import ROW_GROUP, Batch, Report, Shard
 from curate.core.hashing import file_sha256
-from curate.core.verdicts import NOT_FILTERS
+from curate.core.verdicts import NOT_FILTERS, REMOVED
 from curate.fetch.image_log import Committed, ImageLog
 from curate.passes import judge, removed
 from curate.passes.pack import Block, mark_of, staged
@@ -66,7 +66,7 @@ class RemoveFromShard:
         self.store.commit(
             self.run, mark_name, replace(before, files={name: found.file}, counts=found.counts, made_with=found.kept)
         )
-        return pa.array(found.dropped[removed.REASON], pa.int64())
+        return pa.array(found.dropped[REMOVED], pa.int64())
 
     def _thumbs(self, shard: Shard, rows: pa.Array) -> None:
         name = f"thumbs/{shard.index:06d}.parquet"
@@ -214,7 +214,7 @@ def _without_rows(part: Batch, rows: pa.Array) -> Batch:
 
 def _without_texts(part: Batch, rows: pa.Array) -> Batch:
     gone = pc.is_in(part["row"], value_set=rows)
-    return removed.without_texts(part, pc.if_else(gone, removed.REASON, pa.scalar(None, pa.string())))
+    return removed.without_texts(part, pc.if_else(gone, REMOVED, pa.scalar(None, pa.string())))
 
 
 def _write(

@@ -25,7 +25,7 @@ from curate.storage.backend import Storage
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store
 
-FOLDER, REASON = "removed", REMOVED
+FOLDER = "removed"
 
 Kind = Literal["sha256", "phash", "url", "text"]
 
@@ -195,8 +195,8 @@ def without(table: pa.Table, dates: pa.Array) -> pa.Table:
         column = combined(table[field.name])
         columns[field.name] = column if field.name in _KEPT else pc.if_else(pa.array(~gone), column, pa.scalar(None, field.type))
     said = {
-        "dropped_by": pa.repeat(REASON, len(gone)),
-        "failed": pa.array([[REASON]] * len(gone), pa.list_(pa.string())),
+        "dropped_by": pa.repeat(REMOVED, len(gone)),
+        "failed": pa.array([[REMOVED]] * len(gone), pa.list_(pa.string())),
         "not_evaluated": pa.array([[]] * len(gone), pa.list_(pa.string())),
         "key": pa.repeat("", len(gone)),
         "error": pc.binary_join_element_wise(pa.repeat("removed", len(gone)), dates, " "),
