@@ -9,6 +9,7 @@ import pytest
 
 from curate.storage.backend import storage
 from curate.storage.marks import File, Mark, Note
+from curate.storage.spool import Spool
 from curate.storage.store import Store
 
 VERDICT = Mark({"decisions/000003.parquet": File(10, "ab", 0)}, {"records": 4, "kept": 0}, "cut off at byte 7")
@@ -31,6 +32,15 @@ def test_a_mark_of_an_older_version_counts_as_none(tmp_path: Path) -> None:
     store.write_json("marks/run/judge-x/000000.json", {"decisions": "ab", "tally": {}, "error": None})
     store.commit("run", "judge-x/000001", VERDICT)
     assert dict(store.marks("run", ["judge-x/000000", "judge-x/000001"])) == {"judge-x/000000": None, "judge-x/000001": VERDICT}
+
+
+def test_spooled_marks_are_read_in_any_order_and_the_last_one_of_a_block_counts() -> None:
+    spool = Spool()
+    spool[7], spool[2] = BLOCK, VERDICT
+    assert (spool[2], spool[7]) == (VERDICT, BLOCK)
+    spool[7] = Mark()
+    spool[9] = BLOCK
+    assert [spool[block] for block in (7, 9, 2, 7)] == [Mark(), BLOCK, VERDICT, Mark()]
 
 
 def test_facts_have_their_size_and_note_in_the_mark(tmp_path: Path) -> None:

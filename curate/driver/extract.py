@@ -62,7 +62,7 @@ class Extract:
             except ShardBreak as broken:
                 error = f"{shard.url}: {broken}"
             writer.close()
-            mark = replace(self._write(shard, reading, first), error=error)
+            mark = self._write(shard, reading, first)._replace(error=error)
         self.store.commit(self.run, f"{_KIND}/{shard.index:06d}", mark)
         return Report(shard.index, mark.counts["pairs"], activities.seconds, {name: mark.counts[name] for name in _TOTALS}, error)
 

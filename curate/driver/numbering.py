@@ -8,9 +8,8 @@ the tars of the blocks behind it, and their indexes, get other names. Their byte
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from curate.passes.pack import mark_of
@@ -31,6 +30,14 @@ def place_of(mark: Mark) -> Place:
     numbers = [_number(name) for name in mark.files if name.endswith(".tar")]
     staged = any(name.startswith(STAGED) for name in mark.files)
     return Place(None if staged or not numbers else min(numbers), len(numbers))
+
+
+def moved(mark: Mark, first: int) -> Mark:
+    """Return the mark of a packed block whose tars have moved to begin at the number `first`."""
+    if place_of(mark).first == first:
+        return mark
+    names = {name: target for old, new in _moves(mark.files, first) for name, target in zip(old, new, strict=True)}
+    return mark._replace(files={names[name]: file for name, file in mark.files.items()})
 
 
 def in_order(tars: Mapping[int, int]) -> dict[int, int]:
@@ -80,9 +87,7 @@ class Numbering:
                     self.store.write_json(self._journal, {"block": block, "first": first, "done": position})
                     for name, target in zip(old, new, strict=True):
                         self.store.storage.move(name, target)
-            names = {name: target for old, new in moves for name, target in zip(old, new, strict=True)}
-            files = {names[name]: file for name, file in mark.files.items()}
-            self.store.commit(self.run, mark_of(block), replace(mark, files=files))
+            self.store.commit(self.run, mark_of(block), moved(mark, first))
         self.store.storage.remove([self._journal])
 
 
@@ -98,4 +103,4 @@ def _index_of(tar: str) -> str:
 
 
 def _number(name: str) -> int:
-    return int(PurePosixPath(name).stem)
+    return int(name[name.rfind("/") + 1 : name.rfind(".")])

@@ -11,11 +11,12 @@ from curate.core.contracts import shard_name
 from curate.core.errors import OutputError
 from curate.core.shards import Shards
 from curate.driver.attempts import Attempts
-from curate.driver.numbering import Numbering, Place, in_order, place_of
-from curate.driver.resume import Index, Resume, index_of
+from curate.driver.numbering import Numbering, Place, in_order, moved, place_of
+from curate.driver.resume import Index, Resume, index_of, without
 from curate.passes.pack import Block, Pack
 from curate.passes.tars import STAGED
 from curate.storage.marks import Mark
+from curate.storage.spool import Spool
 
 _NONE = np.empty(0, np.int64)
 
@@ -25,6 +26,7 @@ class _Found:
     """What is packed: where the tars of blocks that are up to date are, and the shards with samples of those that are not."""
 
     places: dict[int, Place] = field(default_factory=dict)
+    marks: Spool = field(default_factory=Spool)  # of these blocks, before their tars move
     outdated: dict[int, Index] = field(default_factory=dict)
 
 
@@ -47,40 +49,41 @@ class Packing:
         numbering.complete()
         blocks = self._blocks(judged())
         every = range(-(-len(self.shards) // self.resume.block_shards))
-        found = self._found({block: blocks.get(block, _NONE) for block in every})
+        found = _Found()
+        self._find(found, {block: blocks.get(block, _NONE) for block in every})
         self._check(found, blocks)
-        places = found.places
-        missing = {block: shards for block, shards in blocks.items() if block not in places}
+        missing = {block: shards for block, shards in blocks.items() if block not in found.places}
         first: dict[int, int] = {}
         if not found.outdated:
             filled = {block: self.task.tars(self.resume.kept(self.task, shards)) for block, shards in missing.items()}
-            first = in_order({block: filled[block] if block in filled else places[block].tars for block in blocks})
-            numbering.move(places, first)
-            places = {block: Place(first[block], place.tars) for block, place in places.items()}
+            first = in_order({block: filled[block] if block in filled else found.places[block].tars for block in blocks})
+            numbering.move(found.places, first)
+            found.places.update({block: Place(first[block], place.tars) for block, place in found.places.items()})
         self.attempts.progress.start("pack", len(missing))
         work = ((block, tuple(self.shards.at(shards))) for block, shards in missing.items())
         self.attempts.run(self.task, (Block(block, shards, first.get(block)) for block, shards in work))
         blocks = self._blocks(judged())
         self._check(found, blocks)
-        places |= self._found({block: shards for block, shards in blocks.items() if block in missing}).places
-        numbering.move(dict(sorted(places.items())), in_order({block: places[block].tars for block in sorted(places)}))
+        self._find(found, {block: shards for block, shards in blocks.items() if block in missing})
+        places = dict(sorted(found.places.items()))
+        first = in_order({block: place.tars for block, place in places.items()})
+        numbering.move(places, first)
         self.task.store.storage.remove_folder(STAGED)
-        return (mark for _, mark in self.resume.packed(self.task, blocks))
+        return (moved(found.marks[block], number) for block, number in first.items())
 
-    def _found(self, blocks: dict[int, Index]) -> _Found:
-        """Return what is packed of some blocks."""
-        found = _Found()
+    def _find(self, found: _Found, blocks: dict[int, Index]) -> None:
+        """Find what is packed of some blocks."""
         for block, mark, valid in self.resume.block_marks(self.task, blocks):
             if valid:
                 found.places[block] = place_of(mark)
+                found.marks[block] = mark
             elif mark.files:
                 found.outdated[block] = index_of(name for name, part in mark.parts.items() if part.counts.get("kept"))
-        return found
 
     def _check(self, found: _Found, blocks: dict[int, Index]) -> None:
         """Raise OutputError when samples would go because their shard failed now: an output does not lose what it holds."""
         for block, held in found.outdated.items():
-            if len(lost := np.setdiff1d(held, blocks.get(block, _NONE))):
+            if len(lost := without(held, blocks.get(block, _NONE))):
                 names = ", ".join(shard_name(shard) for shard in self.shards.at(lost))
                 reasons = {failure.shard.index: failure.reason for failure in self.attempts.failures}
                 root, reason = self.task.store.storage.root, reasons.get(int(lost[0]), "failed")

@@ -46,7 +46,7 @@ class Resume:
         if task.retry:
             self._undo_fetch(task, self._with_failures(task, web))
         self._undo_fetch(task, shards_without_images(self.store, shards.at(web)))
-        return np.setdiff1d(web, index_of(self.store.marked(task.judge.run, task.judge.fetch_marks)))
+        return without(web, index_of(self.store.marked(task.judge.run, task.judge.fetch_marks)))
 
     def _with_failures(self, task: Fetch, web: Index) -> list[int]:
         found = self.store.marks(task.judge.run, (f"{task.judge.fetch_marks}/{index:06d}" for index in web))
@@ -72,17 +72,17 @@ class Resume:
                 self.store.storage.remove_folder(f"marks/{task.run}/{kind}")
         there = index_of(found.name.removesuffix(".parquet") for found in self._files("decisions"))
         marked = index_of(self.store.marked(task.run, task.marks))
-        if len(without := np.setdiff1d(marked, there)):
-            self._undo_verdicts(task, without.tolist())
-        return np.intersect1d(marked, there)
+        if len(undecided := without(marked, there)):
+            self._undo_verdicts(task, undecided.tolist())
+        return both(marked, there)
 
     def _files(self, folder: str) -> Iterator[Found]:
         return (found for found in self.store.storage.listing(folder) if not found.name.startswith("."))
 
     def prepared(self, task: Prepare) -> Index:
         """Return the shards whose facts before the models are committed."""
-        without = index_of(self.store.marked(task.judge.run, task.marks))
-        return np.union1d(without, self.for_models(task))
+        marked = index_of(self.store.marked(task.judge.run, task.marks))
+        return np.union1d(marked, self.for_models(task))
 
     def for_models(self, task: Prepare) -> Index:
         """Return the prepared shards that have rows for which model facts are missing."""
@@ -96,10 +96,6 @@ class Resume:
             raise OutputError(f"{self.store.storage.root}: the verdicts of {missing[0]} are gone; run the same command again")
         return sum(mark.counts["kept"] for mark in marks.values() if mark is not None)
 
-    def packed(self, task: Pack, blocks: Mapping[int, Index]) -> Iterator[tuple[int, Mark]]:
-        """Yield the blocks (index -> shards) that are packed from exactly these shards, with their marks, in order."""
-        return ((block, mark) for block, mark, valid in self.block_marks(task, blocks) if valid)
-
     def block_marks(self, task: Pack, blocks: Mapping[int, Index]) -> Iterator[tuple[int, Mark, bool]]:
         """Yield the blocks (index -> shards) that were ever packed, with their marks, and whether these are up to date."""
         made_with, listed = task.made_with(), list(blocks)
@@ -112,3 +108,13 @@ class Resume:
 def index_of(numbers: Iterable[str] | Iterable[int]) -> Index:
     """Return numbers, as text or not, as an array."""
     return np.fromiter(map(int, numbers), np.int64)
+
+
+def without(some: Index, others: Index) -> Index:
+    """Return the first indexes without the others. Each is there once: numpy need not spend its time to see to that."""
+    return np.setdiff1d(some, others, assume_unique=True)
+
+
+def both(some: Index, others: Index) -> Index:
+    """Return the indexes that are in both, ascending."""
+    return np.intersect1d(some, others, assume_unique=True)

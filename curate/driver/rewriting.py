@@ -11,12 +11,13 @@ from curate.core.errors import OutputError
 from curate.core.shards import Shards
 from curate.driver.attempts import Attempts
 from curate.driver.manifest import RunSummary, write_lists
-from curate.driver.numbering import Numbering, in_order, place_of
+from curate.driver.numbering import Numbering, in_order, moved, place_of
 from curate.driver.resume import Index, index_of
 from curate.passes.pack import Block, mark_of
 from curate.passes.removal import RemoveFromBlock
 from curate.passes.tars import STAGED
 from curate.storage.marks import Mark
+from curate.storage.spool import Spool
 from curate.storage.store import Store
 
 
@@ -52,10 +53,13 @@ class Rewriting:
         """Number the tars without gaps, and write the lists of files."""
         numbering = Numbering(self.store, self.run)
         numbering.complete()
-        places = {block: place_of(mark) for block, mark in self.marks()}
-        numbering.move(places, in_order({block: place.tars for block, place in places.items()}))
+        places, marks = {}, Spool()
+        for block, mark in self.marks():
+            places[block], marks[block] = place_of(mark), mark
+        first = in_order({block: place.tars for block, place in places.items()})
+        numbering.move(places, first)
         self.store.storage.remove_folder(STAGED)
-        return write_lists(self.store, (mark for _, mark in self.marks()))
+        return write_lists(self.store, (moved(marks[block], number) for block, number in first.items()))
 
     def marks(self) -> Iterator[tuple[int, Mark]]:
         """Yield the blocks with their marks, in order."""

@@ -32,7 +32,7 @@ from curate.driver.packing import Packing
 from curate.driver.progress import Outcome, Progress, Quiet
 from curate.driver.removal import Removal
 from curate.driver.resolve import published
-from curate.driver.resume import Index, Resume, index_of
+from curate.driver.resume import Index, Resume, both, index_of, without
 from curate.fetch.preflight import check_ready
 from curate.passes import removed
 from curate.passes.fetch import Fetch
@@ -232,7 +232,7 @@ class Run:
     def _judged_shards(self, attempts: Attempts) -> Index:
         """Return the indexes of the shards that have verdicts: those that are not only counted and did not fail."""
         wanted = np.arange(len(self.shards) - self.options.counted_only)
-        return np.setdiff1d(wanted, index_of(attempts.failed))
+        return without(wanted, index_of(attempts.failed))
 
     def _scan(self, attempts: Attempts) -> dict[str, Lookup]:
         """Scan shards and merge their partial counts; return the look-ups by fact."""
@@ -243,7 +243,7 @@ class Run:
         if not self.plan.counts:
             return {}
         self.progress.start("merge corpus counts", 0)
-        scanned = np.setdiff1d(np.arange(len(self.shards)), index_of(attempts.failed))
+        scanned = without(np.arange(len(self.shards)), index_of(attempts.failed))
         merging = Scanned(self.shards.fingerprints[scanned], scanned)
         return merge(self.store, self.plan.counts, merging, Engine(self.runner, self.options.memory))
 
@@ -253,7 +253,7 @@ class Run:
     def _fetch(self, lookups: dict[str, Lookup], attempts: Attempts) -> None:
         """Fetch the images that are still needed, of the shards whose records hold URLs."""
         task = Fetch(self.judge(lookups), self.plan.recipe.policy, self.options.retry_failed, self.options.download)
-        web = np.intersect1d(np.flatnonzero(self.shards.on_the_web), self._judged_shards(attempts))
+        web = both(np.flatnonzero(self.shards.on_the_web), self._judged_shards(attempts))
         missing = self._resume.unfetched(task, self.shards, web)
         self.progress.start("fetch", len(missing))
         attempts.run(task, self.shards.at(missing))
@@ -278,9 +278,9 @@ class Run:
     def _judge(self, task: Judge, attempts: Attempts) -> None:
         """Judge what is missing. Raises OutOfDeviceMemory when a GPU is too small for the recipe's batch."""
         task = replace(task, earlier=self._earlier(task.lookups))
-        missing = np.setdiff1d(self._judged_shards(attempts), self._resume.judged(task))
+        missing = without(self._judged_shards(attempts), self._resume.judged(task))
         with_gpu = self._prepare(Prepare(task), missing, attempts) if "prepare" in self._passes else _NONE
-        rest = np.setdiff1d(np.intersect1d(missing, self._judged_shards(attempts)), with_gpu)
+        rest = without(both(missing, self._judged_shards(attempts)), with_gpu)
         advice = None if not self.halved and batches.can_halve(self.plan) else batches.advice(self.plan)
         self.progress.start("judge", len(rest))
         attempts.run(task, self.shards.at(rest), replace(self._passes["judge"].needs, gpus=0), advice)
@@ -315,10 +315,10 @@ class Run:
 
     def _prepare(self, task: Prepare, missing: Index, attempts: Attempts) -> Index:
         """Compute on all cores what the models need; return the indexes of the shards for which the models must run."""
-        unprepared = np.setdiff1d(missing, self._resume.prepared(task))
+        unprepared = without(missing, self._resume.prepared(task))
         self.progress.start("prepare", len(unprepared))
         attempts.run(task, self.shards.at(unprepared))
-        return np.intersect1d(np.intersect1d(missing, self._resume.for_models(task)), self._judged_shards(attempts))
+        return both(both(missing, self._resume.for_models(task)), self._judged_shards(attempts))
 
     def _pack(self, judge: Judge, attempts: Attempts) -> Iterator[Mark]:
         """Pack what is missing; return the marks of all blocks in order."""

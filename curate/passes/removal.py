@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +64,7 @@ class RemoveFromShard:
             found = rewrite_decisions(path, target, lambda table: removed.without(table, gone.of_decisions(table)))
         before = self.store.mark(self.run, mark_name) or Mark()
         self.store.commit(
-            self.run, mark_name, replace(before, files={name: found.file}, counts=found.counts, made_with=found.kept)
+            self.run, mark_name, before._replace(files={name: found.file}, counts=found.counts, made_with=found.kept)
         )
         return pa.array(found.dropped[REMOVED], pa.int64())
 
@@ -129,7 +129,7 @@ class RemoveFromBlock:
                         tars.add(sample)
                 tars.close()
             files, samples = tars.files, tars.samples
-        self.store.commit(self.run, mark_of(block.index), replace(mark, files=files, parts=verdicts))
+        self.store.commit(self.run, mark_of(block.index), mark._replace(files=files, parts=verdicts))
         return Report(block.index, samples, {}, {})
 
     def _kept(self, verdicts: dict[str, Mark]) -> set[str]:

@@ -88,16 +88,17 @@ class _List:
 
     def add(self, name: str, file: File) -> None:
         self._rows.append((name, file.samples, file.bytes, file.sha256))
-        self.totals["files"] += 1
-        self.totals["samples"] += file.samples or 0
-        self.totals["bytes"] += file.bytes
         if len(self._rows) >= ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         columns = zip(*self._rows, strict=True) if self._rows else ((),) * len(SCHEMA)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        self._writer.write(pa.table(arrays, SCHEMA))
+        rows = pa.table(arrays, SCHEMA)
+        self._writer.write(rows)
+        self.totals["files"] += len(rows)
+        for name in ("samples", "bytes"):
+            self.totals[name] += pc.sum(rows[name]).as_py() or 0
         self._rows.clear()
 
     def close(self) -> None:

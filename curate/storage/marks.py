@@ -1,6 +1,7 @@
 """The commit mark: one JSON format for everything that a task commits.
 
-A mark is written after the files that it names, so its presence means that they are complete.
+A mark is written after the files that it names, so its presence means that they are complete. A driver reads a million marks
+with two million files: these are named tuples, which take a third of a dataclass's time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
-class File(NamedTuple):  # a driver reads two million of them: a dataclass takes three times as long
+class File(NamedTuple):
     """A committed file."""
 
     bytes: int
@@ -22,15 +23,14 @@ class File(NamedTuple):  # a driver reads two million of them: a dataclass takes
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """What one task committed."""
 
-    files: Mapping[str, File] = field(default_factory=dict)  # by name in OUT
-    counts: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, File] = {}  # by name in OUT
+    counts: Mapping[str, int] = {}
     error: str | None = None  # why records of the shard are missing
     made_with: str | None = None  # hash of the settings that the files depend on; a mark with another one is outdated
-    parts: Mapping[str, Mark] = field(default_factory=dict)  # of a block: the marks of its shards' verdicts, by index
+    parts: Mapping[str, Mark] = {}  # of a block: the marks of its shards' verdicts, by index
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are set, as JSON values."""

@@ -41,6 +41,7 @@ _NAME = re.compile(r"([0-9a-f]{16})\.(?:([0-9a-f]{8})\.(?:parquet|tar)|json)")
 """Of a file of facts: the data of an attempt, or a mark; both name the shard by its fingerprint."""
 
 _AT_ONCE = 32  # marks that are read at once
+_OF_A_THREAD = 8  # marks that a thread reads one after the other: handing over costs as much as reading a short one
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,10 @@ class Store:
             return
         stream = iter(names)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            while some := list(islice(stream, 8 * _AT_ONCE)):
-                yield from zip(some, threads.map(lambda name: self.mark(run, name), some), strict=True)
+            while some := list(islice(stream, _AT_ONCE * _OF_A_THREAD)):
+                parts = [some[at : at + _OF_A_THREAD] for at in range(0, len(some), _OF_A_THREAD)]
+                for found in threads.map(lambda part: [(name, self.mark(run, name)) for name in part], parts):
+                    yield from found
 
     def unmark(self, run: str, names: Iterable[str]) -> None:
         """Remove marks, before their outputs are made again."""
