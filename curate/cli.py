@@ -300,8 +300,9 @@ def remove(given: options.Remove) -> None:
     """Take records out of OUT, for good: from tars, index, decisions, thumbnails, report, facts and fetched images.
 
     The input is not needed. A decision stays of each, with the reason `removed`, the date and the sha256 of the image; no later
-    run into OUT brings it back, and a removed URL is not fetched again. Every copy of an image goes with it. Exit code 1 if OUT
-    has nothing of it.
+    run into OUT brings it back, and a removed URL is not fetched again. Every copy of an image goes with it. sha1, MD5 and the
+    hashes of imagehash and PDQ are computed of the images in OUT's tars, as these are there, and of those that it has fetched.
+    Exit code 1 if OUT has nothing of it.
 
     \b
     Examples:

@@ -10,11 +10,14 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from curate.core.contracts import Report
 from curate.core.errors import OutputError
@@ -126,6 +129,51 @@ def test_nothing_of_a_removed_record_is_left(selection: dict[str, Any], out: Pat
     assert curate("verify", out).returncode == 0 and leftovers(out) == []
     assert (manifest(out)["kept"], manifest(out)["attrition"][-1]["dropped"]) == (11, 1)
     assert remove(out, **selection) == 0
+
+
+def hashed(kind: str, seed: int) -> str:
+    """Return a hash of a picture that no decision has, as its library writes it."""
+    if kind in ("sha1", "md5"):
+        return hashlib.new(kind, jpeg(seed), usedforsecurity=False).hexdigest().upper()
+    image = Image.open(BytesIO(jpeg(seed)))
+    if kind == "imagehash":
+        return str(pytest.importorskip("imagehash").phash(image))
+    return np.packbits(pytest.importorskip("pdqhash").compute(np.array(image))[0].astype(bool)).tobytes().hex()
+
+
+@pytest.mark.parametrize("kind", ["sha1", "md5", "imagehash", "pdq"])
+def test_hashes_that_no_decision_has_are_computed_of_the_tars(kind: str, out: Path) -> None:
+    thumb = thumbs_of(out, "key4")
+    assert remove(out, computed={kind: [(hashed(kind, 4), 0)]}) == 1
+    assert holds(out, *trace(4), *thumb) == [] and len(samples(out)) == 11 and leftovers(out) == []
+    assert remove(out, computed={kind: [(hashed(kind, 4), 0)]}) == 0
+
+
+def test_near_pictures_are_found_by_computed_hashes(out: Path) -> None:
+    imagehash = pytest.importorskip("imagehash")
+    wanted = [imagehash.phash(Image.open(BytesIO(jpeg(seed)))) for seed in range(12)]
+    reach = sorted(wanted[4] - other for other in wanted)[2]
+    near = {f"key{seed}" for seed, other in enumerate(wanted) if wanted[4] - other <= reach}
+    assert remove(out, computed={"imagehash": [(str(wanted[4]), reach)]}) == len(near)
+    assert set(samples(out)) == {f"key{seed}" for seed in range(12)} - near
+
+
+def test_a_fetched_image_that_is_no_sample_is_found_too(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("200", "9000") + "fetch: {contact: https://example.org/crawl}\n"
+    rows = table(tmp_path / "a.parquet", [(url(n), f"picture of number {n}") for n in range(4)])
+    out = tmp_path / "out"
+    run_job(Setup(recipe, [rows], download=web_of(range(4))), out)
+    assert samples(out) == {} and holds(out, jpeg(2)[-400:-50])
+    assert remove(out, computed={"md5": [(hashed("md5", 2), 0)]}) == 1
+    assert holds(out, jpeg(2)[-400:-50], url(2).encode()) == [] and holds(out, jpeg(1)[-400:-50])
+
+
+def test_a_tar_that_cannot_be_read_is_told_before_anything_goes(out: Path) -> None:
+    (out / "shards" / "00001.tar").unlink()
+    before = written(out)
+    with pytest.raises(OutputError, match=r"00001.tar.*nothing was removed"):
+        remove(out, computed={"md5": [(hashed("md5", 4), 0)]})
+    assert written(out) == before and not (out / PENDING).exists()
 
 
 def test_only_touched_tars_are_written(out: Path) -> None:
@@ -269,10 +317,13 @@ def test_the_command_says_first_and_does_after(out: Path, tmp_path: Path) -> Non
     assert dry.returncode == 0 and "1 record of 1 shards, 1 of them samples: would be removed" in dry.stdout
     assert written(out) == before
     withdrawn = tmp_path / "list.txt"
-    withdrawn.write_text(f"# withdrawn\nurl https://example.org/7.jpg\n{hashlib.sha256(jpeg(8)).hexdigest()}\nkey key1\n")
+    withdrawn.write_text(
+        f"# withdrawn\nurl https://example.org/7.jpg\n{hashlib.sha256(jpeg(8)).hexdigest()}\nkey key1\n"
+        f"{hashed('md5', 9)}  # as a blocklist has it\nsha1:{hashed('sha1', 10)}\nimagehash {hashed('imagehash', 11)} 0\n"
+    )
     done = curate("remove", out, "--list", withdrawn, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["number"] == 3
+    assert json.loads(done.stdout)["number"] == 6
     assert "removed" in curate("report", out).stdout
     nothing = curate("remove", out, "--key", "key1")
     assert nothing.returncode == 1 and "nothing of it" in nothing.stdout
@@ -280,9 +331,10 @@ def test_the_command_says_first_and_does_after(out: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("arguments", "words"), [
     ([], "name what to remove"),
-    (["--sha256", "abc"], "is no sha256: 64 hex digits"),
-    (["--phash", "xyz"], "is no phash: 16 hex digits"),
-    (["--list", "list.txt"], "list.txt:1: expected sha256, phash, url, key or text"),
+    (["--sha256", "abc"], "--sha256: sha256 has 64 hex digits, not 3"),
+    (["--phash", "xyz"], "--phash: expected url, key, text or a kind of hash"),
+    (["--pdq", "0123456789abcdef"], "--pdq: pdq has 64 hex digits, not 16"),
+    (["--list", "list.txt"], "list.txt:1: expected url, key, text or a kind of hash, and a value: 'nonsense'"),
 ])  # fmt: skip
 def test_a_wrong_selection_is_one_line(arguments: list[str], words: str, out: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("nonsense\n")

@@ -99,13 +99,18 @@ COLUMNS = click.option(
 
 SELECTION = together(
     click.option("--sha256", multiple=True, metavar="HASH", help="Of the image's bytes; repeatable, as the others."),
+    click.option("--sha1", multiple=True, metavar="HASH", help="The same; computed of all images that OUT has, as --md5."),
+    click.option("--md5", multiple=True, metavar="HASH", help="The same."),
     click.option("--phash", multiple=True, metavar="HASH", help="Perceptual hash of the image, 16 digits, as key.json has it."),
-    click.option("--radius", type=click.IntRange(0, 31), default=0, show_default=True, help="Bits that a --phash may differ by."),
+    click.option("--imagehash", multiple=True, metavar="HASH", help="As str(imagehash.phash(image)); computed, as --pdq is."),
+    click.option("--pdq", multiple=True, metavar="HASH", help="PDQ of the image, 64 digits."),
+    click.option("--radius", type=click.IntRange(0, 31), default=0, show_default=True,
+                 help="Bits of 64 that a perceptual hash may differ by."),
     click.option("--url", multiple=True, metavar="URL", help="Where the image came from."),
     click.option("--key", multiple=True, metavar="KEY", help="A record's own key, or its key in the tars."),
     click.option("--text", multiple=True, metavar="TEXT", help="The whole text; case and spaces do not count."),
     click.option("--list", "lists", multiple=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-                 help="File with a kind (sha256, phash, url, key, text) and a value a line."),
+                 help="File with a kind (any of these) and a value a line, or with hashes as blocklist reads them."),
 )  # fmt: skip
 """What `remove` takes out."""
 

@@ -66,7 +66,11 @@ class Remove:
 
     out: str
     sha256: tuple[str, ...]
+    sha1: tuple[str, ...]
+    md5: tuple[str, ...]
     phash: tuple[str, ...]
+    imagehash: tuple[str, ...]
+    pdq: tuple[str, ...]
     radius: int
     url: tuple[str, ...]
     key: tuple[str, ...]

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.core.contracts import ROW_GROUP, Runner
+from curate.core.errors import OutputError
 from curate.core.verdicts import REMOVED
 from curate.driver import identity
 from curate.driver.attempts import Attempts
@@ -23,6 +24,7 @@ from curate.driver.progress import Progress, Quiet
 from curate.driver.rewriting import Rewriting
 from curate.passes import removed
 from curate.passes.removal import RemoveFromShard
+from curate.passes.removal_search import NOTES, FindFetched, FindInTars, take_notes, wanted
 from curate.passes.removed import Tombstone
 from curate.storage.manifest import read_manifest
 from curate.storage.store import Store
@@ -34,13 +36,17 @@ _COLUMNS = ["shard", "shard_index", "row", "text_no", "sample_key", "key", "url"
 
 @dataclass(frozen=True)
 class Selection:
-    """What is to be removed: by sha256 of the image, perceptual hash (and radius in bits), url, key, or text."""
+    """What is to be removed: by sha256 of the image, perceptual hash (and radius in bits), url, key, or text.
+
+    `computed` has hashes that decisions do not hold, by kind (see curate.passes.removal_search), as hex digits with a radius.
+    """
 
     sha256: Sequence[str] = ()
     phash: Sequence[tuple[int, int]] = ()
     urls: Sequence[str] = ()
     keys: Sequence[str] = ()  # a record's own, or that of its sample
     texts: Sequence[str] = ()
+    computed: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,30 @@ class Removal:
             holding = replace(self, store=store)
             holding.complete()
             read_manifest(store.storage)
-            found = holding.find(selection, date)
+            found = holding.find(holding.searched(selection), date)
             if found.records and not dry_run:
                 removed.add(store, found.tombstones)
                 store.write_json(PENDING, {"shards": sorted(found.records)})
                 holding.complete()
             return found
+
+    def searched(self, selection: Selection) -> Selection:
+        """Return a selection with the keys and sha256 of what its computed hashes are in OUT."""
+        was, looked_for = identity.held(self.store), wanted(selection.computed)
+        if was is None or not any(selection.computed.values()):
+            return selection
+        shards, attempts = identity.shards_of(self.store, was), Attempts(self.store, self.runner, self.progress)
+        self.store.storage.remove_folder(NOTES)  # those of a search that was killed
+        blocks = (block for block, _ in Rewriting(self.store, was.run, "", attempts).every(shards))
+        self.progress.start("look through tars", sum(1 for _ in self.store.marked(was.run, "pack")))
+        attempts.run(FindInTars(self.store, was.run, looked_for), blocks)
+        web = np.flatnonzero(shards.on_the_web)
+        self.progress.start("look through fetched images", len(web))
+        attempts.run(FindFetched(self.store, looked_for), shards.at(web))
+        if attempts.failures:
+            raise OutputError(f"{attempts.failures[0].reason}; nothing was removed")
+        keys, digests = (take_notes(self.store, kind) for kind in ("block", "shard"))
+        return replace(selection, keys=[*selection.keys, *keys], sha256=[*selection.sha256, *digests])
 
     def find(self, selection: Selection, date: str) -> Found:
         """Look through the decisions."""

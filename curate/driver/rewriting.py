@@ -42,12 +42,12 @@ class Rewriting:
             raise OutputError(f"{self.attempts.failures[0].reason}; run the same command again")
 
     def _touched(self, shards: Shards, touched: Index) -> Iterator[Block]:
-        """Yield these blocks, with all of their shards. The marks say which these are: blocks may have any boundaries."""
-        for block, mark in self.marks():
-            inside = index_of(sorted(map(int, mark.parts)))
+        """Yield these blocks."""
+        for block, mark in self.every(shards):
+            inside = index_of(shard.index for shard in block.shards)
             samples = sum(file.samples or 0 for name, file in mark.files.items() if name.endswith(".tar"))
             if np.isin(inside, touched).any() or samples != sum(part.counts.get("kept", 0) for part in mark.parts.values()):
-                yield Block(block, tuple(shards.at(inside)), None)
+                yield block
 
     def conclude(self) -> RunSummary:
         """Number the tars without gaps, and write the lists of files."""
@@ -60,6 +60,11 @@ class Rewriting:
         numbering.move(places, first)
         self.store.storage.remove_folder(STAGED)
         return write_lists(self.store, (moved(marks[block], number) for block, number in first.items()))
+
+    def every(self, shards: Shards) -> Iterator[tuple[Block, Mark]]:
+        """Yield the blocks with all of their shards, which their marks name (they may have any boundaries), and the marks."""
+        for block, mark in self.marks():
+            yield Block(block, tuple(shards.at(index_of(sorted(map(int, mark.parts))))), None), mark
 
     def marks(self) -> Iterator[tuple[int, Mark]]:
         """Yield the blocks with their marks, in order."""

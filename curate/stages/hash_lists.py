@@ -67,7 +67,7 @@ def parse(text: str, path: str, unmarked: str = "either") -> Listed:
         if not word:
             continue
         try:
-            kinds, digits = _hash(word, unmarked)
+            kinds, digits = one_hash(word, unmarked)
         except ValueError as error:
             raise InputError(f"{path}:{number}: {error}") from None
         for kind in kinds:
@@ -76,8 +76,8 @@ def parse(text: str, path: str, unmarked: str = "either") -> Listed:
     return Listed(contents, {kind: _packed(found[kind]) for kind in PERCEPTUAL if kind in found})
 
 
-def _hash(word: str, unmarked: str) -> tuple[tuple[str, ...], str]:
-    """Return the kinds of a hash, and its digits in lower case. Raises ValueError."""
+def one_hash(word: str, unmarked: str = "either") -> tuple[tuple[str, ...], str]:
+    """Return the kinds that a hash of a list can be, and its digits in lower case. Raises ValueError."""
     parts = _LINE.fullmatch(word)
     if parts is None:
         raise ValueError(f"not a hash: {word[:80]!r}")
