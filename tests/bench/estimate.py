@@ -149,7 +149,7 @@ def _run(folder: Path, shards: int) -> tuple[Counter[str], dict[str, float], Pat
         for path in (folder / "in").iterdir():
             store.pipe_file(f"/in/{path.name}", path.read_bytes())
         progress = Passes(store)
-        outcome = Run(plan, list_shards(["asking://in/*.tar"], {}), Store(place), InProcess(), progress).run()
+        outcome = Run(plan, list_shards(["asking://in/*.tar"], {}), Store(place), InProcess(), progress=progress).run()
     progress.start("", 0)
     assert (outcome.records, outcome.failed) == (shards * RECORDS, [])
     return place.asked, outcome.seconds, folder / "out", progress.found
