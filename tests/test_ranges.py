@@ -56,3 +56,21 @@ def test_duckdb_reads_files_whose_names_look_like_patterns(ranges: Ranges) -> No
         connection.register_filesystem(ranges)
         found = connection.execute("SELECT filename, sum(a) FROM read_parquet($1, filename = true) GROUP BY 1 ORDER BY 1", [urls])
         assert found.fetchall() == [(url, sum(range(n * 1000, n * 1000 + 1000))) for n, url in enumerate(urls)]
+
+
+def test_the_size_of_a_file_is_asked_for_once(ranges: Ranges, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"a": range(1000)}), file)
+    url, asked = put("0.parquet", file.getvalue()), list[str]()
+    memory, info = fsspec.filesystem("memory"), type(fsspec.filesystem("memory")).info
+
+    def counted(self: object, path: str, **more: object) -> object:
+        asked.append(path)
+        return info(self, path, **more)
+
+    monkeypatch.setattr(type(memory), "info", counted)
+    with duckdb.connect() as connection:
+        connection.register_filesystem(Ranges("memory://"))
+        for _ in range(3):
+            connection.execute("SELECT sum(a) FROM read_parquet($1)", [[url]]).fetchall()
+    assert len(set(asked)) == 1 and len(asked) <= 2

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from curate.core.errors import DiskFull
-from curate.storage.paths import filesystem, is_local, without_scheme
+from curate.storage.paths import at_once, filesystem, is_local, without_scheme
 from curate.storage.retry import tried
 
 
@@ -192,7 +192,7 @@ class Remote(Storage):
     def read(self, name: str) -> bytes | None:
         fs = self._place[0]
         try:
-            return bytes(tried(lambda: fs.cat_file(self._path(name))))
+            return bytes(tried(lambda: fs.cat_file(self._path(name), **at_once(fs))))
         except FileNotFoundError:
             return None
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from fsspec import AbstractFileSystem
 
 from curate.storage.paths import filesystem
 
+_REMEMBERED = 1 << 16  # files whose size is asked for once
 _NEVER = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -49,6 +51,7 @@ class Ranges(AbstractFileSystem):  # type: ignore[misc]
     def __init__(self, url: str) -> None:
         super().__init__()
         self._filesystem = filesystem(url)[0]
+        self._described = lru_cache(_REMEMBERED)(self._filesystem.info)
         self.protocol = url.partition("://")[0]  # s3a stays s3a: DuckDB would name files by the first of several
 
     def open(self, path: str, mode: str = "rb") -> RangeFile:
@@ -56,9 +59,8 @@ class Ranges(AbstractFileSystem):  # type: ignore[misc]
         return RangeFile(self._filesystem, path)
 
     def info(self, path: str) -> dict[str, Any]:
-        """Return what the other filesystem knows, without a request where it has just listed the folder."""
-        found: dict[str, Any] = self._filesystem.info(path)
-        return found
+        """Return what the other filesystem knows, asked once: DuckDB asks at every query."""
+        return dict(self._described(path))
 
     def glob(self, path: str) -> list[str]:
         """Return the one file of that name, to which DuckDB adds the protocol again."""

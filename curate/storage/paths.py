@@ -58,6 +58,14 @@ def filesystem(url: str) -> tuple[Any, str]:
     return fs, path
 
 
+def at_once(fs: Any) -> dict[str, Any]:
+    """Return the arguments of `fs.cat_file` that read a small file in one request.
+
+    s3fs asks for the size first, to read a large one in parts, and where there is none, whether it is a folder.
+    """
+    return {"max_concurrency": 1} if "s3" in fs.protocol else {}
+
+
 def tree(url: str) -> list[Entry]:
     """List the files below a folder, sorted by url; hidden ones and linked folders are left out."""
     if is_local(url):
