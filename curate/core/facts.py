@@ -67,7 +67,7 @@ def schema_of(facts: Iterable[Fact]) -> pa.Schema:
 
 
 RECORD_FACTS = (
-    Fact("key", pa.string(), "image", "the record's own key, as found"),
+    Fact("key", pa.string(), "image", "the record's own key, as found; of a sample of ours, that of its first run"),
     Fact("url", pa.string(), "image", "where the image came from"),
     Fact("text", pa.string(), "text", "the web text as found"),
     Fact("error", pa.string(), "image", "what is wrong with the record itself"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from curate.driver.manifest import attrition
 from curate.driver.progress import Progress, Quiet
 from curate.driver.rewriting import Rewriting
 from curate.passes import removed
-from curate.passes.removal import RemoveFromShard
+from curate.passes.removal import BASE, RemoveFromShard
 from curate.passes.removal_search import NOTES, FindFetched, FindInTars, take_notes, wanted
 from curate.passes.removed import Tombstone
 from curate.storage.manifest import read_manifest
@@ -114,6 +115,8 @@ class Removal:
         stones += [Tombstone("text", removed.text_value(text), date) for text in selection.texts]
         if selection.keys or selection.phash:
             stones += self._images(selection, removed.of(stones), date)
+        if selection.texts:
+            stones += self._images_with_earlier_texts(removed.of(stones), date)
         found, wanted = Found(list(dict.fromkeys(stones))), removed.of(stones)
         for table in self._decisions():
             for row in table.filter(wanted.of_decisions(table).is_valid()).to_pylist():
@@ -135,6 +138,16 @@ class Removal:
                     yield Tombstone("url", removed.url_value(row["url"]), date)
                 elif row["text"]:
                     yield Tombstone("text", removed.text_value(row["text"]), date)
+
+    def _images_with_earlier_texts(self, gone: removed.Removed, date: str) -> Iterator[Tombstone]:
+        """Yield tombstones of the images that have such a text from an earlier run: base facts know it, decisions do not."""
+        was, out = identity.held(self.store), self.store.storage
+        ours = np.zeros(0, np.uint64) if was is None else identity.shards_of(self.store, was).fingerprints
+        for key in (key for key in out.folders("facts") if key.startswith(BASE)):
+            for name in self.store.committed(key).files(key, ours, np.arange(len(ours))).names.to_pylist():
+                with out.reading(f"facts/{key}/{name}") as path:
+                    for found in _with_earlier_texts(path, gone):
+                        yield Tombstone("sha256", found, date)
 
     def _decisions(self) -> Iterator[pa.Table]:
         out = self.store.storage
@@ -168,3 +181,12 @@ class Removal:
         write_report(self.store.storage)
         self.store.sweep()
         self.store.storage.remove([PENDING])
+
+
+def _with_earlier_texts(path: Path, gone: removed.Removed) -> Iterator[str]:
+    """Yield the sha256 of images that have a text of `gone` from an earlier run, given the base facts of a shard."""
+    file = pq.ParquetFile(path)
+    if "earlier_texts" in file.schema_arrow.names:  # of the facts of an earlier version none
+        for batch in file.iter_batches(ROW_GROUP, columns=["sha256", "earlier_texts"]):
+            named = gone.of_earlier_texts(batch["earlier_texts"]).is_valid()
+            yield from batch["sha256"].filter(named).drop_null().to_pylist()

@@ -111,7 +111,7 @@ class Pack:
         with reading(name) as base, decided as verdicts, open_images(self.store, shard) as opened:
             records = _kept_records(verdicts)
             coming = next(records, None)
-            for facts in base_batches(opened, base, columns=("row", "offset", "bytes")):
+            for facts in base_batches(opened, base, columns=("row", "offset", "bytes", "earlier_texts")):
                 if coming is None:
                     return
                 located = pa.Table.from_batches([facts])
@@ -122,9 +122,11 @@ class Pack:
                 new = [texts[0]["row"] for texts in found if texts[0]["sample_key"] not in packed]
                 if new:
                     images = opened.images(located.filter(pc.is_in(located["row"], value_set=pa.array(new, pa.int64()))))
+                earlier = _earlier(located)
                 for texts in found:
-                    key = texts[0]["sample_key"]
-                    yield self._sample(texts, *(packed.image(key) if key in packed else self._image(texts[0], next(images))))
+                    record, key = texts[0], texts[0]["sample_key"]
+                    image = packed.image(key) if key in packed else self._image(record, next(images))
+                    yield self._sample(texts, earlier.get(record["row"]), image)
 
     def _image(self, record: dict[str, Any], image: bytes | None) -> tuple[bytes, str]:
         """Return an image of the input as it goes into a tar, and its sha256. Raises RuntimeError if it is another one now."""
@@ -137,22 +139,28 @@ class Pack:
         made = reencode(image, output.longest_side, output.quality) if again else None
         return (image, digest) if made is None else (made, hashlib.sha256(made).hexdigest())
 
-    def _sample(self, texts: list[dict[str, Any]], body: bytes, digest: str) -> Sample:
-        """Return a record's sample: its image, its best kept text, and all of its kept texts."""
-        record = texts[0]
-        described, extension = self._described(texts), EXTENSIONS.get(record["format"], record["format"])
+    def _sample(self, texts: list[dict[str, Any]], earlier: str | None, image: tuple[bytes, str]) -> Sample:
+        """Return a record's sample: its image, its best kept text, all of its kept texts, and those of earlier runs (JSON)."""
+        record, (body, digest) = texts[0], image
+        described = self._described(texts, json.loads(earlier or "[]"))
+        extension = EXTENSIONS.get(record["format"], record["format"])
         if digest != record["sha256"]:
             described["reencoded"], extension = True, "jpg"
         text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         caption = (self._best(texts)["text"] or "").encode("utf-8", "replace")
         return Sample(record["sample_key"], record["key"], extension, body, digest, {"json": text, "txt": caption})
 
-    def _described(self, texts: list[dict[str, Any]]) -> dict[str, Any]:
+    def _described(self, texts: list[dict[str, Any]], earlier: list[dict[str, Any]]) -> dict[str, Any]:
         """Return key.json: scores of a text stand with the text, everything else is the record's."""
         record = texts[0]
         scores = [step.name for step in self.plan.steps if step.rule.per_text]
         listed = [
-            {**{name: text[name] for name in ("text_no", "source", "text")}, **{name: _number(text[name]) for name in scores}}
+            {
+                "text_no": text["text_no"],
+                "source": _source(text, earlier),
+                "text": text["text"],
+                **{name: _number(text[name]) for name in scores},
+            }
             for text in texts
         ]
         return {
@@ -161,6 +169,7 @@ class Pack:
             "shard": record["shard"],
             "row": record["row"],
             "texts": listed,
+            **({"earlier_texts": earlier} if earlier else {}),
             **{name: record[name] for name in ("sha256", "width", "height", "format", "language")},
             "language_score": _number(record["language_score"]),
             "phash": None if record["phash"] is None else f"{record['phash']:016x}",
@@ -208,6 +217,19 @@ def _kept_records(path: Path) -> Iterator[list[dict[str, Any]]]:
 
     for _, several in groupby(texts(), key=lambda text: text["row"]):
         yield list(several)
+
+
+def _earlier(located: pa.Table) -> dict[int, str]:
+    """Return the texts of earlier runs (JSON) by row, of rows that have any."""
+    found = located.filter(pc.is_valid(located["earlier_texts"]))
+    return dict(zip(found["row"].to_pylist(), found["earlier_texts"].to_pylist(), strict=True))
+
+
+def _source(text: dict[str, Any], earlier: list[dict[str, Any]]) -> str:
+    """Return whose a text is: of a record that had only synthetic ones, one is the record's text in the next run."""
+    said = {one["source"] for one in earlier if one["text"] == text["text"]}
+    source: str = text["source"]
+    return "synthetic" if text["text_no"] == 0 and said == {"synthetic"} else source
 
 
 def _number(value: Any) -> Any:

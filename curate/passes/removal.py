@@ -29,7 +29,9 @@ from curate.storage.marks import File, Mark, Note
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import FETCHED, Store
 
-_BASE = "base-"
+BASE = "base-"
+"""How the names of base facts begin."""
+
 _WITHOUT_ROWS = ("partial_", FETCHED, "crashing_rows")
 """Providers whose files hold hashes or numbers of rows, and nothing of a record that could be told."""
 
@@ -48,7 +50,7 @@ class RemoveFromShard:
         rows = self._decisions(shard)
         self._thumbs(shard, rows)
         for key in self.store.storage.folders("facts"):
-            if key.startswith(_BASE):
+            if key.startswith(BASE):
                 self._rewrite(key, shard, lambda part: _without_texts(part, rows))
             elif not key.startswith(_WITHOUT_ROWS):
                 self._rewrite(key, shard, lambda part: _without_rows(part, rows))

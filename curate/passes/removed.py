@@ -6,6 +6,7 @@ a removed record is kept but its place, the sha256 of its image, and the date.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,7 +68,20 @@ class Removed:
         if self is NOTHING:
             return pa.nulls(batch.num_rows, pa.string())
         names = {"sha256": "sha256", "urls": "url_key", "texts": "text_key"}
-        return _first(*(self._dates(kind, batch[name]) for kind, name in names.items()))
+        found = [self._dates(kind, batch[name]) for kind, name in names.items()]
+        return _first(*found, self.of_earlier_texts(batch["earlier_texts"]))
+
+    def of_earlier_texts(self, column: pa.Array) -> pa.Array:
+        """Return the date (string) for each row of this column of base facts; null where no earlier text was taken out."""
+        if not len(self.texts) or column.null_count == len(column):
+            return pa.nulls(len(column), pa.string())
+        owned = [(place, one["text"]) for place, said in enumerate(column.to_pylist()) for one in json.loads(said or "[]")]
+        dates = self._dates("texts", _keys(normalised(pa.array([text for _, text in owned], pa.string())))).to_pylist()
+        found: dict[int, str] = {}
+        for (place, _), date in zip(owned, dates, strict=True):
+            if date is not None:
+                found[place] = min(date, found.get(place, date))
+        return pa.array(map(found.get, range(len(column))), pa.string())
 
     def of_decisions(self, table: pa.Table) -> pa.Array:
         """Return the date (string) for each row of decisions; a record with several texts has the same on all of its rows."""
@@ -207,12 +221,12 @@ def without(table: pa.Table, dates: pa.Array) -> pa.Table:
 
 
 def without_texts(batch: Batch, dates: pa.Array) -> Batch:
-    """Return base facts in which removed records have no key, url or text, but still their hashes: these are counted."""
+    """Return base facts in which removed records have no key, url or texts, but still their hashes: these are counted."""
     if dates.null_count == len(dates):
         return batch
     here = dates.is_null()
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    for name in ("url", "text"):
+    for name in {"url", "text", "earlier_texts"} & columns.keys():  # facts of an earlier version may lack one
         columns[name] = pc.if_else(here, columns[name], pa.scalar(None, columns[name].type))
     columns["key"] = pc.if_else(here, columns["key"], "")
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=batch.schema)

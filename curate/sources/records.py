@@ -68,6 +68,7 @@ class Record(NamedTuple):
     image: bytes | None
     offset: int | None = None
     given_sha256: str | None = None
+    earlier_texts: str | None = None
 
 
 def batches(records: Iterable[Record], start: int = 0) -> Iterator[Batch]:
@@ -85,7 +86,7 @@ def batches(records: Iterable[Record], start: int = 0) -> Iterator[Batch]:
             record, broken = None, error
         if record is None:
             break
-        weight = len(record.image or b"") + len(record.text or "")
+        weight = len(record.image or b"") + len(record.text or "") + len(record.earlier_texts or "")
         if held and (len(held) == ROW_GROUP or size + weight > BATCH_BYTES):
             yield _pack(held, start)
             start, held, size = start + len(held), [], 0

@@ -106,8 +106,8 @@ class TableShard:
         name = self.columns.get("image")
         if name is None:
             error = joined([("missing_url", pc.is_null(fields[1])), *codes], len(piece))
-            none = pa.nulls(len(piece), pa.binary()), pa.nulls(len(piece), pa.int64())
-            yield pa.RecordBatch.from_arrays([_numbers(start, len(piece)), *fields, error, *none, given], schema=RECORD_SCHEMA)
+            none = pa.nulls(len(piece), pa.binary()), pa.nulls(len(piece), pa.int64()), given, pa.nulls(len(piece), pa.string())
+            yield pa.RecordBatch.from_arrays([_numbers(start, len(piece)), *fields, error, *none], schema=RECORD_SCHEMA)
             return
         column = piece.column(piece.schema.get_field_index(name))
         image = _bytes_of(column, name)
@@ -124,7 +124,7 @@ class TableShard:
         for begin, length in _cuts(image, fields[2]):
             part = [array.slice(begin, length) for array in (rows, *fields, error)]
             data = image.slice(begin, length).cast(pa.binary())
-            rest = pa.nulls(length, pa.int64()), given.slice(begin, length)
+            rest = pa.nulls(length, pa.int64()), given.slice(begin, length), pa.nulls(length, pa.string())
             yield pa.RecordBatch.from_arrays([*part, data, *rest], schema=RECORD_SCHEMA)
 
     def _fields(self, start: int, piece: pa.RecordBatch) -> tuple[list[pa.Array], list[Code]]:

@@ -10,8 +10,9 @@ from typing import BinaryIO
 import xxhash
 
 from curate.core.contracts import ShardBreak
-from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_JSON, MAX_TEXT, UNSAFE_KEY, URLS, Record, decode, first, join
+from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_JSON, MAX_TEXT, UNSAFE_KEY, URLS, Record, cut, decode, first, join
 from curate.sources.tar.members import Cut, Member, members, shown
+from curate.sources.tar.own import own
 
 KEYS_REMEMBERED = 2_000_000  # about 140 MB; a repeated key is not noticed past so many records
 CAPTIONS = ("caption", "text", "alt", "TEXT", "alt_text", "title")
@@ -69,8 +70,10 @@ class _Group:
 
     def record(self) -> Record:
         """Return the record that the members make."""
-        codes = self.codes
+        codes, known = self.codes, own(self.fields)
         text = self.text if self.text is not None else first(self.fields, CAPTIONS, self.text_codes)
+        if known is not None and (ours := known.text(text)) != text:
+            text = None if ours is None else cut(ours, self.text_codes)
         if not self.has_image:
             codes.append("missing_image")
         if text is None:
@@ -81,7 +84,10 @@ class _Group:
         if _UNSAFE.search(key):
             codes.append("unsafe_key")
         codes += self.text_codes
-        return Record(key, first(self.fields, URLS), text, join(codes) if codes else None, self.image, self.offset)
+        url, error = first(self.fields, URLS), join(codes) if codes else None
+        if known is None:
+            return Record(key, url, text, error, self.image, self.offset)
+        return Record(known.key, url, text, error, self.image, self.offset, earlier_texts=known.earlier_texts)
 
 
 def records(file: BinaryIO) -> Iterator[Record]:
