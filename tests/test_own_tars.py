@@ -13,12 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate.passes import removed
+from curate.passes.removed import Tombstone
 from curate.sources.records import MAX_TEXT
 from curate.sources.tar.own import EARLIER_BYTES, own
+from curate.storage.backend import storage
+from curate.storage.store import Store
 from tests.running import KEEP_ALL, Setup, decisions, jpeg, make_tar, run_job, written
 from tests.test_add import COUNTED, fresh
 from tests.test_capfilt import samples
-from tests.test_remove import holds, remove
+from tests.test_remove import DATE, holds, remove
 
 CAPFILT = """
 captions: {model: fake, min_tokens: 3, per_image: 2}
@@ -65,6 +69,15 @@ def by_key(out: Path) -> dict[str, Sample]:
 def carried(sample: Sample) -> list[Sample]:
     """Return the texts of a sample as the next run's sample carries them."""
     return [{name: value for name, value in text.items() if name != "text_no"} for text in sample["texts"]]
+
+
+def owners(out: Path) -> dict[str, list[str]]:
+    """Return the keys of the samples that have a text, for every text that is not the first of its sample."""
+    found: dict[str, list[str]] = {}
+    for key, sample in by_key(out).items():
+        for text in sample["texts"][1:]:
+            found.setdefault(text["text"], []).append(key)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +172,15 @@ def test_a_record_goes_with_its_earlier_texts_and_by_them(first: Path, tmp_path:
     assert by_key(tmp_path / "out").keys() == before.keys() - alike
     assert run_job(replace(setup, overrides=("unreadable.max_decoded_bytes=1000000",)), tmp_path / "out").failed == []
     assert by_key(tmp_path / "out").keys() == before.keys() - alike
+
+
+def test_a_text_that_was_taken_out_before_does_not_come_back_as_an_earlier_one(first: Path, tmp_path: Path) -> None:
+    [key, *_], text = next((several, text) for text, several in owners(first).items() if len(several) == 1)
+    with Store(storage(tmp_path / "out")).locked() as store:
+        removed.add(store, [Tombstone("text", removed.text_value(text), DATE)])
+    out = curated(KEEP_ALL, tars(first), tmp_path / "out")
+    assert by_key(out).keys() == by_key(first).keys() - {key}
+    assert holds(out, text.encode()) == []
 
 
 # Whose JSON it is ----------------------------------------------------------------------------------------------------

@@ -75,10 +75,9 @@ class Removed:
         """Return the date (string) for each row of this column of base facts; null where no earlier text was taken out."""
         if not len(self.texts) or column.null_count == len(column):
             return pa.nulls(len(column), pa.string())
-        owned = [(place, one["text"]) for place, said in enumerate(column.to_pylist()) for one in json.loads(said or "[]")]
-        dates = self._dates("texts", _keys(normalised(pa.array([text for _, text in owned], pa.string())))).to_pylist()
+        places, keys = _earlier_keys(column)
         found: dict[int, str] = {}
-        for (place, _), date in zip(owned, dates, strict=True):
+        for place, date in zip(places, self._dates("texts", keys).to_pylist(), strict=True):
             if date is not None:
                 found[place] = min(date, found.get(place, date))
         return pa.array(map(found.get, range(len(column))), pa.string())
@@ -226,7 +225,27 @@ def without_texts(batch: Batch, dates: pa.Array) -> Batch:
         return batch
     here = dates.is_null()
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    for name in {"url", "text", "earlier_texts"} & columns.keys():  # facts of an earlier version may lack one
+    for name in ("url", "text"):
         columns[name] = pc.if_else(here, columns[name], pa.scalar(None, columns[name].type))
+    if "earlier_texts" in columns:  # facts of an earlier version have none
+        earlier = columns["earlier_texts"]
+        columns["earlier_texts"] = pc.if_else(here, earlier, _hashes(earlier, here))
     columns["key"] = pc.if_else(here, columns["key"], "")
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=batch.schema)
+
+
+def _hashes(earlier: pa.Array, here: pa.Array) -> pa.Array:
+    """Return hashes in the place of the earlier texts of removed records, null for the others."""
+    gone = pc.if_else(here, pa.scalar(None, pa.string()), earlier)
+    found: dict[int, list[int]] = {}
+    for place, key in zip(*_earlier_keys(gone), strict=True):
+        found.setdefault(place, []).append(key.as_py())
+    return pa.array([json.dumps(found[place]) if place in found else None for place in range(len(gone))], pa.string())
+
+
+def _earlier_keys(column: pa.Array) -> tuple[list[int], pa.Array]:
+    """Return the hash (uint64) of each earlier text, and its row; of a removed record the hashes themselves are there."""
+    said = [(place, one) for place, several in enumerate(column.to_pylist()) for one in json.loads(several or "[]")]
+    hashes = pa.array([one if isinstance(one, int) else None for _, one in said], pa.uint64())
+    texts = pa.array([None if isinstance(one, int) else one["text"] for _, one in said], pa.string())
+    return [place for place, _ in said], pc.coalesce(hashes, _keys(normalised(texts)))
