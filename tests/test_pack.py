@@ -1,27 +1,20 @@
-"""What trainers get: tars that webdataset and open_clip read, original bytes, true sums; and verify, which finds every change."""
+"""What an output holds: original bytes, true sums; and verify, which finds every change. Trainers: test_trainers.py."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import re
-import shlex
 import shutil
 import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from packaging.version import Version
 from PIL import Image
 
-from curate.report.trainers import for_open_clip
-from curate.storage.file_lists import WIDS_INDEX
 from curate.storage.tar import member_header
 from tests import running
 from tests.running import KEEP_ALL, Setup, curate, jpeg, listed, make_tar, manifest, picture, run_job
@@ -190,67 +183,6 @@ def test_member_headers_are_what_tarfile_reads(size: int) -> None:
     header = member_header("000000000000001.jpg", size)
     info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
     assert (len(header), info.name, info.size, info.mtime, info.type) == (512, "000000000000001.jpg", size, 0, tarfile.REGTYPE)
-
-
-# Trainers ------------------------------------------------------------------------------------------------------------
-
-
-def urls(out: Path) -> list[str]:
-    return [str(path) for path in sorted((out / "shards").glob("*.tar"))]
-
-
-leaky = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-"""webdataset leaves closing its files to the garbage collector."""
-
-
-@leaky
-def test_webdataset_reads_the_tars(given: dict[str, bytes], packed: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
-    dataset = webdataset.WebDataset(urls(packed), shardshuffle=False).decode("pil").to_tuple("jpg;png;webp", "txt", "json")
-    found = {told["key"]: (image.size, text) for image, text, told in dataset}
-    assert found == {key: ((420, 260), f"größe: a photo of {key}") for key in given}
-
-
-@leaky
-def test_open_clips_own_loader_reads_the_tars(given: dict[str, bytes], packed: Path) -> None:
-    """open_clip_train.data.get_wds_dataset, told what a run prints: it takes the number of samples from sizes.json."""
-    if importlib.util.find_spec("open_clip") is None:  # importing it may need help, see below
-        pytest.skip("needs the models extra")
-    from curate.models.torchvision_fit import fit_torchvision
-
-    fit_torchvision()
-    pytest.importorskip("pandas")
-    webdataset = pytest.importorskip("webdataset")
-    data = pytest.importorskip("open_clip_train.data")
-    words = shlex.split(for_open_clip(str(packed), 5, 18))
-    assert words[::2] == ["--train-data", "--dataset-type"]
-    told = SimpleNamespace(
-        train_data=words[1], train_num_samples=None, train_data_upsampling_factors=None, dataset_resampled=False,
-        val_data=words[1], val_num_samples=None, batch_size=6, world_size=1, workers=0, seed=0,
-    )  # fmt: skip
-    evaluated = data.get_wds_dataset(told, lambda image: image.size, is_train=False, tokenizer=lambda text: [text])
-    assert sum(len(texts) for _, texts in evaluated.dataloader) == 18
-    assert data.get_dataset_size(words[1]) == (18, 5)
-    if Version(webdataset.__version__) > Version("0.2.86"):
-        return  # open_clip's own reader of training tars fails on what newer ones yield at the end of a tar
-    info = data.get_wds_dataset(told, _pixels, is_train=True, tokenizer=lambda text: [text])
-    assert (info.dataloader.num_samples, info.dataloader.num_batches) == (18, 3)
-    batches = list(info.dataloader)
-    assert sorted(text for _, texts in batches for text in texts) == sorted(f"größe: a photo of {key}" for key in given)
-    assert all(images.shape == (6, 260, 420, 3) for images, _ in batches)
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB"))
-
-
-@leaky
-def test_wids_reads_the_index(given: dict[str, bytes], packed: Path, tmp_path: Path) -> None:
-    wids = pytest.importorskip("wids")
-    dataset = wids.ShardListDataset(str(packed / WIDS_INDEX), cache_dir=str(tmp_path), transformations=[])
-    assert len(dataset) == 18
-    texts = [dataset[place][".txt"].read().decode() for place in range(len(dataset))]
-    assert sorted(texts) == sorted(f"größe: a photo of {key}" for key in given)
 
 
 # Verify --------------------------------------------------------------------------------------------------------------

@@ -12,10 +12,9 @@ from curate.commands.options import Merge
 from curate.commands.progress import Bars
 from curate.driver.merging import Merge as Merging
 from curate.driver.merging import Merged
-from curate.report.trainers import for_open_clip, for_webdataset
+from curate.report.trainers import for_trainers
 from curate.runners.local.runner import LocalRunner
 from curate.storage.backend import storage
-from curate.storage.file_lists import WIDS_INDEX
 from curate.storage.store import Store
 
 
@@ -41,5 +40,4 @@ def _print(merged: Merged) -> None:
         click.echo(f"{merged.removed:,} left out, since they were removed from another output")
     click.echo(f"tars: {merged.out}/shards   report: {merged.out}/report.html")
     if merged.tars:
-        click.echo(f"open_clip: {for_open_clip(merged.out, merged.tars, merged.kept)}")
-        click.echo(f"webdataset: {for_webdataset(merged.out, merged.tars)}   wids: {merged.out}/{WIDS_INDEX}")
+        click.echo("\n".join(for_trainers(merged.out, merged.tars, merged.kept)))

@@ -99,8 +99,7 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     from curate.models.checks import gpus
     from curate.report.attrition import attrition, attrition_table
     from curate.report.rules import rules_of
-    from curate.report.trainers import for_open_clip, for_webdataset
-    from curate.storage.file_lists import WIDS_INDEX
+    from curate.report.trainers import for_trainers
 
     if outcome.state == "nothing to do":
         click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
@@ -121,5 +120,4 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     tars = manifest["files"]["shards"]["files"]
     click.echo(f"tars: {outcome.out}/shards   report: {outcome.out}/report.html")
     if tars:
-        click.echo(f"open_clip: {for_open_clip(outcome.out, tars, outcome.kept)}")
-        click.echo(f"webdataset: {for_webdataset(outcome.out, tars)}   wids: {outcome.out}/{WIDS_INDEX}")
+        click.echo("\n".join(for_trainers(outcome.out, tars, outcome.kept)))

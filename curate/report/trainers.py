@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
+from curate.storage.file_lists import WIDS_INDEX
 from curate.storage.paths import is_local
 
 _NUMBERS = 100_000  # that five digits count; a pattern of braces has one width
+
+
+def for_trainers(root: str, tars: int, samples: int) -> tuple[str, ...]:
+    """Return the lines that say how trainers open an output of at least one tar; `root` as they shall spell it."""
+    return (
+        f"open_clip: {for_open_clip(root, tars, samples)}",
+        f"webdataset: {for_webdataset(root, tars)}   wids: {root}/{WIDS_INDEX}",
+        f"datasets: {for_datasets(root)}",
+    )
 
 
 def tar_pattern(folder: str, tars: int) -> str:
@@ -42,3 +54,17 @@ def for_webdataset(root: str, tars: int) -> str:
     if command is None:
         return tar_pattern(f"{root}/shards", tars)
     return "::".join(f"pipe:{command.format(part)}" for part in tar_pattern(f"{root}/shards", tars).split("::"))
+
+
+def for_datasets(root: str) -> str:
+    """Return the call of Hugging Face datasets, 4.7 or newer, for an output, of names that its package exports.
+
+    It must be told the columns. Else it takes them from the first samples, whose images have to be of one format then, and
+    every key.json the same types. An image is in the column of its format, the other two are None.
+
+    >>> for_datasets("out").partition(", features=")[0]
+    'load_dataset("webdataset", data_files="out/shards/*.tar", split="train"'
+    """
+    columns = 'jpg=Image(), png=Image(), webp=Image(), txt=Value("string"), json=Json()'
+    tars = json.dumps(f"{root}/shards/*.tar", ensure_ascii=False)
+    return f'load_dataset("webdataset", data_files={tars}, split="train", features=Features({columns}))'
