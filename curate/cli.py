@@ -324,7 +324,8 @@ def remove(given: options.Remove) -> None:
 def gc(given: options.Gc) -> None:
     """Free what no output uses of STORE, a store of facts (`curate run --facts STORE`).
 
-    Outputs that were deleted do not count. Wait for runs that write to STORE, or start them again afterwards.
+    Outputs that were deleted do not count. Exit code 1 while a run is in one of the others: what it needs may not be used yet.
+    Begin no first run with --facts STORE meanwhile.
 
     \b
     Examples:

@@ -134,7 +134,7 @@ class Setup:
 
 def run_job(
     setup: Setup, out: Path, runner: Runner | None = None, progress: Progress | None = None, at: str | None = None,
-    facts: Path | None = None,
+    facts: Path | str | None = None,
 ) -> Outcome:  # fmt: skip
     """Run a recipe in this process (or with `runner`) into `out`, or at a URL; facts go into a store, if one is given."""
     file = out.parent / "recipe.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -91,6 +92,33 @@ def test_gc_frees_what_no_output_uses(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in facts.rglob("*.parquet")} == stamps
     run_job(setup, tmp_path / "alone" / "out")
     assert same(written(second), written(tmp_path / "alone" / "out"))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_gc_waits_for_no_run_and_frees_nothing_of_it(finished: bool, tmp_path: Path) -> None:
+    facts, out = tmp_path / "facts", tmp_path / "a" / "out"
+    run(Setup(RECIPE, shards(tmp_path, [4])), out, facts)
+    if not finished:  # as a run that has just told the store of its output
+        (out / "output.json").unlink()
+    before = sorted(facts.rglob("*"))
+    with Store(with_facts(storage(out))).locked():
+        refused = curate("gc", facts)
+        assert curate("gc", facts, "--dry-run").returncode == 0
+    holder = f"process {os.getpid()}"
+    assert refused.stderr == f"curate: {facts} is in use: {holder} is writing to {out}; wait for it\n"
+    assert refused.returncode == 1 and sorted(facts.rglob("*")) == before
+    assert (collect(storage(facts)).bytes == 0) is finished
+
+
+def test_gc_sees_a_run_on_an_object_store(tmp_path: Path) -> None:
+    at, facts = "memory://gc/out", storage("memory://gc/facts")
+    place = with_facts(storage(at), facts.root)
+    run_job(Setup(RECIPE, shards(tmp_path, [4])), tmp_path / "out", at=at, facts=facts.root)
+    with Store(place, beat=0.05).locked(), pytest.raises(OutputError, match=r"facts is in use: process .* is writing to .*/out"):
+        collect(facts, beat=0.1)
+    assert collect(facts, beat=0.1).bytes == 0
+    place.remove_folder("")
+    assert collect(facts, beat=0.1).bytes > 0 and list(storage(at).listing("")) == []
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:

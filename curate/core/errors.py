@@ -4,6 +4,7 @@ CurateError
 ├── RecipeError     the recipe or a --set is wrong                exit 2
 ├── InputError      an input cannot be found, listed or used      exit 1
 ├── OutputError     OUT is in use, full, or not one of ours       exit 1
+│   └── InUse       another process holds OUT
 ├── DiskFull        OUT's disk is full                            exit 1
 ├── StorageError    a remote store gives no answer                exit 1
 ├── RunnerError     an engine or its cluster cannot be had        exit 1
@@ -43,6 +44,17 @@ class DiskFull(CurateError, OSError):
 
 class OutputError(CurateError):
     """An output folder that is in use by another run, or cannot be one."""
+
+
+class InUse(OutputError):
+    """An output that another process holds; both are its arguments."""
+
+    def __init__(self, out: str, holder: str) -> None:
+        super().__init__(out, holder)
+        self.out, self.holder = out, holder
+
+    def __str__(self) -> str:
+        return f"{self.out} is in use by {self.holder}; wait for it, or choose another --out"
 
 
 class RunnerError(CurateError):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count, takewhile
 
 import numpy as np
 import numpy.typing as npt
 
-from curate.core.errors import OutputError
+from curate.core.errors import InUse, OutputError
 from curate.driver import identity
 from curate.fetch.image_log import piece_fingerprint
 from curate.storage.backend import Storage, storage
+from curate.storage.lease import BEAT_SECONDS
 from curate.storage.shared_facts import USERS, users
 from curate.storage.store import FETCHED, FETCHED_TARS, Store
 
@@ -59,16 +61,41 @@ def use_of(store: Storage) -> Use:
     return found
 
 
-def collect(store: Storage, *, dry_run: bool = False) -> Freed:
-    """Remove the facts and fetched images that no output of a store uses; attempts that are under way are left alone."""
-    use, freed = use_of(store), dict[str, int]()
+def collect(store: Storage, *, dry_run: bool = False, beat: float = BEAT_SECONDS) -> Freed:
+    """Remove the facts and fetched images that no output of a store uses. Raises OutputError while a run is in one of them.
+
+    What is under way for a shard that an output has is left alone. `beat` is the seconds between renewals of leases.
+    """
+    if dry_run:
+        return _freed(store, use_of(store))
+    with _at_rest(store, beat):
+        use = use_of(store)
+        freed = _freed(store, use, remove=True)
+        store.remove(use.gone)
+    return freed
+
+
+@contextmanager
+def _at_rest(store: Storage, beat: float) -> Iterator[None]:
+    """Hold all outputs of a store: a run may have listed facts that the output's last finished run did not need."""
+    with ExitStack() as held:
+        for _, root in users(store):
+            out = Store(storage(root), beat=beat)
+            try:
+                if out.was_held():
+                    held.enter_context(out.locked())
+            except InUse as error:
+                raise OutputError(f"{store.root} is in use: {error.holder} is writing to {root}; wait for it") from None
+        yield
+
+
+def _freed(store: Storage, use: Use, *, remove: bool = False) -> Freed:
+    freed = dict[str, int]()
     for provider in store.folders("facts"):
         names = list(_unused(store, provider, use))
         freed |= {provider: sum(size for _, size in names)} if names else {}
-        if not dry_run:
+        if remove:
             store.remove(name for name, _ in names)
-    if not dry_run:
-        store.remove(use.gone)
     return Freed(use.outputs, freed)
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from curate.core.errors import OutputError
+from curate.core.errors import InUse
 from curate.storage.backend import Storage
 
 FOLDER = ".lease"
@@ -49,7 +49,7 @@ class Lease:
         self.epoch = 0
 
     def acquire(self) -> None:
-        """Wait for the lease of a run that is gone, and take the next. Raises OutputError when another run lives."""
+        """Wait for the lease of a run that is gone, and take the next. Raises InUse when another run lives."""
         before = self._last()
         if before:
             self._wait(before)
@@ -72,7 +72,7 @@ class Lease:
         return max((int(found.name) for found in self._storage.listing(FOLDER) if found.name.isdigit()), default=0)
 
     def _wait(self, epoch: int) -> None:
-        """Return when the holder has given back or is gone. Raises OutputError as soon as it shows that it lives."""
+        """Return when the holder has given back or is gone. Raises InUse as soon as it shows that it lives."""
         first = self._storage.read(_name(epoch))
         if first is None or _parsed(first).get("free"):
             return
@@ -85,9 +85,9 @@ class Lease:
             if now != first:
                 raise self._taken(epoch)
 
-    def _taken(self, epoch: int) -> OutputError:
+    def _taken(self, epoch: int) -> InUse:
         holder = _parsed(self._storage.read(_name(epoch)) or b"{}").get("holder", "another run")
-        return OutputError(f"{self._storage.root} is in use by {holder}; wait for it, or choose another --out")
+        return InUse(self._storage.root, holder)
 
     def _content(self) -> bytes:
         self._beats += 1

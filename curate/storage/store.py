@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate.core.counting import PartialCounts
-from curate.core.errors import OutputError
+from curate.core.errors import InUse, OutputError
 from curate.core.file_lock import try_lock
 from curate.storage.backend import Disk, Storage
 from curate.storage.json_files import _json, _parsed
@@ -198,9 +198,14 @@ class Store:
 
     # Who may write, and what a killed run left -------------------------------------------------------------------------
 
+    def was_held(self) -> bool:
+        """Return whether any process ever held OUT, so that `locked` makes no folder."""
+        own = self.storage.own
+        return own.size(".lock") is not None if isinstance(own, Disk) else any(own.listing(FOLDER))
+
     @contextmanager
     def locked(self) -> Iterator[Store]:
-        """Hold OUT for this process and give the store to write with. Raises OutputError when another holds it.
+        """Hold OUT for this process and give the store to write with. Raises InUse when another holds it, OutputError.
 
         On a disk the lock is gone with the process, however it ends; on an object store a lease runs out.
         """
@@ -278,7 +283,7 @@ def _held(out: Path) -> Iterator[None]:
         if not try_lock(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise OutputError(f"{out} is in use by {holder}; wait for it, or choose another --out") from None
+            raise InUse(str(out), holder)
         file.truncate(0)
         file.write(f"process {os.getpid()}")
         file.flush()
