@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from curate.core.contracts import Batch, Shard
 from curate.core.errors import InputError, OutputError
+from curate.core.timing import Activities
 from curate.driver.gc import collect
 from curate.driver.removal import Removal, Selection
+from curate.passes.scan import Scan
+from curate.passes.shard_facts import ShardFacts
 from curate.storage.backend import storage
 from curate.storage.shared_facts import with_facts
 from curate.storage.store import Store
-from tests.running import InProcess, Setup, curate, jpeg, leftovers, run_job, written
-from tests.test_add import shards
+from tests.running import InProcess, Setup, curate, jpeg, leftovers, make_tar, run_job, stamps, written
+from tests.test_add import COUNTED, shards
 from tests.test_pack import samples
 from tests.test_remove import RECIPE, holds, same
 from tests.web import Web, table, url, web_of
@@ -92,6 +99,50 @@ def test_gc_frees_what_no_output_uses(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in facts.rglob("*.parquet")} == stamps
     run_job(setup, tmp_path / "alone" / "out")
     assert same(written(second), written(tmp_path / "alone" / "out"))
+
+
+def test_what_another_run_has_scanned_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tars, facts, fresh, seen = shards(tmp_path, [4, 4]), tmp_path / "facts", Scan._fresh, dict[str, object]()
+    one, other = Setup(COUNTED, tars), Setup(COUNTED, tars, ("caption_words.min_words=3",))
+
+    def slow(self: Scan, shard: Shard, activities: Activities) -> Iterator[tuple[Batch, pa.Array]]:
+        batches = list(fresh(self, shard, activities))
+        if not seen:  # the other run has read the first shard; this one does all
+            seen["begun"] = True
+            run(one, tmp_path / "a" / "out", facts)
+            seen.update(stamps(facts, "facts/*/[!.]*"))
+        yield from batches
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Scan, "_fresh", slow)
+        run(other, tmp_path / "b" / "out", facts)
+    assert {"begun": True, **stamps(facts, "facts/*/[!.]*")} == seen  # the first may have listed these files already
+    for name, setup in (("a", one), ("b", other)):
+        run_job(setup, tmp_path / name / "alone")
+        assert written(tmp_path / name / "out") == written(tmp_path / name / "alone")
+
+
+def test_what_two_runs_have_judged_at_once_is_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members: list[tuple[str, bytes]] = []
+    for seed in range(5):
+        members.append((f"{seed}.jpg", jpeg(seed, (256, 240 if seed < 3 else 210))))
+        members.append((f"{seed}.txt", b"a text" if seed < 2 else b"a much longer text"))
+    tar, facts, commit = make_tar(tmp_path / "0.tar", members), tmp_path / "facts", ShardFacts.commit
+    outs = {"a": Setup(RECIPE, [tar], OTHER), "b": Setup(RECIPE, [tar], ("caption_words.min_words=3",))}
+    begun: list[str] = []
+
+    def slow(self: ShardFacts) -> None:
+        if not begun:
+            begun.append("a")
+            run(outs["a"], tmp_path / "a" / "out", facts)
+        commit(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardFacts, "commit", slow)
+        run(outs["b"], tmp_path / "b" / "out", facts)
+    [decoded] = facts.glob("facts/decode*/*.parquet")
+    assert pq.read_table(decoded)["row"].to_pylist() == [0, 1, 2, 3, 4]
+    assert set(samples(tmp_path / "a" / "out")) == {"0", "1", "2"} and set(samples(tmp_path / "b" / "out")) == {"2", "3", "4"}
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -67,11 +67,11 @@ class Scan:
             partials = []
             stored = None if name is None else commits.enter_context(self.store.storage.reading(name))
             for kind, count in self._missing(shard).items():
-                path = commits.enter_context(self.store.writing_facts(kind, shard.fingerprint))
+                path = commits.enter_context(self.store.writing_facts(kind, shard.fingerprint, replace=False))
                 partials.append(Partial(count, path))
             writer = None
             if stored is None:
-                path = commits.enter_context(self.store.writing_facts(self.base, shard.fingerprint, note))
+                path = commits.enter_context(self.store.writing_facts(self.base, shard.fingerprint, note, replace=False))
                 writer = ParquetWriter(path, BASE_SCHEMA, "lz4")
             batches = self._fresh(shard, activities) if stored is None else self._stored(stored, activities)
             try:

@@ -27,6 +27,7 @@ class ShardFacts:
     def __init__(self, store: Store, plan: Plan, shard: Shard) -> None:
         self._store, self._keys, self._shard = store, plan.keys, shard
         self._held = ExitStack()
+        self._paths: dict[str, Path] = {}  # of facts that are held, by name
         self._stages = {stage.name: _StageFacts(stage, self._path(stage)) for stage in plan.stages()}
         self.unstored = {fact.name: stage for stage in plan.stages() if not stage.stored for fact in stage.facts}
 
@@ -37,7 +38,9 @@ class ShardFacts:
     def stored(self, key: str) -> Path | None:
         """Return a path with this shard's facts of a provider, until `close`; None where there are none."""
         name = self._store.facts(key, self._shard.fingerprint)
-        return None if name is None else self._held.enter_context(self._store.storage.reading(name))
+        if name is not None and name not in self._paths:
+            self._paths[name] = self._held.enter_context(self._store.storage.reading(name))
+        return None if name is None else self._paths[name]
 
     def _path(self, stage: Stage) -> Path | None:
         return self.stored(self._keys[stage.name]) if stage.stored else None
@@ -60,11 +63,12 @@ class ShardFacts:
             self._stages[stage.name].added.append(table)
 
     def commit(self) -> None:
-        """Store what was added, with what was there."""
+        """Store what was added, with what is there: of a store that is shared, another run may have added to it meanwhile."""
         for name, facts in self._stages.items():
             if facts.added:
-                with self._store.writing_facts(self._keys[name], self._shard.fingerprint) as path:
-                    facts.write(path)
+                key = self._keys[name]
+                with self._store.writing_facts(key, self._shard.fingerprint) as path:
+                    facts.write(path, self.stored(key))
 
 
 @dataclass
@@ -92,10 +96,13 @@ class _StageFacts:
         self.known = self._ahead.filter(inside)
         self._ahead = self._ahead.filter(pc.greater_equal(self._ahead["row"], high))
 
-    def write(self, path: Path) -> None:
-        """Write what was there and what was added, sorted by row."""
-        stored = [pq.ParquetFile(self.path).read().cast(self.schema)] if self.path else []
-        merged = pa.concat_tables([*stored, *(table.select(self.schema.names).cast(self.schema) for table in self.added)])
+    def write(self, path: Path, stored: Path | None) -> None:
+        """Write what is stored and what was added, sorted by row."""
+        merged = pa.concat_tables([table.select(self.schema.names).cast(self.schema) for table in self.added])
+        if stored is not None:
+            before = pq.ParquetFile(stored).read().cast(self.schema)
+            new = pc.invert(pc.is_in(merged["row"], value_set=before["row"].combine_chunks()))
+            merged = pa.concat_tables([before, merged.filter(new)])
         writer = ParquetWriter(path, self.schema, "lz4")
         writer.write(merged.sort_by("row"))
         writer.close()

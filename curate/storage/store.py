@@ -111,16 +111,24 @@ class Store:
         return mark
 
     @contextmanager
-    def writing_facts(self, key: str, fingerprint: str, note: Note | None = None) -> Iterator[Path]:
-        """Give the path to write to; commits it when the block ends, removes it when it raises. `note` joins the mark."""
+    def writing_facts(self, key: str, fingerprint: str, note: Note | None = None, *, replace: bool = True) -> Iterator[Path]:
+        """Give the path to write to; commits it when the block ends, removes it when it raises. `note` joins the mark.
+
+        Without `replace`, facts stay that another run has committed meanwhile: its driver may have listed them already.
+        """
         name = f"facts/{key}/{data_name(fingerprint, uuid.uuid4().hex[:8])}"
         with self.storage.writing(name) as path:
             yield path
             size = path.stat().st_size
-        old, note = self.facts(key, fingerprint), note or Note()
-        self.write_json(f"facts/{key}/{fingerprint}.json", Mark({name: File(size)}, note.counts, note.error).to_json())
+        note, mark = note or Note(), f"facts/{key}/{fingerprint}.json"
+        content = Mark({name: File(size)}, note.counts, note.error).to_json()
+        if not replace and self.storage.create(mark, _json(content)):
+            return
+        old = self.facts(key, fingerprint)
+        if replace or old is None:
+            self.write_json(mark, content)
         if old is not None:
-            self.storage.remove([old])
+            self.storage.remove([old if replace else name])
 
     def forget_facts(self, key: str, fingerprint: str) -> None:
         """Remove the mark of a shard's facts, so that the next run computes them again."""
