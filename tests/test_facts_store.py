@@ -161,6 +161,35 @@ def test_gc_waits_for_no_run_and_frees_nothing_of_it(finished: bool, tmp_path: P
     assert (collect(storage(facts)).bytes == 0) is finished
 
 
+def test_gc_frees_what_a_kill_left(tmp_path: Path) -> None:
+    facts, out = tmp_path / "facts", tmp_path / "a" / "out"
+    run(Setup(RECIPE, shards(tmp_path, [4])), out, facts)
+    before = stamps(facts)
+    [name] = facts.glob("facts/base-*/*.parquet")
+    for left in (f"{name.name[:16]}.00000000.parquet", ".0123456789abcdef.parquet.12345678"):
+        (name.parent / left).write_bytes(b"half")
+    assert collect(storage(facts), dry_run=True).bytes == 8 and collect(storage(facts)).bytes == 8
+    assert stamps(facts) == before
+
+
+def test_gc_sees_that_a_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts, out, other = tmp_path / "facts", tmp_path / "a" / "out", tmp_path / "b" / "out"
+    setup, unused = Setup(RECIPE, shards(tmp_path, [4, 3])), Store.unmarked_facts
+    run(setup, out, facts)
+    shutil.rmtree(out)
+
+    def late(self: Store, key: str) -> Iterator[tuple[str, int]]:
+        if not other.exists():
+            run(setup, other, facts)
+        return unused(self, key)
+
+    monkeypatch.setattr(Store, "unmarked_facts", late)
+    before = stamps(facts, "facts/*/*")
+    with pytest.raises(OutputError, match=f"facts is in use: a run into {other} has just begun; wait for it"):
+        collect(storage(facts))
+    assert stamps(facts, "facts/*/*") == before
+
+
 def test_gc_sees_a_run_on_an_object_store(tmp_path: Path) -> None:
     at, facts = "memory://gc/out", storage("memory://gc/facts")
     place = with_facts(storage(at), facts.root)

@@ -64,7 +64,7 @@ def use_of(store: Storage) -> Use:
 def collect(store: Storage, *, dry_run: bool = False, beat: float = BEAT_SECONDS) -> Freed:
     """Remove the facts and fetched images that no output of a store uses. Raises OutputError while a run is in one of them.
 
-    What is under way for a shard that an output has is left alone. `beat` is the seconds between renewals of leases.
+    What killed runs left there is freed, too. `beat` is the seconds between renewals of leases.
     """
     if dry_run:
         return _freed(store, use_of(store))
@@ -92,11 +92,18 @@ def _at_rest(store: Storage, beat: float) -> Iterator[None]:
 def _freed(store: Storage, use: Use, *, remove: bool = False) -> Freed:
     freed = dict[str, int]()
     for provider in store.folders("facts"):
-        names = list(_unused(store, provider, use))
-        freed |= {provider: sum(size for _, size in names)} if names else {}
+        sizes = {**dict(_unused(store, provider, use)), **dict(Store(store).unmarked_facts(provider))}
+        freed |= {provider: sum(sizes.values())} if sizes else {}
         if remove:
-            store.remove(name for name, _ in names)
+            _check_same(store, use)
+            store.remove(sizes)
     return Freed(use.outputs, freed)
+
+
+def _check_same(store: Storage, use: Use) -> None:
+    """Raise OutputError if a run with a new output has begun meanwhile."""
+    if new := [root for entry, root in users(store) if root not in use.outputs and entry not in use.gone]:
+        raise OutputError(f"{store.root} is in use: a run into {new[0]} has just begun; wait for it")
 
 
 def _unused(store: Storage, provider: str, use: Use) -> Iterator[tuple[str, int]]:

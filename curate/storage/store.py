@@ -248,8 +248,7 @@ class Store:
         """Remove attempts that a kill left without a mark. Only the holder of the lock may."""
         shared = self.storage.own is not self.storage  # other runs may be writing there: see curate gc
         for key in () if shared else self.storage.folders("facts"):
-            if key != "crashing_rows":
-                self._sweep_facts(key)
+            self.storage.remove(name for name, _ in self.unmarked_facts(key))
         runs = [f"marks/{run}" for run in self.storage.folders("marks")]
         kinds = [f"{run}/{kind}" for run in runs for kind in self.storage.folders(run)]
         counts = [f"counts/{name}" for name in self.storage.folders("counts")]
@@ -262,16 +261,17 @@ class Store:
         self.storage.remove(name for name in top if name.count(".") > 1)  # the lock has no second dot
         self.storage.remove_folder("work")
 
-    def _sweep_facts(self, key: str) -> None:
+    def unmarked_facts(self, key: str) -> Iterator[tuple[str, int]]:
+        """Yield names and sizes of what attempts left of one provider's facts, and no mark names."""
+        if key == "crashing_rows":
+            return
         keep = self.committed(key)
         named = dict(zip(keep.fingerprints.tolist(), keep.attempts.tolist(), strict=True))
-        gone = []
         for folder in (f"facts/{key}", *([FETCHED_TARS] if key == FETCHED else [])):
             for found in self.storage.listing(folder):
                 name = _NAME.fullmatch(found.name)
                 if name is None or (name[2] is not None and named.get(int(name[1], 16)) != int(name[2], 16)):
-                    gone.append(f"{folder}/{found.name}")
-        self.storage.remove(gone)
+                    yield f"{folder}/{found.name}", found.size
 
 
 def data_name(fingerprint: str, attempt: str) -> str:
