@@ -23,6 +23,8 @@ from curate.counts.merge import Engine, merge
 from curate.counts.ngrams import RarestNgram
 from curate.counts.texts_per_image import TextsPerImage
 from curate.driver.extract import Extraction
+from curate.driver.gc import collect
+from curate.driver.merging import Merge
 from curate.driver.removal import Removal, Selection
 from curate.sources.listing import list_shards
 from curate.storage.backend import storage
@@ -32,9 +34,13 @@ from tests.archives import site
 from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, spark_home
 from tests.dangerous import full, worker_of
 from tests.engines import ON_CLUSTERS, ON_RAY, ON_SPARK
+from tests.growing import at_second_try, named_facts, one_run
 from tests.running import InProcess, Setup, leftovers, run_job, written
 from tests.s3 import download
+from tests.test_add import COUNTED, shards
 from tests.test_counts import Record, first_shards, merged
+from tests.test_merge import in_order
+from tests.test_remove import DATE, same
 from tests.webserver import needs_nginx, nginx
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("default")]  # the engines' own warnings are not ours to mend
@@ -117,15 +123,37 @@ def test_passes_with_models_write_the_bytes_of_one_machine(runner: Runner, setup
     assert written(tmp_path / "two" / "out") == written(tmp_path / "one" / "out")
 
 
-def test_an_output_that_grows_and_shrinks_has_the_bytes_of_one_machine(runner: Runner, setup: Setup, tmp_path: Path) -> None:
-    for name, here in (("one", InProcess()), ("two", runner)):
-        out = tmp_path / name / "out"
-        run_job(replace(setup, inputs=setup.inputs[:2]), out, here)
-        run_job(replace(setup, inputs=setup.inputs[2:], into="add"), out, here)
-        key = next(row["key"] for row in running.decisions(out) if row["sample_key"])
-        assert Removal(Store(storage(out)), here).remove(Selection(keys=[key]), "2026-11-27").number
-        assert leftovers(out) == []
-    assert written(tmp_path / "two" / "out") == written(tmp_path / "one" / "out")
+def test_an_output_that_grows_and_shrinks_ends_as_one_run_on_one_machine(runner: Runner, tmp_path: Path) -> None:
+    setup = Setup(COUNTED, shards(tmp_path, [5, 3, 3, 6]))
+    out, other, joined, fresh = (tmp_path / name / "out" for name in ("out", "other", "joined", "fresh"))
+    held = replace(setup, inputs=setup.inputs[:-1])
+    run_job(replace(held, inputs=held.inputs[:1]), out, runner)
+    added = replace(held, inputs=held.inputs[1:], into="add")
+    assert at_second_try(lambda: run_job(added, out, runner), 6).failed == []
+    stricter = replace(held, overrides=("caption_frequency.max_images=3",))
+    assert at_second_try(lambda: run_job(stricter, out, runner), 6).failed == []
+    gone = Selection(keys=[next(row["key"] for row in running.decisions(out) if row["sample_key"])])
+    at_second_try(lambda: Removal(Store(storage(out)), runner).remove(gone, DATE), 4)
+    assert same(written(out), one_run(stricter, out, fresh)) and leftovers(out) == []
+    run_job(replace(setup, inputs=setup.inputs[-1:]), other)
+    at_second_try(Merge([storage(out), storage(other)], Store(storage(joined)), runner).merge, 4)
+    assert in_order(joined) == in_order(fresh, other) and leftovers(joined) == []
+
+
+def test_two_runs_write_to_one_store_of_facts_at_once(
+    runner: Runner, line: list[object], setup: Setup, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    facts, other = tmp_path / "facts", tmp_path / "other" / "out"
+    stricter = replace(setup, overrides=(*setup.overrides, "caption_words.min_words=5"))
+    process = running.start(*line, "--facts", facts)
+    assert running.wait_for(process, tmp_path / "out", "output.json"), "it ended before the other began"
+    assert run_job(stricter, other, runner, facts=facts).failed == []
+    assert running.end(process) == ""
+    before = named_facts(facts)
+    collect(storage(facts))
+    assert named_facts(facts) == before
+    assert (written(tmp_path / "out"), written(other)) == (undisturbed, one_run(stricter, other, tmp_path / "alone" / "out"))
+    assert [leftovers(folder) for folder in (tmp_path / "out", other, facts)] == [[], [], []]
 
 
 class OfOtherTexts(TextsPerImage):

@@ -1,55 +1,33 @@
-"""Whatever is run, added, replaced, removed and killed, an output ends in the bytes of one run over what should be there."""
+"""Whatever is run, added, replaced, removed, merged and killed, an output ends in the bytes of one run over what should be there.
+
+A merged output has the tars of its sources: it must be what merging runs into empty folders gives.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from curate.storage.backend import Disk
-from tests.running import Setup, leftovers, run_job, written
+from tests.growing import dying_after, one_run
+from tests.running import Setup, leftovers, manifest, run_job, written
 from tests.test_add import COUNTED, shards
+from tests.test_merge import in_order, merge
 from tests.test_remove import remove, same
 
 RECORDS = [5, 3, 4, 6, 2]
 THRESHOLDS = ("caption_words.min_words=2", "caption_words.min_words=5", "caption_frequency.max_images=7")
 
 
-class Killed(BaseException):
-    """What a kill does to a process, for a test."""
-
-
-@contextmanager
-def dying_after(changes: int) -> Iterator[None]:
-    """Kill this process, as it were, at one of its changes to a disk."""
-    left, writing, move = [changes], Disk.writing, Disk.move
-
-    def count() -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-
-    def counted_writing(self: Disk, name: str) -> Any:
-        count()
-        return writing(self, name)
-
-    def counted_move(self: Disk, old: str, new: str) -> None:
-        count()
-        move(self, old, new)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Disk, "writing", counted_writing)
-        patch.setattr(Disk, "move", counted_move)
-        with suppress(Killed):
-            yield
+def contents(out: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return what a merged output holds, but for the names of its sources."""
+    about = {name: value for name, value in manifest(out).items() if name not in ("run", "merged_from")}
+    return {name: digest for name, digest in written(out).items() if name != "manifest.json"}, about
 
 
 class Output(RuleBasedStateMachine):
@@ -59,7 +37,7 @@ class Output(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="curate-growing-"))
         self.tars = shards(self.folder, RECORDS)
-        self.out = self.folder / "out"
+        self.out, self.other, self.fresh = (self.folder / name / "out" for name in ("one", "other", "fresh"))
         self.held: list[Path] = []
         self.threshold = THRESHOLDS[0]
         self.removed: set[str] = set()
@@ -100,18 +78,41 @@ class Output(RuleBasedStateMachine):
             remove(self.out, keys=[f"{record:04d}"])
             self.removed.add(f"{record:04d}")
 
+    @rule(
+        duplicates=st.sampled_from(["keep", "drop"]),
+        record=st.integers(0, RECORDS[0] - 1),
+        kills=st.lists(st.integers(0, 60), max_size=1),
+    )
+    def merged(self, duplicates: Literal["keep", "drop"], record: int, kills: list[int]) -> None:
+        merged, wanted, key = self.folder / "merged", self.folder / "wanted", [f"{record:04d}"]
+        if not self.other.exists():  # pictures and texts of which this output has some
+            assert run_job(Setup(COUNTED, shards(self.folder / "in", [2, 7])), self.other).failed == []
+        other = written(self.other)
+        for changes in kills:
+            with dying_after(changes):
+                merge([self.out, self.other], merged, duplicates)
+        merge([self.out, self.other], merged, duplicates)
+        merge([self.fresh, self.other], wanted, duplicates)
+        assert contents(merged) == contents(wanted) and leftovers(merged) == []
+        assert self.removed or duplicates == "drop" or in_order(merged) == in_order(self.fresh, self.other)
+        for changes in kills:
+            with dying_after(changes):
+                remove(merged, keys=key)
+        remove(merged, keys=key)
+        remove(self.fresh, keys=key)
+        shutil.rmtree(wanted)
+        merge([self.fresh, self.other], wanted, duplicates)
+        assert in_order(merged) == in_order(wanted) and leftovers(merged) == []
+        assert written(self.other) == other
+        for folder in (merged, wanted):
+            shutil.rmtree(folder)
+
     @invariant()
     def it_has_the_bytes_of_one_run(self) -> None:
         if not self.held:
             return
-        fresh = self.folder / "fresh"
-        shutil.rmtree(fresh, ignore_errors=True)
-        if (self.out / "removed").is_dir():
-            fresh.mkdir()
-            (fresh / ".lock").touch()
-            shutil.copytree(self.out / "removed", fresh / "removed")
-        assert run_job(Setup(COUNTED, self.held, (self.threshold,)), fresh).failed == []
-        assert same(written(self.out), written(fresh))
+        wanted = one_run(Setup(COUNTED, self.held, (self.threshold,)), self.out, self.fresh)
+        assert same(written(self.out), wanted)
         assert leftovers(self.out) == []
 
 

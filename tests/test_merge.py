@@ -7,9 +7,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,10 +18,11 @@ from curate.driver.merging import Merge, Merged
 from curate.report.find import find
 from curate.report.verify import verify
 from curate.report.what_if import what_if
-from curate.storage.backend import Disk, storage
+from curate.storage.backend import storage
 from curate.storage.manifest import read_manifest
 from curate.storage.store import Store
 from tests import test_capfilt
+from tests.growing import dying_after
 from tests.running import (
     KEEP_ALL,
     InProcess,
@@ -300,34 +300,12 @@ def test_damaged_decisions_are_not_taken_over(a: Path, b: Path, tmp_path: Path) 
 # Killed, elsewhere ----------------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """What a kill does to a process, for a test."""
-
-
 @pytest.mark.parametrize("at", range(2, 66, 7))
-def test_a_kill_is_completed(at: int, a: Path, b: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_is_completed(at: int, a: Path, b: Path, tmp_path: Path) -> None:
     remove(a, keys=["a001"])
-    out, left, writing, move = tmp_path / "c", [at], Disk.writing, Disk.move
-    before = (stamps(a), stamps(b))
-
-    def count() -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-
-    def dying(self: Disk, name: str) -> Any:
-        count()
-        return writing(self, name)
-
-    def moving(self: Disk, old: str, new: str) -> None:
-        count()
-        move(self, old, new)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Disk, "writing", dying)
-        patch.setattr(Disk, "move", moving)
-        with suppress(Killed):
-            merge([b, a], out, "drop")
+    out, before = tmp_path / "c", (stamps(a), stamps(b))
+    with dying_after(at):
+        merge([b, a], out, "drop")
     merge([b, a], out, "drop")
     merge([b, a], tmp_path / "fresh", "drop")
     assert written(out) == written(tmp_path / "fresh")

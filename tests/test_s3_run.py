@@ -13,13 +13,19 @@ from pathlib import Path
 import pytest
 
 from curate import samples
+from curate.driver.gc import collect
+from curate.driver.merging import Merge
 from curate.driver.removal import Removal, Selection
-from curate.storage.backend import storage
+from curate.storage.backend import Remote, storage
 from curate.storage.store import Store
 from tests import running
+from tests.growing import at_second_try, named_facts, one_run
 from tests.proxy import Forwarding, proxy
-from tests.running import RECIPE, Setup, curate, manifest, run_job, written
+from tests.running import RECIPE, InProcess, Setup, curate, end, manifest, run_job, start, written
 from tests.s3 import download, upload
+from tests.test_add import COUNTED, shards
+from tests.test_merge import in_order
+from tests.test_remove import DATE, same
 
 SAME = ("shards", "index", "decisions", "thumbs")
 
@@ -71,15 +77,40 @@ def test_an_input_on_s3_gives_the_same_tars(bucket: str, setup: Setup, undisturb
     assert {name: digest for name, digest in written(here).items() if name.startswith(SAME)} == expected
 
 
-def test_an_output_on_s3_grows_and_shrinks_as_on_a_disk(bucket: str, setup: Setup, tmp_path: Path) -> None:
-    for out, at in ((tmp_path / "disk" / "out", None), (tmp_path / "s3" / "out", f"{bucket}/grows")):
-        run_job(replace(setup, inputs=setup.inputs[:1]), out, at=at)
-        run_job(replace(setup, inputs=setup.inputs[1:], into="add"), out, at=at)
-        key = next(samples(at or out)).key
-        assert Removal(Store(storage(at or out)), running.InProcess()).remove(Selection(keys=[key]), "2026-11-27").number == 1
-    here = download(f"{bucket}/grows", tmp_path / "here")
-    assert written(here) == written(tmp_path / "disk" / "out")
-    assert leftovers(here) == []
+def test_an_output_on_s3_grows_and_shrinks_and_ends_as_one_run_on_a_disk(bucket: str, tmp_path: Path) -> None:
+    setup = Setup(COUNTED, shards(tmp_path, [5, 3, 6]))
+    beat, at, other, fresh = 0.2, f"{bucket}/grows", tmp_path / "other" / "out", tmp_path / "fresh" / "out"
+    held, here = replace(setup, inputs=setup.inputs[:-1], beat=beat), InProcess()
+    out, joined = Store(storage(at), beat=beat), Store(storage(f"{bucket}/joined"), beat=beat)
+    run_job(replace(held, inputs=held.inputs[:1]), tmp_path / "out", at=at)
+    added = replace(held, inputs=held.inputs[1:], into="add")
+    assert at_second_try(lambda: run_job(added, tmp_path / "out", at=at), 15, Remote).failed == []
+    stricter = replace(held, overrides=("caption_frequency.max_images=2",))
+    assert at_second_try(lambda: run_job(stricter, tmp_path / "out", at=at), 15, Remote).failed == []
+    gone = Selection(keys=[next(samples(at)).key])
+    at_second_try(lambda: Removal(out, here).remove(gone, DATE), 9, Remote)
+    last = download(at, tmp_path / "last")
+    assert same(written(last), one_run(stricter, last, fresh)) and leftovers(last) == []
+    run_job(replace(setup, inputs=setup.inputs[-1:]), other)
+    at_second_try(Merge([storage(at), storage(other)], joined, here).merge, 9, Remote)
+    both = download(joined.storage.root, tmp_path / "joined")
+    assert in_order(both) == in_order(fresh, other) and leftovers(both) == []
+
+
+def test_two_runs_write_to_one_store_of_facts_on_s3_at_once(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(COUNTED)
+    tars = shards(tmp_path, [5, 3, 3, 6])  # six pictures have the first text, five the last
+    limits = {"one": "caption_frequency.max_images=6", "two": "caption_frequency.max_images=5"}
+    command = ["run", tmp_path / "recipe.yaml", *tars, "--facts", f"{bucket}/facts", "--workers", 1]
+    both = [start(*command, "--out", f"{bucket}/{name}", "--set", limit) for name, limit in limits.items()]
+    assert [end(process) for process in both] == ["", ""]
+    before = named_facts(download(f"{bucket}/facts", tmp_path / "before"))
+    collect(storage(f"{bucket}/facts"))
+    one, two, facts = (download(f"{bucket}/{name}", tmp_path / name) for name in ("one", "two", "facts"))
+    for out in (one, two):
+        assert written(out) == one_run(Setup(COUNTED, tars, (limits[out.name],)), out, tmp_path / "alone" / "out")
+    assert named_facts(facts) == before
+    assert [leftovers(folder) for folder in (one, two, facts)] == [[], [], []]
 
 
 # A server that refuses -----------------------------------------------------------------------------------------------
