@@ -17,12 +17,13 @@ from PIL import Image
 
 from tests.bench.measure import ROOT, WORKERS, Figure, at_most, scratch
 
-SHARDS, RECORDS = 1_000, int(os.environ.get("GROWING_RECORDS", "200"))
+SHARDS, RECORDS = 1_000, int(os.environ.get("GROWING_RECORDS", "1000"))
+MAX_IMAGES = os.environ.get("GROWING_MAX_IMAGES", "100000")  # 10: the new texts change the counts of most, and of every shard
 MILLION, OF_A_SHARD, REMOVED = int(os.environ.get("GROWING_MILLION", "1000000")), 10_000, 100
 
 ADDED = """
 filters:
-  caption_frequency: {max_images: 1000}
+  caption_frequency: {max_images: MAX_IMAGES}
   caption_words: {min_words: 2}
   min_side: {larger_than: 20}
   unreadable:
@@ -83,12 +84,12 @@ def written(before: dict[str, tuple[int, int, int]], after: dict[str, tuple[int,
 def added(folder: Path) -> Iterator[Figure]:
     """Add one shard to a thousand."""
     (folder / "in").mkdir()
-    images = pictures(256)
+    images = pictures(192)
     for number in range(SHARDS + 1):
         write_tar(folder / "in" / f"{number:05d}.tar", images, number * RECORDS, RECORDS)
     new = folder / "new.tar"
     (folder / "in" / f"{SHARDS:05d}.tar").rename(new)
-    (folder / "r.yaml").write_text(ADDED)
+    (folder / "r.yaml").write_text(ADDED.replace("MAX_IMAGES", MAX_IMAGES))
     arguments = ("--out", folder / "out", "--workers", WORKERS)
     full = curate("run", folder / "r.yaml", folder / "in", *arguments)
     before = files(folder / "out")
