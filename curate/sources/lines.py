@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -14,7 +15,9 @@ SAMPLE_LINES = 100
 
 def lines_of(file: BinaryIO) -> Iterator[bytes | None]:
     """Yield the lines of a file that are not blank; None for one that is longer than MAX_LINE."""
+    first = True
     while line := file.readline(MAX_LINE):
+        line, first = line.removeprefix(BOM_UTF8) if first else line, False
         if len(line) == MAX_LINE and not line.endswith(b"\n"):
             while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
                 pass

@@ -22,16 +22,22 @@ GUESSES: dict[str, tuple[str, ...]] = {
 }
 """Column names (in lower case) that are tried when none is given, in this order."""
 
+_ROLE_OF = {name: role for role, names in reversed(GUESSES.items()) for name in names if role != "image"} | {"image": "image"}
+"""Roles by the names that their columns usually have: `--column image_url=1` is `url=1`."""
+
+_NO_GUESS: Mapping[str, str] = {}
+
 Code = tuple[str, pa.Array]
 """An error code and the mask of the rows that have it."""
 
 
-def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Return the column of each role of GUESSES among `names`: the `wanted` one, else the likeliest.
+def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str], guessed: Mapping[str, str] = _NO_GUESS) -> dict[str, str]:
+    """Return the column of each role of GUESSES among `names`: the `wanted` one, else the likeliest, else the `guessed` one.
 
     Without an image column the images are on the web, and the url column names them. Raises InputError when a wanted
     column is missing, when there is neither image nor url, or no text column.
     """
+    wanted = {_ROLE_OF.get(role, role): name for role, name in wanted.items()}
     for role, name in wanted.items():
         if role not in GUESSES:
             raise InputError(f"{url}: no such column role: {role} (there are {', '.join(GUESSES)})")
@@ -44,6 +50,8 @@ def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str]) -> dict[s
         likely = next((lower[name] for name in known if name in lower and lower[name] not in taken), None)
         if role not in columns and likely is not None:
             columns[role] = likely
+    unnamed = {role: name for role, name in guessed.items() if name not in columns.values()}
+    columns = {**{role: name for role, name in unnamed.items() if role != "image" or "url" not in columns}, **columns}
     for roles in (("image", "url"), ("text",)):
         if not any(role in columns for role in roles):
             missing = " or ".join(roles)

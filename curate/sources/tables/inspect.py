@@ -22,7 +22,7 @@ def inspect(url: str, opening: Callable[[], R], wanted: Mapping[str, str]) -> tu
     """
     try:
         reader = opening()
-        columns = resolve(url, reader.names(), wanted)
+        columns = resolve(url, reader.names(), wanted, reader.guessed())
         name = columns.get("image")
         sample = None if name is None else reader.sample(name)
     except DAMAGE as error:

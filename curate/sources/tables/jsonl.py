@@ -14,10 +14,12 @@ import pyarrow as pa
 from curate.core.contracts import Batch, Shard
 from curate.sources.lines import SAMPLE_LINES, lines_of, parse_line
 from curate.sources.linked_files import Folder
+from curate.sources.packed import unpacked, with_packed
 from curate.sources.records import UNSAFE_KEY, Record, as_text, batches, join
 from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tables.cells import load
 from curate.sources.tables.columns import on_the_web, resolve, without_images
+from curate.sources.tables.reader import DAMAGE, broken, is_damage
 from curate.storage.input_file import InputFile
 from curate.storage.paths import Entry
 
@@ -51,8 +53,12 @@ class JsonLines:
             yield None if line is None else self._image(parse_line(line))[0]
 
     def _lines(self) -> Iterator[tuple[int, bytes | None]]:
-        with open(self.file.path(), "rb") as file:
-            yield from enumerate(lines_of(file))
+        self.file.path()
+        try:
+            with unpacked(self.shard.url, self.file.stream) as file:
+                yield from enumerate(lines_of(file))
+        except DAMAGE as error:
+            raise broken(self.shard.url, error) from None
 
     def _image(self, fields: dict[str, object] | None) -> tuple[bytes | None, str | None]:
         name = self.columns.get("image", "image")
@@ -77,8 +83,14 @@ class JsonLines:
 
 def _inspect(url: str, file: InputFile, wanted: Mapping[str, str]) -> dict[str, str]:
     """Return the columns by role, judged by the first lines. Raises InputError when they cannot be used."""
-    with file.stream() as opened:
-        samples = [fields for line in islice(lines_of(opened), SAMPLE_LINES) if (fields := parse_line(line)) is not None]
+    samples: list[dict[str, object]] = []
+    try:
+        with unpacked(url, file.stream) as opened:
+            for line in islice(lines_of(opened), SAMPLE_LINES):
+                samples += [fields] if (fields := parse_line(line)) is not None else []
+    except DAMAGE as error:
+        if not is_damage(error):
+            raise
     names = list(dict.fromkeys(name for fields in samples for name in fields))
     if not names:  # nothing to judge by: empty, or not one valid line
         return dict(wanted)
@@ -99,5 +111,5 @@ def _open(shard: Shard) -> Iterator[OpenShard]:
         yield JsonLines(shard, file, Folder.of_file(shard.url))
 
 
-SOURCE = Source("jsonl", (".jsonl", ".ndjson"), _open, _list)
+SOURCE = Source("jsonl", with_packed(".jsonl", ".ndjson"), _open, _list)
 """One JSON object a line, with image paths, base64 or URLs."""

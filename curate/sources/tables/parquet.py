@@ -48,6 +48,10 @@ class Parquet:
         """Return the names of the columns."""
         return list(self.file.schema_arrow.names)
 
+    def guessed(self) -> dict[str, str]:
+        """Return nothing: the columns have names."""
+        return {}
+
     def bad(self) -> int:
         """Return 0: parquet has no bad rows."""
         return 0

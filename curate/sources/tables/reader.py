@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -10,8 +11,8 @@ import pyarrow as pa
 from curate.core.contracts import ShardBreak
 from curate.core.errors import StorageError
 
-DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What pyarrow raises for a damaged file; the last for names and messages with bytes of the file in them."""
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, EOFError, zlib.error)
+"""What pyarrow raises for a damaged file (the third for names and messages with bytes of the file in them), and gzip."""
 
 
 TableRows = tuple[int, pa.RecordBatch]
@@ -32,6 +33,9 @@ class Reader(Protocol):
 
     def pieces(self, columns: list[str], first: int) -> Iterator[TableRows]:
         """Yield all rows with `columns`; pieces before the one with row `first` may be left out."""
+
+    def guessed(self) -> dict[str, str]:
+        """Return the likely columns by role where names say nothing; {} where the file names its columns."""
 
     def bad(self) -> int:
         """Return how many rows had to be skipped; known after `pieces` has ended."""

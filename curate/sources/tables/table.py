@@ -46,7 +46,7 @@ class TableShard:
         try:
             reader = opening()
             if "text" not in self.columns or not {"image", "url"} & self.columns.keys():
-                self.columns = resolve(self.shard.url, reader.names(), self.columns)
+                self.columns = resolve(self.shard.url, reader.names(), self.columns, reader.guessed())
         except InputError as error:  # the listing could not read the table, so it did not report this
             raise ShardBreak(str(error)) from None
         except DAMAGE as error:

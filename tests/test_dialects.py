@@ -1,0 +1,168 @@
+"""Tables of text as people have them: whatever writes them, every row is a record or is told."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from curate.core.errors import InputError
+from curate.sources.listing import list_shards
+from curate.sources.opening import read
+from curate.sources.tables import csv_rows
+from curate.sources.tables.csv_rows import Rows
+from curate.sources.tables.dialect import detect
+
+TEXTS = ["a boat at the pier", "größere Boote am See", "two boats, one red", "Café at the lake"]
+
+
+def url(number: int) -> str:
+    return f"http://a.example/{number}.jpg"
+
+
+def found(path: Path, columns: dict[str, str] | None = None) -> list[tuple[str | None, str | None, str | None]]:
+    """Return url, text and error of each record."""
+    rows = [row for shard in list_shards([str(path)], columns or {}) for batch in read(shard) for row in batch.to_pylist()]
+    return [(row["url"], row["text"], row["error"]) for row in rows]
+
+
+def table(delimiter: str, *, end: str = "\n", header: str = "url,caption") -> str:
+    """Return the texts as a table; a value with the delimiter stands in quotes."""
+    lines = [header.replace(",", delimiter)] if header else []
+    cells = [f'"{text}"' if delimiter in text else text for text in TEXTS]
+    return end.join([*lines, *(f"{url(number)}{delimiter}{cell}" for number, cell in enumerate(cells)), ""])
+
+
+DIALECTS: dict[str, bytes] = {
+    "semicolon.csv": table(";").encode(),
+    "tabs.csv": table("\t").encode(),
+    "pipe.csv": table("|").encode(),
+    "bom.csv": table(",").encode("utf-8-sig"),
+    "utf16.csv": table(",").encode("utf-16"),
+    "utf16be.tsv": table("\t").encode("utf-16-be"),
+    "cp1252.csv": table(",").encode("cp1252"),
+    "crlf.csv": table(",", end="\r\n").encode(),
+    "oldmac.csv": table(",", end="\r").encode(),
+    "none.tsv": table("\t", header="").encode(),
+    "none.csv": table(",", header="").encode(),
+    "upper.tsv": table("\t", header="Image URL,Caption").encode(),
+    "packed.csv.gz": gzip.compress(table(",").encode()),
+    "packed.tsv.bz2": bz2.compress(table("\t").encode()),
+    "packed.csv.zst": pa.compress(table(",").encode(), "zstd", asbytes=True),
+    "no_end.csv": table(",").rstrip().encode(),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_table_is_read_however_it_is_written(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(DIALECTS[name])
+    columns = {"url": "Image URL"} if name == "upper.tsv" else {}
+    assert found(tmp_path / name, columns) == [(url(number), text, None) for number, text in enumerate(TEXTS)]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+@pytest.mark.parametrize("stray", ['"the red one', '"red" boats', 'a 12" ruler', '""', 'say "cheese"', '"never', '"a" and "b'])
+def test_a_quote_that_opens_nothing_swallows_no_row(delimiter: str, stray: str, tmp_path: Path) -> None:
+    texts = [f"boat number {number}" for number in range(200)]
+    texts[20] = texts[90] = stray
+    path = tmp_path / ("t.tsv" if delimiter == "\t" else "t.csv")
+    path.write_text("".join([f"url{delimiter}caption\n", *(f"{url(n)}{delimiter}{text}\n" for n, text in enumerate(texts))]))
+    wanted = [(url(number), text, None) for number, text in enumerate(texts)]
+    if stray == '""':  # an empty text in quotes
+        wanted = [(one, text.replace('""', ""), error) for one, text, error in wanted]
+    assert found(path) == wanted
+
+
+def test_quotes_of_other_rows_stay_quotes(tmp_path: Path) -> None:
+    lines = ["url,caption", f'{url(0)},"a ""red"" boat,\nseen from the bridge"', f'{url(1)},"stray', f'{url(2)},"one, two"', ""]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    assert [text for _, text, _ in found(tmp_path / "t.csv")] == ['a "red" boat,\nseen from the bridge', '"stray', "one, two"]
+
+
+def test_a_backslash_before_a_quote(tmp_path: Path) -> None:
+    lines = ["url,caption", f'{url(0)},"a \\"red\\" boat, small"', f"{url(1)},two boats", f'{url(2)},"stray', ""]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    assert [text for _, text, _ in found(tmp_path / "t.csv")] == ['a "red" boat, small', "two boats", '"stray']
+
+
+def test_columns_without_names_may_be_chosen(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("".join(f"{n}\tlonger than the text of it\t{url(n)}\ttext {n}\n" for n in range(3)))
+    assert [text for _, text, _ in found(tmp_path / "t.tsv")] == ["longer than the text of it"] * 3
+    chosen = found(tmp_path / "t.tsv", {"image_url": "2", "text": "3", "key": "0"})
+    assert chosen == [(url(n), f"text {n}", None) for n in range(3)]
+    with pytest.raises(InputError, match="no column 7 for text; there are 0, 1, 2, 3"):
+        found(tmp_path / "t.tsv", {"text": "7"})
+
+
+def test_rows_of_another_width_are_told(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"url,caption\n{url(0)},one\n{url(1)},one,two\n{url(2)}\n{url(3)},three\n")
+    assert [error for _, _, error in found(tmp_path / "t.csv")] == [None, None, "bad_row", "bad_row"]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_a_packed_table_that_is_cut_off_breaks(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    data = pack(("url,caption\n" + "".join(f"{url(n)},text {n * 7919 % 1013}\n" for n in range(20_000))).encode())
+    path = tmp_path / f"t.csv.{'gz' if pack is gzip.compress else 'bz2'}"
+    path.write_bytes(data[: len(data) // 2])
+    [shard] = list_shards([str(path)], {})
+    with pytest.raises(Exception, match=r"t\.csv\."):
+        list(read(shard))
+
+
+TEXT = st.text(
+    st.one_of(st.sampled_from('",;|\t\n\r\\\'"'), st.sampled_from(string.ascii_letters + " "), st.sampled_from("äöüßéñ")),
+    max_size=20,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    texts=st.lists(TEXT, min_size=1, max_size=30),
+    delimiter=st.sampled_from(",\t;|"),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    reverse=st.booleans(),
+)
+@example(texts=['"', "a", '"'], delimiter="\t", encoding="utf-8", end="\n", reverse=False)
+def test_what_pandas_writes_comes_back(
+    texts: list[str], delimiter: str, encoding: str, end: str, reverse: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    frame = pd.DataFrame({"url": [url(n) for n in range(len(texts))], "caption": texts})
+    frame = frame[["caption", "url"]] if reverse else frame
+    path = tmp_path_factory.getbasetemp() / ("any.tsv" if delimiter == "\t" else "any.csv")
+    frame.to_csv(path, sep=delimiter, index=False, encoding=encoding, lineterminator=end)
+    if end == "\n":  # then pandas puts no quotes around a carriage return, and at the end of a line it could be part of that
+        texts = [text.rstrip("\r") for text in texts]
+    rows = [(url, text if text is None or end == "\r\n" else text.rstrip("\r") or None) for url, text, _ in found(path)]
+    assert rows == [(url(n), text or None) for n, text in enumerate(texts)]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(texts=st.lists(TEXT, max_size=12), size=st.integers(1, 40))
+def test_blocks_may_end_anywhere(texts: list[str], size: int) -> None:
+    file = io.StringIO()
+    pd.DataFrame({"a": texts, "b": texts}).to_csv(file, index=False)
+    data = file.getvalue().encode() + b'x,"stray\ny,z\n'
+    rows = Rows(b",", escaped=False)
+    chunks = [data[at : at + size] for at in range(0, len(data), size)]
+    assert b"".join(rows.blocks(chunks)) == b"".join(rows.blocks([data]))
+
+
+def test_a_quote_without_end_costs_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_rows, "LONGEST", 1000)
+    lines = [b'a,"stray\n', *(b"%d,text\n" % number for number in range(1000))]
+    assert b"".join(Rows(b",", escaped=False).blocks(lines)).count(b"\n") == 1001
+
+
+def test_the_dialect_is_told_in_words() -> None:
+    assert str(detect(DIALECTS["semicolon.csv"], tabs=False)) == "utf-8, semicolon, quotes, a header"
+    assert str(detect(DIALECTS["none.tsv"], tabs=True)) == "utf-8, tab, no quotes, no header"
