@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from curate.core.contracts import ShardBreak
 from curate.core.errors import InputError
 from curate.sources.listing import list_shards
 from curate.sources.opening import read
@@ -114,7 +115,7 @@ def test_a_packed_table_that_is_cut_off_breaks(pack: Callable[[bytes], bytes], t
     path = tmp_path / f"t.csv.{'gz' if pack is gzip.compress else 'bz2'}"
     path.write_bytes(data[: len(data) // 2])
     [shard] = list_shards([str(path)], {})
-    with pytest.raises(Exception, match=r"t\.csv\."):
+    with pytest.raises(ShardBreak, match=r"t\.csv\."):
         list(read(shard))
 
 
@@ -157,7 +158,7 @@ def test_blocks_may_end_anywhere(texts: list[str], size: int) -> None:
     assert b"".join(rows.blocks(chunks)) == b"".join(rows.blocks([data]))
 
 
-def test_a_quote_without_end_costs_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quote_without_end_is_given_up_after_the_longest_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_rows, "LONGEST", 1000)
     lines = [b'a,"stray\n', *(b"%d,text\n" % number for number in range(1000))]
     assert b"".join(Rows(b",", escaped=False).blocks(lines)).count(b"\n") == 1001

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from curate.passes.pack import mark_of
-from curate.passes.tars import STAGED, index_name, tar_name
+from curate.passes.tars import STAGED, index_beside, index_name, tar_name
 from curate.storage.marks import Mark
 from curate.storage.store import Store
 
@@ -94,12 +94,8 @@ class Numbering:
 def _moves(files: Iterable[str], first: int) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     """Return the moves of a block's tars, each with its index, in an order in which none meets another's file."""
     tars = sorted((name for name in files if name.endswith(".tar")), key=_number)
-    found = [((tar, _index_of(tar)), (f"shards/{tar_name(n)}", f"index/{index_name(n)}")) for n, tar in enumerate(tars, first)]
+    found = [((tar, index_beside(tar)), (f"shards/{tar_name(n)}", f"index/{index_name(n)}")) for n, tar in enumerate(tars, first)]
     return found[::-1] if tars and first > _number(tars[0]) else found
-
-
-def _index_of(tar: str) -> str:
-    return tar.replace("shards/", "index/").replace(".tar", ".parquet")
 
 
 def _number(name: str) -> int:

@@ -25,7 +25,7 @@ from curate.driver.progress import Progress, Quiet
 from curate.driver.rewriting import Rewriting
 from curate.passes import removed
 from curate.passes.removal import BASE, RemoveFromShard
-from curate.passes.removal_search import NOTES, FindFetched, FindInTars, take_notes, wanted
+from curate.passes.removal_search import NOTES, FindFetched, FindInTars, looked_for, take_notes
 from curate.passes.removed import Tombstone
 from curate.storage.manifest import read_manifest
 from curate.storage.store import Store
@@ -91,17 +91,17 @@ class Removal:
 
     def searched(self, selection: Selection) -> Selection:
         """Return a selection with the keys and sha256 of what its computed hashes are in OUT."""
-        was, looked_for = identity.held(self.store), wanted(selection.computed)
+        was, wanted = identity.held(self.store), looked_for(selection.computed)
         if was is None or not any(selection.computed.values()):
             return selection
         shards, attempts = identity.shards_of(self.store, was), Attempts(self.store, self.runner, self.progress)
         self.store.storage.remove_folder(NOTES)  # those of a search that was killed
         blocks = (block for block, _ in Rewriting(self.store, was.run, "", attempts).every(shards))
         self.progress.start("look through tars", sum(1 for _ in self.store.marked(was.run, "pack")))
-        attempts.run(FindInTars(self.store, was.run, looked_for), blocks)
+        attempts.run(FindInTars(self.store, was.run, wanted), blocks)
         web = np.flatnonzero(shards.on_the_web)
         self.progress.start("look through fetched images", len(web))
-        attempts.run(FindFetched(self.store, looked_for), shards.at(web))
+        attempts.run(FindFetched(self.store, wanted), shards.at(web))
         if attempts.failures:
             raise OutputError(f"{attempts.failures[0].reason}; nothing was removed")
         keys, digests = (take_notes(self.store, kind) for kind in ("block", "shard"))

@@ -24,7 +24,7 @@ from curate.core.verdicts import NOT_FILTERS, REMOVED
 from curate.fetch.image_log import Committed, ImageLog
 from curate.passes import judge, removed
 from curate.passes.pack import Block, mark_of, staged
-from curate.passes.tars import Sample, Tars
+from curate.passes.tars import Sample, Tars, index_beside
 from curate.storage.marks import File, Mark, Note
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import FETCHED, Store
@@ -144,8 +144,7 @@ class RemoveFromBlock:
     def _samples(self, mark: Mark) -> Iterator[Sample]:
         """Yield the samples of a block's tars as they are."""
         for name in sorted(name for name in mark.files if name.endswith(".tar")):
-            index = name.replace("shards/", "index/").replace(".tar", ".parquet")
-            with self.store.storage.reading(name) as path, self.store.storage.reading(index) as rows:
+            with self.store.storage.reading(name) as path, self.store.storage.reading(index_beside(name)) as rows:
                 known = {row["key"]: row for row in pq.read_table(rows, columns=["key", "original_key", "sha256"]).to_pylist()}
                 for key, members in _members(path):
                     [(extension, image)] = ((name, body) for name, body in members.items() if name not in ("json", "txt"))

@@ -20,6 +20,7 @@ from curate.images.header import MAX_DECODED_BYTES, read_header
 from curate.images.listed_hashes import HASHES, listed_hash
 from curate.images.phash import Hashes
 from curate.passes.pack import Block, mark_of
+from curate.passes.tars import tar_beside
 from curate.stages.hash_lists import CONTENTS, words
 from curate.storage.store import Store
 
@@ -58,7 +59,7 @@ class Wanted:
         return bool((bits <= radius * hashes.shape[1]).any())
 
 
-def wanted(hashes: Mapping[str, Iterable[tuple[str, int]]]) -> Wanted:
+def looked_for(hashes: Mapping[str, Iterable[tuple[str, int]]]) -> Wanted:
     """Return hashes (hex digits and radius, by kind of COMPUTED) as they are looked for."""
     digests = {kind: frozenset(digits.lower() for digits, _ in some) for kind, some in hashes.items() if kind in CONTENTS}
     perceptual = {kind: list(some) for kind, some in hashes.items() if kind in HASHES}
@@ -89,8 +90,8 @@ class FindInTars:
         return Report(block.index, len(found), {}, {})
 
     def _keys(self, index: str) -> Iterator[str]:
-        tar = index.replace("index/", "shards/").replace(".parquet", ".tar")
-        with self.store.storage.reading(index) as rows, self.store.storage.reading(tar) as path, path.open("rb") as file:
+        out = self.store.storage
+        with out.reading(index) as rows, out.reading(tar_beside(index)) as path, path.open("rb") as file:
             for row in pq.read_table(rows, columns=["key", "offset", "size"]).to_pylist():
                 file.seek(row["offset"])
                 if file.read(row["size"]) in self.wanted:

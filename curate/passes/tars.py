@@ -58,6 +58,16 @@ def index_name(number: int) -> str:
     return f"{number:05d}.parquet"
 
 
+def index_beside(tar: str) -> str:
+    """Return the name of the index of a tar, both in OUT or staged."""
+    return tar.replace("shards/", "index/").replace(".tar", ".parquet")
+
+
+def tar_beside(index: str) -> str:
+    """Return the name of the tar of an index."""
+    return index.replace("index/", "shards/").replace(".parquet", ".tar")
+
+
 class PackedSamples:
     """The images of the samples that a block held before, by key: as they are in its tars."""
 
@@ -67,7 +77,7 @@ class PackedSamples:
         self._places: dict[str, tuple[str, int, int, str]] = {}
         for name in sorted(() if mark is None else mark.files):
             if name.endswith(".parquet"):
-                self._read(name, name.replace("index/", "shards/").replace(".parquet", ".tar"))
+                self._read(name, tar_beside(name))
 
     def _read(self, index: str, tar: str) -> None:
         """Enter the samples of a tar. One that is not there, since it was being replaced, has none."""
