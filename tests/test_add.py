@@ -147,6 +147,26 @@ def test_a_verdict_that_new_counts_change_is_made_again(tmp_path: Path) -> None:
     assert list((out / "shards").glob("*.tar")) == []
 
 
+class Started(Quiet):
+    """Remembers how many items each pass had."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, int] = {}
+
+    def start(self, name: str, items: int) -> None:
+        self.items[name] = items
+
+
+@pytest.mark.parametrize(("max_images", "looked_at"), [(4, 3), (100_000, 1)])
+def test_shards_whose_counts_cannot_have_changed_are_not_looked_at(max_images: int, looked_at: int, tmp_path: Path) -> None:
+    tars, out, started = shards(tmp_path, [9, 9, 9]), tmp_path / "out", Started()
+    recipe = COUNTED.replace("max_images: 4", f"max_images: {max_images}")
+    run_job(Setup(recipe, tars[:2]), out)
+    run_job(Setup(recipe, tars[2:], into="add"), out, progress=started)
+    assert started.items["judge"] == looked_at
+    assert written(out) == fresh(Setup(recipe, tars), tmp_path / "whole")
+
+
 def test_input_that_is_needed_again_and_gone_costs_nothing(tmp_path: Path) -> None:
     common = "common_ngrams: {min_count: 4, vocabulary: 100}"
     recipe = COUNTED.replace("caption_frequency: {max_images: 4, identity: content}", common)

@@ -19,7 +19,7 @@ _FILES = ("keys.u64", "values.i64")
 
 @dataclass(frozen=True)
 class Lookup:
-    """Merged counts in a folder of an output: keys.u64 (sorted), values.i64, and the smallest value that they hold.
+    """Merged counts in a folder of an output: keys.u64 (sorted), values.i64, the smallest value that they hold, and a hash.
 
     All processes of a node map the same two files: those of the output, or of a copy that the first of them makes.
     """
@@ -27,6 +27,7 @@ class Lookup:
     storage: Storage
     name: str
     floor: int
+    digest: str  # of keys and values: counts merged of more shards can be the same still
 
     def values(self, keys: Keys) -> npt.NDArray[np.int64]:
         """Return the value of each key, 0 where it is below the floor. Keys are searched in sorted order, which is 4x faster."""
@@ -62,5 +63,8 @@ def counted(merged: Merged, keys: pa.Array) -> pa.Array:
 
 def load(storage: Storage, name: str) -> Lookup | None:
     """Return the committed counts of an output, or None."""
-    meta = storage.read(f"counts/{name}/counts.json")
-    return None if meta is None else Lookup(storage, name, int(json.loads(meta)["floor"]))
+    found = storage.read(f"counts/{name}/counts.json")
+    if found is None:
+        return None
+    meta = json.loads(found)
+    return Lookup(storage, name, int(meta["floor"]), meta.get("digest", name))  # without one in outputs of earlier versions

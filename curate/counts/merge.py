@@ -93,9 +93,9 @@ def _check_partials(store: Store, provider: str, scanned: Scanned) -> None:
 def _merged(count: CorpusCount, files: PartialCounts, session: Counting, store: Store, name: str) -> Lookup:
     session = session if len(files) else _NoFiles()
     grouping, floor = count.grouping(files, session)
-    _write(session.count(grouping), store.storage, name)
-    store.write_json(f"counts/{name}/counts.json", {"fact": count.fact, "floor": floor})
-    return Lookup(store.storage, name, floor)
+    digest = _write(session.count(grouping), store.storage, name)
+    store.write_json(f"counts/{name}/counts.json", {"fact": count.fact, "floor": floor, "digest": digest})
+    return Lookup(store.storage, name, floor, digest)
 
 
 @contextmanager
@@ -117,7 +117,9 @@ class _NoFiles:
         return iter(())
 
 
-def _write(batches: Iterator[pa.RecordBatch], storage: Storage, name: str) -> None:
+def _write(batches: Iterator[pa.RecordBatch], storage: Storage, name: str) -> str:
+    """Write merged counts; return a hash of them."""
+    digests = xxhash.xxh3_128(), xxhash.xxh3_128()
     with (
         storage.writing(f"counts/{name}/keys.u64") as keys_path,
         storage.writing(f"counts/{name}/values.i64") as values_path,
@@ -125,5 +127,11 @@ def _write(batches: Iterator[pa.RecordBatch], storage: Storage, name: str) -> No
         values_path.open("wb") as values,
     ):
         for batch in batches:
-            keys.write(np.ascontiguousarray(batch["key"].to_numpy(), np.uint64).tobytes())
-            values.write(np.ascontiguousarray(batch["value"].to_numpy(zero_copy_only=False), np.int64).tobytes())
+            columns = (
+                np.ascontiguousarray(batch["key"].to_numpy(), np.uint64).tobytes(),
+                np.ascontiguousarray(batch["value"].to_numpy(zero_copy_only=False), np.int64).tobytes(),
+            )
+            for file, digest, column in zip((keys, values), digests, columns, strict=True):
+                file.write(column)
+                digest.update(column)
+    return "".join(digest.hexdigest() for digest in digests)

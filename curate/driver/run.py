@@ -277,7 +277,8 @@ class Run:
 
     def _judge(self, task: Judge, attempts: Attempts) -> None:
         """Judge what is missing. Raises OutOfDeviceMemory when a GPU is too small for the recipe's batch."""
-        task = replace(task, earlier=self._earlier(task.lookups))
+        before = replace(task, earlier=self._earlier(task.lookups))
+        task = before if before.earlier_marks != task.marks else task
         missing = without(self._judged_shards(attempts), self._resume.judged(task))
         with_gpu = self._prepare(Prepare(task), missing, attempts) if "prepare" in self._passes else _NONE
         rest = without(both(missing, self._judged_shards(attempts)), with_gpu)
@@ -294,12 +295,12 @@ class Run:
             self.store.storage.remove_folder(f"marks/{task.run}/{task.earlier_marks}")
 
     def _earlier(self, lookups: dict[str, Lookup]) -> dict[str, Lookup]:
-        """Return the corpus counts of the verdicts that OUT has, if they were others and are there still."""
+        """Return the corpus counts of the verdicts that OUT has, if they are there still."""
         was = identity.held(self.store)
         names = {} if was is None else was.counts
         found = {fact: load(self.store.storage, name) for fact, name in names.items()}
         complete = {fact: lookup for fact, lookup in found.items() if lookup is not None}
-        return complete if complete.keys() == lookups.keys() and complete != lookups else {}
+        return complete if complete.keys() == lookups.keys() else {}
 
     def _trim_thumbs(self, task: Judge, judged: Index) -> None:
         """Leave out the thumbnails of judged shards that would not have been made with as many shards as there are now."""

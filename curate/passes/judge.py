@@ -163,8 +163,9 @@ class Prepare:
 
 
 def _digest(lookups: dict[str, Lookup]) -> str:
-    """Return a name for the corpus counts that the verdicts use."""
-    return xxhash.xxh32_hexdigest(" ".join(sorted(lookup.name for lookup in lookups.values())).encode())
+    """Return a name for the corpus counts that the verdicts use: it stays where more input does not change any of them."""
+    used = sorted(f"{fact} {lookup.floor} {lookup.digest}" for fact, lookup in lookups.items())
+    return xxhash.xxh32_hexdigest("\n".join(used).encode())
 
 
 def update_kept(kept: Any, table: pa.Table) -> None:

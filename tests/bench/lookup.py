@@ -27,7 +27,7 @@ def write_vocabulary(folder: Path, keys: int) -> Lookup:
             numbers = np.arange(start, min(keys, start + _PART), dtype=np.uint64)
             (numbers * np.uint64(step) + rng.integers(0, step, len(numbers), np.uint64)).tofile(names)
             (numbers % np.uint64(1000) + np.uint64(2)).astype(np.int64).tofile(values)
-    return Lookup(storage(folder.parent.parent), folder.name, 2)
+    return Lookup(storage(folder.parent.parent), folder.name, 2, "")
 
 
 def batches(folder: Path, keys: int) -> list[np.ndarray]:
