@@ -56,20 +56,26 @@ class Attrition:
 
 @dataclass(frozen=True)
 class Combination:
-    """The rows with the same verdicts: what dropped them first, all filters they fail, and the filters not evaluated."""
+    """The rows with the same verdicts: what dropped them first, all filters they fail, and the filters not evaluated.
+
+    `records` and `kept` count the records whose first row is one of them, and those of which any text is kept.
+    """
 
     dropped_by: str | None
     failed: frozenset[str]
     not_evaluated: frozenset[str]
     rows: int
     synthetic: bool = False
+    records: int = 0
+    kept: int = 0
 
 
 def combinations(view: View) -> list[Combination]:
     """Count the combinations of verdicts that occur: a few hundred, whatever the number of rows."""
     found = view.rows(
         "SELECT any_value(dropped_by), any_value(failed), any_value(not_evaluated), count(*),"
-        " coalesce(text_no > 0, false) AS made"
+        " coalesce(text_no > 0, false) AS made, count(*) FILTER (coalesce(text_no, 0) = 0),"
+        " count(sample_key) FILTER (coalesce(text_no, 0) = 0)"
         " FROM data GROUP BY hash(dropped_by, failed, not_evaluated), made"  # grouping by the lists takes three times as long
     )
     return [Combination(by, frozenset(failed or ()), frozenset(missing or ()), *rest) for by, failed, missing, *rest in found]

@@ -15,6 +15,8 @@ EACH = 24
 PAIRS = 16
 BUDGET = 2_000_000  # bytes of all thumbnails, before base64
 LARGEST = 64 * 1024  # bytes of one thumbnail; at 160 px none is that large
+_VERDICT = "category IS NOT NULL AND texts IS NULL"
+_PLACE = "md5(concat(shard_index, '/', row)), shard_index, row, text"
 COLUMNS = {
     "shard_index": "INTEGER",
     "row": "BIGINT",
@@ -78,30 +80,39 @@ def galleries(out: Storage, order: Sequence[str]) -> Galleries:
     Raises OutputError if a thumbnail file cannot be read.
     """
     with opened(parquet_files(out, "thumbs"), COLUMNS) as view:
-        verdicts = "category IS NOT NULL AND texts IS NULL"
-        counts = dict(view.rows(f"SELECT category, count(*) FROM data WHERE {verdicts} GROUP BY category"))
-        found = _chosen(view, verdicts, "category", EACH)
-        leaked = _chosen(view, "category = 'eval_overlap' AND match IS NOT NULL", "true", PAIRS)
-        written = _chosen(view, "texts IS NOT NULL", "true", PAIRS)
+        counts = dict(view.rows(f"SELECT category, count(*) FROM data WHERE {_VERDICT} GROUP BY category"))
+        found = _chosen(view)
     by_name: dict[str, list[Picture]] = {name: [] for name in order if name in counts}
     for name in sorted(counts.keys() - by_name.keys()):
         by_name[name] = []
     for row in found:
-        by_name[row["category"]].append(replace(_picture(row), match="", match_image="", match_size=0))
-    pairs, captioned = [_picture(row) for row in leaked], [_picture(row) for row in written]
+        if row["texts"] is None and row["category"] is not None and len(shelf := by_name[row["category"]]) < EACH:
+            shelf.append(replace(_picture(row), match="", match_image="", match_size=0))
+    pairs = [_picture(row) for row in found if row["category"] == "eval_overlap" and row["match"] is not None][:PAIRS]
+    captioned = [_picture(row) for row in found if row["texts"] is not None][:PAIRS]
     shown = fitting([*by_name.values(), captioned], pairs)
     shelves = [Gallery(name, tuple(by_name[name][:shown]), counts[name]) for name in by_name]
     return Galleries(shelves, pairs[:shown], captioned[:shown])
 
 
-def _chosen(view: View, where: str, group: str, limit: int) -> list[dict[str, Any]]:
-    """Return at most `limit` rows of each group, chosen by a hash of shard and row, so the choice is the same everywhere."""
-    names = list(COLUMNS)
-    place = "md5(concat(shard_index, '/', row))"
+def _chosen(view: View) -> list[dict[str, Any]]:
+    """Return the first rows of each kind (at most EACH or PAIRS), and maybe others, by a hash of shard and row.
+
+    So the choice is the same everywhere. Thumbnails are read of these rows only.
+    """
+    kinds = {_VERDICT: EACH, "category = 'eval_overlap' AND match IS NOT NULL": PAIRS, "texts IS NOT NULL": PAIRS}
+    first = " OR ".join(
+        f"({kind} AND row_number() OVER (PARTITION BY {kind}, {group} ORDER BY {_PLACE}) <= {limit})"
+        for (kind, limit), group in zip(kinds.items(), ("category", "1", "1"), strict=True)
+    )
+    places = view.rows(f"SELECT DISTINCT shard_index, row FROM (SELECT shard_index, row FROM data QUALIFY {first})")
+    if not places:
+        return []
+    names, some = list(COLUMNS), ", ".join(f"({shard}, {row})" for shard, row in places)
+    shards = ", ".join(str(shard) for shard in {shard for shard, _ in places})  # lets whole files be skipped
     rows = view.rows(
-        f"SELECT {', '.join(map(quoted, names))} FROM data WHERE {where}"
-        f" QUALIFY row_number() OVER (PARTITION BY {group} ORDER BY {place}, shard_index, row) <= {limit}"
-        f" ORDER BY {place}, shard_index, row"
+        f"SELECT {', '.join(map(quoted, names))} FROM data WHERE shard_index IN ({shards}) AND (shard_index, row) IN ({some})"
+        f" ORDER BY {_PLACE}"
     )
     return [dict(zip(names, row, strict=True)) for row in rows]
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TEXT = 220  # characters
 LISTED = 50  # shards listed by name
+HELD = 128 * 1024 * 1024  # bytes of decisions, compressed, that are read once and not for each query: about two million rows
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,15 @@ def _environment() -> Environment:
 def _content(out: Storage, manifest: dict[str, Any]) -> Content:
     rules = rules_of(manifest)
     with opened(parquet_files(out, "decisions"), COLUMNS) as view:
+        if sum(file.size for file in out.listing("decisions")) <= HELD:
+            view.hold()
         found = combinations(view)
         lines = tally(found, rules)
-        evidence = histograms.evidence_histograms(view, rules, manifest.get("thresholds") or {})
-        facts = histograms.fact_histograms(view)
+        evidence, facts = histograms.distributions(view, rules, manifest.get("thresholds") or {})
         categorical = ["format", "language", *histograms.text_columns(view, list(rules))]
         values = histograms.categories(view, categorical)
         kept_texts, dropped_texts = histograms.frequent_texts(view)
-        records, kept = view.rows(f"SELECT count(*), count(*) FILTER (NOT gone) FROM {histograms.RECORDS}")[0]
+    records, kept = sum(one.records for one in found), sum(one.kept for one in found)
     texts = _texts(found)
     names = [line.filter for line in lines]
     return Content(

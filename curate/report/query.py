@@ -38,6 +38,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """Return `text` as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 class View:
     """Parquet files as the SQL view `data`; `types` maps their columns to DuckDB types."""
 
@@ -50,6 +55,15 @@ class View:
         """Run a query and return all rows."""
         found: list[tuple[Any, ...]] = self._connection.execute(sql, list(parameters)).fetchall()
         return found
+
+    def aggregates(self, asked: Sequence[str]) -> tuple[Any, ...]:
+        """Return the values of some aggregates over all rows, in one scan."""
+        return self.rows(f"SELECT {', '.join(asked)} FROM data")[0] if asked else ()
+
+    def hold(self) -> None:
+        """Read all columns once into a table, which spills to disk: opening many small files takes longer than their rows."""
+        self._connection.execute("CREATE TEMP TABLE held AS SELECT * FROM data")
+        self._connection.execute("CREATE OR REPLACE VIEW data AS SELECT * FROM held")
 
     def is_whole(self, name: str) -> bool:
         """Return whether a column exists and holds integers."""
