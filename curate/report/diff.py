@@ -138,7 +138,6 @@ def diff(a: Storage, b: Storage, settings: Iterable[str] = (), *, pictures: bool
         columns = {name: f"e{number}" for number, name in enumerate(pair.comparable(rules))}
         pair.create_records(columns)
         groups = _groups(pair, columns)
-        pair.create_keys()
         ranks = [
             rank for name in ("example", *(f"{column}_example" for column in columns.values())) for rank in _ranks(groups, name)
         ]

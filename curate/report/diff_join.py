@@ -28,6 +28,8 @@ UNNAMED = "unknown"
 _READ = {**COLUMNS, "shard": "VARCHAR", "key": "VARCHAR", "url": "VARCHAR", "sha256": "VARCHAR"}
 _CONTENT = "(1::UBIGINT << 63)"  # keys above it are hashes of contents, those below numbers of shards
 
+_VERDICT = f"(CASE WHEN d.sample_key IS NOT NULL THEN '{KEPT}' ELSE coalesce(d.dropped_by, '{UNNAMED}') END)::verdict"
+
 JOIN = "ON a.key1 = b.key1 AND a.key2 = b.key2"
 BY_CONTENT = f"coalesce(a.key1 >= {_CONTENT}, false)"
 RANK = "hash(a.key1, a.key2)"
@@ -63,7 +65,6 @@ class Pair:
     def __init__(self, connection: duckdb.DuckDBPyConnection, a: Storage, b: Storage) -> None:
         """Open both. Raises OSError, and duckdb's errors, which `opened` translates."""
         self._connection = connection
-        self._by_content = False
         outs = dict(zip(SIDES, (a, b), strict=True))
         self.types = {
             side: create_view(connection, f"data_{side}", parquet_files(outs[side], "decisions"), _READ) for side in SIDES
@@ -122,29 +123,31 @@ class Pair:
         self._connection.execute(f"CREATE TEMP TABLE {name} AS {sql}")
 
     def create_records(self, evidence: Mapping[str, str]) -> None:
-        """Create the views of records; `evidence` maps the columns to be compared to their names there."""
+        """Create the views of records, and of their keys, places and verdicts alone (keys_a and keys_b).
+
+        `evidence` maps the columns to be compared to their names there.
+        """
         found = (f"SELECT DISTINCT dropped_by FROM data_{side} WHERE dropped_by IS NOT NULL" for side in SIDES)
         names = {KEPT, UNNAMED, *(name for sql in found for (name,) in self.rows(sql))}
         listed = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(names))
         self._connection.execute(f"CREATE TYPE verdict AS ENUM ({listed})")
         known = {side: self._shards(side, "SEMI") for side in SIDES}
         others = {side: self._shards(side, "ANTI") for side in SIDES}
+        search = all(others.values())
         for side in SIDES:
+            if search:
+                self._hash_contents(side)
             parts = [self._known(side, evidence)] if known[side] else []
+            keys = list(parts)
             if others[side]:
-                parts.append(self._others(side, evidence, search=all(others.values())))
-            empty = f"{self._known(side, evidence)} WHERE false"
-            self._connection.execute(f"CREATE VIEW records_{side} AS {' UNION ALL '.join(parts) or empty}")
-        self._by_content = all(others.values())
+                parts.append(self._others(side, evidence, search=search))
+                keys.append(self._keys_of_contents(side) if search else parts[-1])
+            empty = [f"{self._known(side, evidence)} WHERE false"]
+            self._union(f"records_{side}", parts or empty)
+            self._union(f"keys_{side}", [f"SELECT key1, key2, shard, row, verdict FROM ({part})" for part in keys or empty])
 
-    def create_keys(self) -> None:
-        """Create keys_a and keys_b, the records without what is compared, which `records` reads.
-
-        Where keys are hashes of contents these are tables, so that contents are not read again.
-        """
-        for side in SIDES:
-            kind = "TEMP TABLE" if self._by_content else "VIEW"
-            self._connection.execute(f"CREATE {kind} keys_{side} AS SELECT key1, key2, shard, row, verdict FROM records_{side}")
+    def _union(self, name: str, parts: Sequence[str]) -> None:
+        self._connection.execute(f"CREATE VIEW {name} AS {' UNION ALL '.join(parts)}")
 
     def _places(self, outs: Mapping[str, Storage]) -> None:
         """Create the table of the shards that both are made of: their numbers in each."""
@@ -169,24 +172,26 @@ class Pair:
 
     def _others(self, side: str, evidence: Mapping[str, str], *, search: bool) -> str:
         """Return the query of the records in shards of one; without `search`, none of them is in the other."""
-        if search:
-            self._count_doubles(side)
         key1, key2 = (self._content(), "coalesce(t.nth, 1)::UBIGINT") if search else ("NULL::UBIGINT", "0::UBIGINT")
         doubles = f" LEFT JOIN doubles_{side} t ON t.shard = d.shard_index AND t.row = d.row" if search else ""
         columns = f"{key1} AS key1, {key2} AS key2, {self._columns(evidence)}"
         return f"SELECT {columns} FROM {self._unknown(side)}{doubles}{self._captions(side)}"
 
-    def _count_doubles(self, side: str) -> None:
-        """Create the table of records whose content occurs several times, with their numbers among those of that content.
+    def _hash_contents(self, side: str) -> None:
+        """Create the table of the records in shards of one, with a hash of their contents, which are read once for this.
 
-        They are few: to number all records would be to sort them.
+        Then that of records whose content occurs several times, with their numbers among those of that content. They are few:
+        to number all records would be to sort them.
         """
-        keys = f"SELECT {self._content()} AS key1, d.shard_index AS shard, d.row AS row FROM {self._unknown(side)}"
-        self.create_table(
-            f"doubles_{side}",
-            "SELECT shard, row, row_number() OVER (PARTITION BY key1 ORDER BY shard, row) AS nth"
-            f" FROM ({keys}) SEMI JOIN (SELECT key1 FROM ({keys}) GROUP BY key1 HAVING count(*) > 1) USING (key1)",
-        )
+        places = f"d.shard_index AS shard, d.row AS row, {_VERDICT} AS verdict"
+        self.create_table(f"contents_{side}", f"SELECT {self._content()} AS key1, {places} FROM {self._unknown(side)}")
+        several = f"SELECT key1 FROM contents_{side} GROUP BY key1 HAVING count(*) > 1"
+        numbered = "SELECT shard, row, row_number() OVER (PARTITION BY key1 ORDER BY shard, row) AS nth"
+        self.create_table(f"doubles_{side}", f"{numbered} FROM contents_{side} SEMI JOIN ({several}) USING (key1)")
+
+    def _keys_of_contents(self, side: str) -> str:
+        columns = "c.key1 AS key1, coalesce(t.nth, 1)::UBIGINT AS key2, c.shard AS shard, c.row AS row, c.verdict AS verdict"
+        return f"SELECT {columns} FROM contents_{side} c LEFT JOIN doubles_{side} t ON t.shard = c.shard AND t.row = c.row"
 
     def _content(self) -> str:
         return f"CASE WHEN coalesce(d.sha256, d.url) IS NOT NULL THEN hash(coalesce(d.sha256, d.url), d.text) | {_CONTENT} END"
@@ -196,10 +201,9 @@ class Pair:
 
     def _columns(self, evidence: Mapping[str, str]) -> str:
         """Return the columns of a record: place, verdict, hashes of its texts, evidence."""
-        verdict = f"CASE WHEN d.sample_key IS NOT NULL THEN '{KEPT}' ELSE coalesce(d.dropped_by, '{UNNAMED}') END"
         web = "CASE WHEN d.dropped_by IS NULL THEN hash(d.text) END"
         kept = f"coalesce({web}, 0)::HUGEINT + coalesce(c.kept, 0)" if self.captioned else web
-        columns = ["d.shard_index AS shard", "d.row AS row", f"({verdict})::verdict AS verdict", f"{kept} AS kept"]
+        columns = ["d.shard_index AS shard", "d.row AS row", f"{_VERDICT} AS verdict", f"{kept} AS kept"]
         columns.append("c.written AS written" if self.captioned else "NULL::HUGEINT AS written")
         return ", ".join(columns + [f"d.{quoted(column)} AS {name}" for column, name in evidence.items()])
 
