@@ -6,7 +6,7 @@ import bz2
 import gzip
 import io
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +20,8 @@ from curate.core.errors import InputError
 from curate.sources.listing import list_shards
 from curate.sources.opening import read
 from curate.sources.tables import csv_rows
-from curate.sources.tables.csv_rows import Rows
-from curate.sources.tables.dialect import detect
+from curate.sources.tables.csv_rows import Block, Rows
+from curate.sources.tables.detect import detect
 
 TEXTS = ["a boat at the pier", "größere Boote am See", "two boats, one red", "Café at the lake"]
 
@@ -34,6 +34,10 @@ def found(path: Path, columns: dict[str, str] | None = None) -> list[tuple[str |
     """Return url, text and error of each record."""
     rows = [row for shard in list_shards([str(path)], columns or {}) for batch in read(shard) for row in batch.to_pylist()]
     return [(row["url"], row["text"], row["error"]) for row in rows]
+
+
+def joined(blocks: Iterable[Block]) -> bytes:
+    return b"".join(block.data for block in blocks)
 
 
 def table(delimiter: str, *, end: str = "\n", header: str = "url,caption") -> str:
@@ -155,15 +159,15 @@ def test_blocks_may_end_anywhere(texts: list[str], size: int) -> None:
     data = file.getvalue().encode() + b'x,"stray\ny,z\n'
     rows = Rows(b",", escaped=False)
     chunks = [data[at : at + size] for at in range(0, len(data), size)]
-    assert b"".join(rows.blocks(chunks)) == b"".join(rows.blocks([data]))
+    assert joined(rows.blocks(chunks)) == joined(rows.blocks([data]))
 
 
 def test_a_quote_without_end_is_given_up_after_the_longest_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_rows, "LONGEST", 1000)
     lines = [b'a,"stray\n', *(b"%d,text\n" % number for number in range(1000))]
-    assert b"".join(Rows(b",", escaped=False).blocks(lines)).count(b"\n") == 1001
+    assert joined(Rows(b",", escaped=False).blocks(lines)).count(b"\n") == 1001
 
 
 def test_the_dialect_is_told_in_words() -> None:
-    assert str(detect(DIALECTS["semicolon.csv"], tabs=False)) == "utf-8, semicolon, quotes, a header"
-    assert str(detect(DIALECTS["none.tsv"], tabs=True)) == "utf-8, tab, no quotes, no header"
+    assert str(detect(DIALECTS["semicolon.csv"], tabs=False)) == "delimiter=semicolon,quote=double,header=yes,encoding=utf-8"
+    assert str(detect(DIALECTS["none.tsv"], tabs=True)) == "delimiter=tab,quote=none,header=no,encoding=utf-8"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.core.contracts import Shard
-from curate.core.shards import Shards
+from curate.core.shards import Shards, listed
 
 PARTS = st.one_of(st.none(), st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)))
 COLUMNS = st.sampled_from([(), (("image", "jpg"), ("text", "alt")), (("url", "link"),)])
@@ -26,6 +26,7 @@ SHARDS = st.lists(
         part=PARTS,
         columns=COLUMNS,
         limit=st.one_of(st.none(), st.integers(0, 10)),
+        form=st.sampled_from(["", "delimiter=tab", "delimiter=comma"]),
     ),
     max_size=30,
 )
@@ -43,6 +44,18 @@ def test_what_goes_in_comes_out_numbered(given: list[Shard]) -> None:
     assert shards.bytes() == sum(shard.size for shard in given)
     assert [f"{one:016x}" for one in shards.fingerprints.tolist()] == [shard.fingerprint for shard in given]
     assert list(pickle.loads(pickle.dumps(shards))) == expected
+    assert list(listed(shards.batches())) == expected
+
+
+def test_forms_are_counted_by_file() -> None:
+    shard = Shard(0, "a.csv", "csv", 1, f"{1:016x}", form="delimiter=tab")
+    parts = [replace(shard, url="b.csv", part=part) for part in ((0, 10), (10, 20))]
+    assert Shards([shard, *parts, replace(shard, form="")]).forms() == {"delimiter=tab": 2}
+
+
+def test_a_list_of_an_earlier_version_has_no_forms() -> None:
+    shard = Shard(0, "a.csv", "csv", 1, f"{1:016x}", form="delimiter=tab")
+    assert list(listed(batch.drop_columns(["form"]) for batch in Shards([shard]).batches())) == [replace(shard, form="")]
 
 
 def test_many_chunks_are_one_sequence() -> None:

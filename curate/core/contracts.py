@@ -59,6 +59,7 @@ class Shard:
     columns: tuple[tuple[str, str], ...] = ()  # of a table: role and name
     limit: int | None = None
     on_the_web: bool = False  # its records hold URLs, not image bytes: the images have to be fetched
+    form: str = ""  # how the file is written, where its source found that out at listing (the dialect of a csv): few an input
 
 
 RECORD_SCHEMA = pa.schema(

@@ -3,6 +3,7 @@
 CurateError
 ├── RecipeError     the recipe or a --set is wrong                exit 2
 ├── InputError      an input cannot be found, listed or used      exit 1
+│   └── OptionError an option about the input means nothing       exit 2
 ├── OutputError     OUT is in use, full, or not one of ours       exit 1
 │   └── InUse       another process holds OUT
 ├── DiskFull        OUT's disk is full                            exit 1
@@ -32,6 +33,12 @@ class RecipeError(CurateError):
 
 class InputError(CurateError):
     """An input that cannot be found, listed or used at all (a broken shard is not an error: it is recorded)."""
+
+
+class OptionError(InputError):
+    """An option about the input that cannot mean anything: --table, --column."""
+
+    exit_code = 2
 
 
 class StorageError(CurateError, OSError):

@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from curate.core.contracts import Shard
@@ -29,11 +30,12 @@ _SCHEMA = pa.schema(
         ("columns", pa.int32()),  # place of the roles of its columns in a list beside
         ("limit", pa.int64()),
         ("on_the_web", pa.bool_()),
+        ("form", pa.int32()),  # its place in another such list
     ]
 )
 
 
-LIST_SCHEMA = pa.schema([pa.field(f.name, pa.string()) if f.name in ("kind", "columns") else f for f in _SCHEMA])
+LIST_SCHEMA = pa.schema([pa.field(f.name, pa.string()) if f.name in ("kind", "columns", "form") else f for f in _SCHEMA])
 """Of a list of shards in a file: `columns` is JSON."""
 
 
@@ -41,15 +43,14 @@ class Shards(Sequence[Shard]):
     """Shards in order; the index of each is its position."""
 
     def __init__(self, shards: Iterable[Shard]) -> None:
-        self._columns: list[tuple[tuple[str, str], ...]] = []  # few kinds of tables in one input
-        places: dict[tuple[tuple[str, str], ...], int] = {}
+        columns: dict[tuple[tuple[str, str], ...], int] = {}  # few kinds of tables in one input
+        forms: dict[str, int] = {}
         stream = iter(shards)
         self._chunks: list[pa.RecordBatch] = []
         while some := list(islice(stream, _CHUNK)):
-            for shard in some:
-                if places.setdefault(shard.columns, len(self._columns)) == len(self._columns):
-                    self._columns.append(shard.columns)
-            self._chunks.append(_packed(some, [places[shard.columns] for shard in some]))
+            places = [columns.setdefault(shard.columns, len(columns)) for shard in some]
+            self._chunks.append(_packed(some, places, [forms.setdefault(shard.form, len(forms)) for shard in some]))
+        self._columns, self._forms = list(columns), list(forms)
         self._starts = np.cumsum([0, *map(len, self._chunks)]).tolist()
 
     def __len__(self) -> int:
@@ -84,7 +85,7 @@ class Shards(Sequence[Shard]):
                     yield self._shard(place, row)
 
     def _shard(self, index: int, row: dict[str, Any]) -> Shard:
-        return _shard(index, row, self._columns[row["columns"]])
+        return _shard(index, row, self._columns[row["columns"]], self._forms[row["form"]])
 
     @cached_property
     def fingerprints(self) -> npt.NDArray[np.uint64]:
@@ -102,11 +103,20 @@ class Shards(Sequence[Shard]):
         """Return what names this input: a hash of the fingerprints in order, 32 hex digits."""
         return xxhash.xxh3_128_hexdigest(self.fingerprints.tobytes())
 
+    def forms(self) -> dict[str, int]:
+        """Return how many files are written in each way that a source found out: counted by their first parts."""
+        counts = np.zeros(len(self._forms), np.int64)
+        for chunk in self._chunks:
+            first = pc.equal(pc.fill_null(chunk["begin"], 0), 0).to_numpy(zero_copy_only=False)
+            counts += np.bincount(chunk["form"].to_numpy()[first], minlength=len(counts))
+        return {form: count for form, count in zip(self._forms, counts.tolist(), strict=True) if form}
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all that is known of them, in batches of LIST_SCHEMA (see `listed`)."""
-        columns = pa.array([json.dumps(roles) for roles in self._columns], pa.string())
+        lists = {"columns": pa.array([json.dumps(roles) for roles in self._columns], pa.string())}
+        lists["form"] = pa.array(self._forms, pa.string())
         for chunk in self._chunks:
-            arrays = [columns.take(chunk[name]) if name == "columns" else chunk[name] for name in LIST_SCHEMA.names]
+            arrays = [lists[name].take(chunk[name]) if name in lists else chunk[name] for name in LIST_SCHEMA.names]
             yield pa.RecordBatch.from_arrays(
                 [array.cast(field.type) for array, field in zip(arrays, LIST_SCHEMA, strict=True)], schema=LIST_SCHEMA
             )
@@ -122,22 +132,22 @@ def listed(batches: Iterable[pa.RecordBatch]) -> Iterator[Shard]:
     for batch in batches:
         for row in batch.to_pylist():
             columns = tuple((role, name) for role, name in json.loads(row["columns"]))
-            yield _shard(next(places), row, columns)
+            yield _shard(next(places), row, columns, row.get("form", ""))  # lists of earlier versions have no forms
 
 
-def _shard(index: int, row: dict[str, Any], columns: tuple[tuple[str, str], ...]) -> Shard:
+def _shard(index: int, row: dict[str, Any], columns: tuple[tuple[str, str], ...], form: str) -> Shard:
     part = None if row["begin"] is None else (row["begin"], row["end"])
     url = row["url"].decode("utf-8", "surrogatepass")
     fingerprint = f"{row['fingerprint']:016x}"
-    return Shard(index, url, row["kind"], row["size"], fingerprint, part, columns, row["limit"], row["on_the_web"])
+    return Shard(index, url, row["kind"], row["size"], fingerprint, part, columns, row["limit"], row["on_the_web"], form)
 
 
-def _packed(shards: list[Shard], columns: list[int]) -> pa.RecordBatch:
+def _packed(shards: list[Shard], columns: list[int], forms: list[int]) -> pa.RecordBatch:
     begins = [None if shard.part is None else shard.part[0] for shard in shards]
     ends = [None if shard.part is None else shard.part[1] for shard in shards]
     fingerprints = [int(shard.fingerprint, 16) for shard in shards]
     urls = [shard.url.encode("utf-8", "surrogatepass") for shard in shards]
     found = [urls, [shard.kind for shard in shards], [shard.size for shard in shards], fingerprints]
-    found += [begins, ends, columns, [shard.limit for shard in shards], [shard.on_the_web for shard in shards]]
+    found += [begins, ends, columns, [shard.limit for shard in shards], [shard.on_the_web for shard in shards], forms]
     arrays = [pa.array(values, field.type) for values, field in zip(found, _SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)

@@ -13,14 +13,23 @@ MAX_LINE = 64 << 20
 SAMPLE_LINES = 100
 
 
-def lines_of(file: BinaryIO) -> Iterator[bytes | None]:
-    """Yield the lines of a file that are not blank; None for one that is longer than MAX_LINE."""
-    first = True
-    while line := file.readline(MAX_LINE):
-        line, first = line.removeprefix(BOM_UTF8) if first else line, False
+def lines_of(file: BinaryIO, begin: int = 0, end: int | None = None) -> Iterator[bytes | None]:
+    """Yield the lines of a file that are not blank; None for one that is longer than MAX_LINE.
+
+    `begin` and `end`, in bytes, are where lines begin. Raises EOFError for a file that ends before `end`.
+    """
+    at = file.seek(begin) if begin else 0
+    while end is None or at < end:
+        line = file.readline(MAX_LINE)
+        if not line and end is not None:
+            raise EOFError(f"the file ends at byte {at}; it was longer when it was listed")
+        if not line:
+            return
+        line, at = line if at else line.removeprefix(BOM_UTF8), at + len(line)
         if len(line) == MAX_LINE and not line.endswith(b"\n"):
             while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                pass
+                at += len(rest)
+            at += len(rest)
             yield None
         elif line.strip():
             yield line

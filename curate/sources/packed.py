@@ -32,6 +32,11 @@ def ends_with(url: str, suffix: str) -> bool:
     return url.lower().endswith(with_packed(suffix))
 
 
+def is_packed(url: str) -> bool:
+    """Return whether a file is packed, by its name."""
+    return url.lower().endswith(tuple(_UNPACKED))
+
+
 @contextmanager
 def unpacked(url: str, opening: Callable[[], BinaryIO]) -> Iterator[BinaryIO]:
     """Open a file; reading what is damaged raises OSError, EOFError, zlib.error or ArrowException."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pyarrow as pa
@@ -22,6 +22,14 @@ class OpenShard(Protocol):
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the image bytes of `rows` (int64 columns row, offset, bytes; ascending by row), None where there are none."""
+
+
+class Columns(dict[str, str]):
+    """The names of columns that were asked for, by role, and how tables of text are said to be written (as `--table`)."""
+
+    def __init__(self, columns: Mapping[str, str], table: str = "") -> None:
+        super().__init__(columns)
+        self.table = table
 
 
 @dataclass(frozen=True)
@@ -64,3 +72,9 @@ def shard_of(
     identity = repr((entry.url, entry.size, entry.stamp, kind, part, used))
     fingerprint = xxhash.xxh3_64_hexdigest(identity.encode(errors="replace"))
     return Shard(0, entry.url, kind, entry.size, fingerprint, part, used, on_the_web=on_the_web)
+
+
+def with_form(shard: Shard, form: str) -> Shard:
+    """Return a shard with how its file is written, as its source found out; that is part of its fingerprint."""
+    fingerprint = xxhash.xxh3_64_hexdigest(f"{shard.fingerprint} {form}".encode())
+    return replace(shard, form=form, fingerprint=fingerprint) if form else shard

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,30 +17,28 @@ import pyarrow.compute as pc
 
 from curate.core.contracts import ROW_GROUP, Shard
 from curate.sources.lines import SAMPLE_LINES
-from curate.sources.packed import ends_with, unpacked, with_packed
-from curate.sources.source import OpenShard, Source, shard_of
-from curate.sources.tables.csv_rows import LONGEST, Rows
-from curate.sources.tables.dialect import HEAD, Dialect, detect, is_address
+from curate.sources.packed import ends_with, is_packed, unpacked, with_packed
+from curate.sources.source import Columns, OpenShard, Source, shard_of, with_form
+from curate.sources.tables.csv_rows import LONGEST, Block, Rows
+from curate.sources.tables.cutting import Parts, chunks, cut, resized
+from curate.sources.tables.detect import HEAD, detect, is_address
+from curate.sources.tables.dialect import UTF8, Dialect, dialect, given
 from curate.sources.tables.reader import TableRows
 from curate.storage.input_file import InputFile
 from curate.storage.paths import Entry
 
-_UTF8 = "utf-8-sig"
-
 
 @dataclass
 class Csv:
-    """A csv or tsv file; every value is read as text, an empty unquoted one as null. Without a header, columns are numbered."""
+    """A csv or tsv file, or a part of one, from the begin of a row to that of another (bytes of the file as it is stored).
+
+    Every value is read as text, an empty unquoted one as null. Without a header, columns are numbered.
+    """
 
     opening: Callable[[], AbstractContextManager[BinaryIO]]
-    tabs: bool = False
-    wanted: Sequence[str] = ()  # columns that were asked for
+    dialect: Dialect
+    part: tuple[int, int] | None = None
     skipped: int = 0
-
-    @cached_property
-    def dialect(self) -> Dialect:
-        """Return how the file is written."""
-        return detect(self._head, tabs=self.tabs, wanted=self.wanted)
 
     @cached_property
     def _head(self) -> bytes:
@@ -66,11 +64,16 @@ class Csv:
 
     def _sampled(self) -> Iterator[list[str]]:
         """Yield the first rows, of the head of the file."""
-        lines = next(self._blocks(iter((self._head,))), b"").decode(errors="replace")
+        block = next(self._rows(0).blocks(_in_utf8(iter((self._head,)), self.dialect)), None)
+        lines = "" if block is None else block.data.decode(errors="replace")
         delimiter, escape = self.dialect.delimiter, "\\" if self.dialect.escaped else None
         csv.field_size_limit(LONGEST)
         rows = csv.reader(io.StringIO(lines, ""), delimiter=delimiter, doublequote=escape is None, escapechar=escape)
         yield from islice((row for row in rows if row), SAMPLE_LINES)
+
+    def parts(self, file: InputFile, size: int) -> Parts:
+        """Cut the file into parts of about PART bytes, where rows begin; [None] where it is small, or that cannot be told."""
+        return cut(file, size, self._rows(len(self.names())).start) if self.dialect.cuttable else [None]
 
     def bad(self) -> int:
         """Return how many rows have another number of columns than the first."""
@@ -82,10 +85,12 @@ class Csv:
 
     def pieces(self, columns: list[str], first: int) -> Iterator[TableRows]:
         """Yield blocks of the file, always from its start."""
-        at, self.skipped, names, header = 0, 0, self.names(), self.dialect.header
+        at, self.skipped, names = 0, 0, self.names()
+        begin, end = self.part or (0, None)
+        header = self.dialect.header and not begin
         with self.opening() as file:
-            for block in self._blocks(iter(lambda: file.read(LONGEST), b"")):
-                found = self._parsed(block, names, columns, header=header)
+            for block in self._rows(len(names)).blocks(_in_utf8(chunks(file, begin, end), self.dialect, begin)):
+                found = self._checked(block, names, columns, header=header)
                 header = False
                 for part in found.combine_chunks().to_batches(ROW_GROUP):
                     yield at, pa.RecordBatch.from_arrays([_from_latin(part[name]) for name in columns], columns)
@@ -98,12 +103,22 @@ class Csv:
             next(rows, None)
         return pa.array([row[at] for row in rows if at < len(row)], pa.string())
 
-    def _blocks(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield whole rows, in UTF-8."""
-        rows = Rows(self.dialect.delimiter.encode(), self.dialect.escaped, self.dialect.quoted)
-        return rows.blocks(_in_utf8(chunks, self.dialect))
+    def _rows(self, width: int) -> Rows:
+        return Rows(self.dialect.delimiter.encode(), self.dialect.escaped, self.dialect.quoted, width)
 
-    def _parsed(self, block: bytes, names: list[str], columns: list[str], *, header: bool) -> pa.Table:
+    def _checked(self, block: Block, names: list[str], columns: list[str], *, header: bool) -> pa.Table:
+        """Return the rows of a block. Raises ArrowInvalid where they are not as many as its lines make."""
+        before = self.skipped
+        found = self._parsed(block.data, names, columns, header=header)
+        rows = found.num_rows + self.skipped - before + header
+        if rows == block.rows:
+            return found
+        since = f" after byte {self.part[0]}" if self.part else ""
+        raise pa.ArrowInvalid(
+            f"lines {block.line + 1} to {block.line + block.data.count(10)}{since} are {block.rows} rows, but {rows} were read"
+        )
+
+    def _parsed(self, data: bytes, names: list[str], columns: list[str], *, header: bool) -> pa.Table:
         from pyarrow import csv as arrow
 
         convert = arrow.ConvertOptions(
@@ -122,23 +137,22 @@ class Csv:
             invalid_row_handler=self._skip,
         )
         # Latin-1 accepts any bytes: pyarrow 26 cannot skip a row that has too few columns and is not UTF-8
-        read = arrow.ReadOptions(use_threads=False, block_size=len(block) + 1, encoding="latin-1", column_names=names)
+        read = arrow.ReadOptions(use_threads=False, block_size=len(data) + 1, encoding="latin-1", column_names=names)
         read.skip_rows_after_names = int(header)
-        return arrow.read_csv(pa.BufferReader(block), read_options=read, parse_options=parse, convert_options=convert)
+        return arrow.read_csv(pa.BufferReader(data), read_options=read, parse_options=parse, convert_options=convert)
 
     def _skip(self, row: object) -> str:
         self.skipped += 1
         return "skip"
 
 
-def _in_utf8(chunks: Iterator[bytes], dialect: Dialect) -> Iterator[bytes]:
+def _in_utf8(chunks: Iterator[bytes], dialect: Dialect, begin: int = 0) -> Iterator[bytes]:
     """Yield the bytes of a file in UTF-8, as they are where they are that, with a newline at the end of each line."""
-    decoder, first = codecs.getincrementaldecoder(dialect.encoding)(errors="replace"), True
+    decoder, first = codecs.getincrementaldecoder(dialect.encoding)(errors="replace"), begin == 0
     for data in chunks:
-        if dialect.encoding == _UTF8:
-            data = data.removeprefix(codecs.BOM_UTF8) if first else data
-        else:
+        if dialect.encoding != UTF8:
             data = decoder.decode(data).encode(errors="replace")
+        data = data.removeprefix(codecs.BOM_UTF8) if first else data
         yield data.replace(b"\r", b"\n") if dialect.cr else data
         first = False
 
@@ -151,18 +165,25 @@ def _from_latin(column: pa.Array) -> pa.Array:
     return pa.array(data, pa.binary()).view(pa.string())
 
 
-def table_of(url: str, opening: Callable[[], BinaryIO], wanted: Iterable[str]) -> Csv:
-    """Return the reader of a file: its name says how it is packed, and what separates its values if nothing else does."""
-    return Csv(lambda: unpacked(url, opening), ends_with(url, ".tsv"), tuple(wanted))
+def _detected(entry: Entry, file: InputFile, columns: Mapping[str, str]) -> Dialect:
+    """Return how a file is written: its name says how it is packed, and what separates its values if nothing else does."""
+    with unpacked(entry.url, file.stream) as opened:
+        head = opened.read(HEAD)
+    told = given(columns.table) if isinstance(columns, Columns) else {}
+    return detect(head, tabs=ends_with(entry.url, ".tsv"), wanted=tuple(columns.values()), told=told)
 
 
 def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
     from curate.sources.tables.inspect import inspect, without_images
 
     with InputFile(entry.url, entry.size) as file:
-        table = table_of(entry.url, file.stream, columns.values())
-        used, _ = inspect(entry.url, lambda: table, columns)
-    return [shard_of(entry, SOURCE.kind, None, used, on_the_web=without_images(used))]
+        used, table = inspect(
+            entry.url, lambda: Csv(lambda: unpacked(entry.url, file.stream), _detected(entry, file, columns)), columns
+        )
+        form = "" if table is None else str(table.dialect)
+        parts: Parts = [None] if table is None or is_packed(entry.url) else table.parts(file, entry.size)
+    shards = (shard_of(entry, SOURCE.kind, part, used, on_the_web=without_images(used)) for part in parts)
+    return [with_form(resized(shard), form) for shard in shards]
 
 
 @contextmanager
@@ -170,8 +191,15 @@ def _open(shard: Shard) -> Iterator[OpenShard]:
     from curate.sources.tables.table import TableShard
 
     with InputFile(shard.url) as file:
-        file.path()
-        yield TableShard(shard, lambda: table_of(shard.url, file.stream, [name for _, name in shard.columns]))
+        if shard.part is None:
+            file.path()
+
+        def opening() -> Csv:
+            entry = Entry(shard.url, shard.size, "")
+            found = dialect(given(shard.form)) if shard.form else _detected(entry, file, dict(shard.columns))
+            return Csv(lambda: unpacked(shard.url, file.stream), found, shard.part)
+
+        yield TableShard(shard, opening)
 
 
 SOURCE = Source("csv", with_packed(".csv", ".tsv"), _open, _list)

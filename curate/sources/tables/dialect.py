@@ -1,126 +1,103 @@
-"""How a table of text is written, judged by its head: encoding, delimiter, quotes, header."""
+"""How a table of text is written: what `--table` says of it, and what a shard takes to its worker, in the same words."""
 
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from curate.sources.tables.columns import GUESSES
-from curate.sources.tables.csv_rows import Rows
-
-HEAD = 1 << 20
-"""Bytes that the dialect is judged by."""
+from curate.core.errors import OptionError, near
 
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 
-_LINES = 100  # that are looked at
-_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_KNOWN = frozenset(name for names in GUESSES.values() for name in names)
-_ADDRESS = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*://\S+|\S+\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif))\s*", re.IGNORECASE)
+UTF8 = "utf-8-sig"
+"""UTF-8 as Python names it where a byte order mark is taken away."""
+
+_CHOICES = {"quote": ("double", "backslash", "none"), "header": ("yes", "no"), "newline": ("lf", "cr")}
+_NAMES = ("delimiter", "quote", "header", "encoding", "newline")
+_BY_SIGN = {sign: name for name, sign in DELIMITERS.items()}
+_ESCAPE = re.compile(r"\\x([0-9a-f]{2})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Dialect:
     """How a table is written. Where `quoted`, a value may stand in double quotes; where not, they are what they are."""
 
-    encoding: str  # a codec of Python that takes a byte order mark away
-    delimiter: str
+    encoding: str  # a codec of Python
+    delimiter: str  # one ASCII sign
     quoted: bool
     escaped: bool  # in quotes, a backslash stands before a quote; else a quote is doubled
     header: bool
     cr: bool  # lines end with a carriage return alone
 
     def __str__(self) -> str:
-        """Return it for a person."""
-        delimiter = next(name for name, sign in DELIMITERS.items() if sign == self.delimiter)
-        quotes = "no quotes" if not self.quoted else "quotes escaped by a backslash" if self.escaped else "quotes"
-        return f"{self.encoding.removesuffix('-sig')}, {delimiter}, {quotes}, {'a' if self.header else 'no'} header"
+        """Return it as `--table` takes it."""
+        sign = self.delimiter
+        found = {
+            "delimiter": _BY_SIGN.get(sign) or (sign if sign.isprintable() else f"\\x{ord(sign):02x}"),
+            "quote": "none" if not self.quoted else "backslash" if self.escaped else "double",
+            "header": "yes" if self.header else "no",
+            "encoding": self.encoding.removesuffix("-sig"),
+            **({"newline": "cr"} if self.cr else {}),
+        }
+        return ",".join(f"{name}={value}" for name, value in found.items())
+
+    @property
+    def cuttable(self) -> bool:
+        """Return whether ASCII signs are bytes that nothing else has, so that rows are found from any byte on."""
+        one_byte = re.fullmatch(r"cp125\d|iso8859-\d+|ascii", codecs.lookup(self.encoding).name)
+        return not self.cr and (self.encoding == UTF8 or one_byte is not None)
 
 
-def detect(head: bytes, *, tabs: bool, wanted: Sequence[str] = ()) -> Dialect:
-    """Return the dialect of a table that begins with `head`; `tabs` says that its name ends with .tsv.
+def dialect(told: Mapping[str, str]) -> Dialect:
+    """Return the dialect of which `told` says everything (see `given`)."""
+    quote = told["quote"]
+    cr = told.get("newline") == "cr"
+    return Dialect(told["encoding"], told["delimiter"], quote != "none", quote == "backslash", told["header"] == "yes", cr)
 
-    `wanted` names columns that are asked for: numbers mean that there is no header.
+
+def given(text: str) -> dict[str, str]:
+    """Return what `--table` says, by name; the delimiter as its sign, the encoding as a codec. Raises OptionError.
+
+    >>> given("delimiter=tab,header=no")
+    {'delimiter': '\\t', 'header': 'no'}
     """
-    encoding = _encoding(head)
-    text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(head)
-    cr = "\n" not in text and "\r" in text
-    lines = re.split(r"\r\n|\r|\n" if cr else r"\r?\n", text)
-    lines = (lines if len(head) < HEAD else lines[:-1])[:_LINES]
-    delimiter = _delimiter([line for line in lines if line], tabs=tabs)
-    escaped = _escapes([line for line in lines if '\\"' in line], delimiter)
-    body = "\n".join(lines)
-    quoted = '"' in body and (delimiter != "\t" or _parses_cleanly(body, delimiter, escaped=escaped))
-    header = _has_header(_first(body, delimiter, quoted=quoted), wanted)
-    return Dialect(encoding, delimiter, quoted or delimiter != "\t", escaped, header, cr)
+    told: dict[str, str] = {}
+    for part in filter(None, text.replace("delimiter=,", "delimiter=comma,").split(",")):
+        name, equals, value = part.partition("=")
+        if name not in _NAMES or not equals:
+            raise OptionError(f"--table {part}: must be NAME=VALUE with a name of {', '.join(_NAMES)}{near(name, _NAMES)}")
+        if name in told:
+            raise OptionError(f"--table {part}: {name} is given twice")
+        told[name] = _value(part, name, value)
+    return told
 
 
-def is_address(value: str) -> bool:
-    """Return whether a value is a URL, or the path of an image."""
-    return _ADDRESS.fullmatch(value) is not None
+def _value(part: str, name: str, value: str) -> str:
+    if name == "delimiter":
+        return _delimiter(part, value)
+    if name == "encoding":
+        return _encoding(part, value)
+    if value not in _CHOICES[name]:
+        raise OptionError(f"--table {part}: must be {' or '.join(_CHOICES[name])}{near(value, _CHOICES[name])}")
+    return value
 
 
-def _encoding(head: bytes) -> str:
-    """Return the encoding: by its byte order mark, by zero bytes, UTF-8 where any of it is, else the one of old Windows."""
-    for mark, name in _BOMS:
-        if head.startswith(mark):
-            return name
-    for at, name in ((1, "utf-16-le"), (0, "utf-16-be")):  # of text that is mostly ASCII, every second byte is zero
-        if head[at : 2 * _LINES : 2].count(0) > len(head[: 2 * _LINES]) // 4:
-            return name
-    text = codecs.getincrementaldecoder("utf-8")(errors="replace").decode(head)
-    others = sum(sign > "\x7f" and sign != "\ufffd" for sign in text)
-    return "cp1252" if "\ufffd" in text and not others else "utf-8-sig"
+def _delimiter(part: str, value: str) -> str:
+    escape = _ESCAPE.fullmatch(value)
+    sign = DELIMITERS.get(value) or (chr(int(escape[1], 16)) if escape else value)
+    if len(sign) != 1 or not sign.isascii() or sign.isalnum() or sign in '"\\\r\n\0':
+        raise OptionError(f"--table {part}: must be {', '.join(DELIMITERS)}, or one sign of ASCII{near(value, DELIMITERS)}")
+    return sign
 
 
-def _delimiter(lines: Sequence[str], *, tabs: bool) -> str:
-    """Return what stands in every line, as often as in the first; the usual one of the file's name where several do."""
-    usual = "\t" if tabs else ","
-    if not lines:
-        return usual
-    order = sorted(DELIMITERS.values(), key=lambda sign: sign != usual)
-    same = {sign: sum(line.count(sign) == lines[0].count(sign) for line in lines) for sign in order if sign in lines[0]}
-    return max(same, key=lambda sign: same[sign] + (sign == usual), default=usual)
-
-
-def _escapes(lines: Sequence[str], delimiter: str) -> bool:
-    """Return whether more of the lines with a backslash before a quote are rows if it escapes than if a doubled quote does."""
-    ways = (Rows(delimiter.encode(), escaped) for escaped in (True, False))
-    with_backslash, doubled = (sum(rows.fits(line.encode(errors="replace")) for line in lines) for rows in ways)
-    return with_backslash > doubled
-
-
-def _parses_cleanly(body: str, delimiter: str, *, escaped: bool) -> bool:
-    """Return whether every quote is one of a quoted value: no row has another number of values than the first."""
-    reader = csv.reader(
-        io.StringIO(body), delimiter=delimiter, strict=True, doublequote=not escaped, escapechar="\\" if escaped else None
-    )
+def _encoding(part: str, value: str) -> str:
+    sample = 'a,"\n'
     try:
-        counts = {len(row) for row in reader if row}
-    except csv.Error:
-        return False
-    return len(counts) == 1 and bool(re.search(rf'(?:^|{re.escape(delimiter)})"', body, re.MULTILINE))
-
-
-def _first(body: str, delimiter: str, *, quoted: bool) -> list[str]:
-    try:
-        if quoted:
-            return next(csv.reader(io.StringIO(body), delimiter=delimiter), [])
-    except csv.Error:
+        name = codecs.lookup(value).name
+        if codecs.getincrementaldecoder(name)(errors="replace").decode(sample.encode(name)) == sample:
+            return UTF8 if name in ("utf-8", UTF8) else name
+    except (LookupError, ValueError, TypeError):
         pass
-    return body.partition("\n")[0].split(delimiter)
-
-
-def _has_header(first: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Return whether the first row names columns: none of its values is an address, or one is a name that is known."""
-    names = {name.strip().lower() for name in first}
-    asked = {name.lower() for name in wanted}
-    if asked and asked <= names:
-        return True
-    if asked and all(name.isdigit() for name in asked):
-        return False
-    return bool(names & _KNOWN) or not any(map(is_address, first))
+    raise OptionError(f"--table {part}: no such encoding; write utf-8, utf-16, cp1252, or another that Python knows")

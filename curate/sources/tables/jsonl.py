@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +13,13 @@ import pyarrow as pa
 from curate.core.contracts import Batch, Shard
 from curate.sources.lines import SAMPLE_LINES, lines_of, parse_line
 from curate.sources.linked_files import Folder
-from curate.sources.packed import unpacked, with_packed
+from curate.sources.packed import is_packed, unpacked, with_packed
 from curate.sources.records import UNSAFE_KEY, Record, as_text, batches, join
 from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tables.cells import load
 from curate.sources.tables.columns import on_the_web, resolve, without_images
-from curate.sources.tables.reader import DAMAGE, broken, is_damage
+from curate.sources.tables.cutting import Parts, cut, line_start, resized
+from curate.sources.tables.reader import DAMAGE, broken, is_damage, stem
 from curate.storage.input_file import InputFile
 from curate.storage.paths import Entry
 
@@ -40,8 +40,7 @@ class JsonLines:
 
     def read(self) -> Iterator[Batch]:
         """Yield batches of RECORD_SCHEMA."""
-        stem = posixpath.splitext(posixpath.basename(self.shard.url))[0]
-        yield from batches(islice((self._record(line, f"{stem}/{i}") for i, line in self._lines()), self.shard.limit))
+        yield from batches(islice((self._record(line, f"{stem(self.shard)}/{i}") for i, line in self._lines()), self.shard.limit))
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the images of `rows` (column row, ascending)."""
@@ -53,10 +52,12 @@ class JsonLines:
             yield None if line is None else self._image(parse_line(line))[0]
 
     def _lines(self) -> Iterator[tuple[int, bytes | None]]:
-        self.file.path()
+        if self.shard.part is None:
+            self.file.path()
+        begin, end = self.shard.part or (0, None)
         try:
             with unpacked(self.shard.url, self.file.stream) as file:
-                yield from enumerate(lines_of(file))
+                yield from enumerate(lines_of(file, begin, end))
         except DAMAGE as error:
             raise broken(self.shard.url, error) from None
 
@@ -102,7 +103,8 @@ def _inspect(url: str, file: InputFile, wanted: Mapping[str, str]) -> dict[str, 
 def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
     with InputFile(entry.url, entry.size) as file:
         used = _inspect(entry.url, file, columns)
-    return [shard_of(entry, SOURCE.kind, None, used, on_the_web=without_images(used))]
+        parts: Parts = [None] if is_packed(entry.url) else cut(file, entry.size, line_start)
+    return [resized(shard_of(entry, SOURCE.kind, part, used, on_the_web=without_images(used))) for part in parts]
 
 
 @contextmanager

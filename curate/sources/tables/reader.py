@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
 import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
 import pyarrow as pa
 
-from curate.core.contracts import ShardBreak
+from curate.core.contracts import Shard, ShardBreak
 from curate.core.errors import StorageError
 
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, EOFError, zlib.error)
@@ -39,6 +40,12 @@ class Reader(Protocol):
 
     def bad(self) -> int:
         """Return how many rows had to be skipped; known after `pieces` has ended."""
+
+
+def stem(shard: Shard) -> str:
+    """Return what the keys of records begin with that have none of their own: the name of the file, and where the part begins."""
+    name = posixpath.splitext(posixpath.basename(shard.url))[0]
+    return name if shard.part is None else f"{name}/{shard.part[0]}"
 
 
 def is_damage(error: Exception) -> bool:

@@ -1,11 +1,10 @@
 """Tables: parquet (bytes, HF structs, local paths), csv and tsv, and JSON lines. Columnar where no file must be opened.
 
-A parquet file is read by row groups, so it can be cut into shards; the others are one shard each.
+A parquet file is cut into shards by row groups, the others where rows begin (see curate.sources.tables.cutting).
 """
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +19,7 @@ from curate.sources.linked_files import Folder
 from curate.sources.records import BATCH_BYTES, MAX_IMAGE, UNSAFE_KEY, Record, batches, join
 from curate.sources.tables.cells import _bytes_of, _load_cell
 from curate.sources.tables.columns import Code, clean_text, joined, resolve
-from curate.sources.tables.reader import DAMAGE, Reader, TableRows, broken
+from curate.sources.tables.reader import DAMAGE, Reader, TableRows, broken, stem
 
 
 @dataclass
@@ -64,7 +63,7 @@ class TableShard:
             yield from self._records(start, rows)
             end = start + rows.num_rows
         bad = reader.bad() if limit is None else min(reader.bad(), limit - end)
-        yield from batches((Record(f"{self._stem()}/bad/{i}", None, None, "bad_row", None) for i in range(bad)), end)
+        yield from batches((Record(f"{stem(self.shard)}/bad/{i}", None, None, "bad_row", None) for i in range(bad)), end)
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the images of `rows` (column row, ascending), reading only the image column, and only where needed."""
@@ -95,10 +94,6 @@ class TableShard:
             yield from reader.pieces(columns, first)
         except DAMAGE as error:
             raise broken(self.shard.url, error) from None
-
-    def _stem(self) -> str:
-        stem = posixpath.splitext(posixpath.basename(self.shard.url))[0]
-        return stem if self.shard.part is None else f"{stem}/{self.shard.part[0]}"
 
     def _records(self, start: int, piece: pa.RecordBatch) -> Iterator[Batch]:
         fields, codes = self._fields(start, piece)
@@ -139,7 +134,7 @@ class TableShard:
         url, given = (have[role][0] if role in have else pa.nulls(rows, pa.string()) for role in ("url", "sha256"))
         codes = [("missing_text", pc.is_null(text)), *codes]
         number = _numbers(start, rows).cast(pa.string())
-        key = pc.binary_join_element_wise(pa.scalar(self._stem()), number, "/")
+        key = pc.binary_join_element_wise(pa.scalar(stem(self.shard)), number, "/")
         if "key" in have:
             key = pc.coalesce(have["key"][0], key)
             codes.append(("unsafe_key", pc.match_substring_regex(key, UNSAFE_KEY)))
