@@ -56,6 +56,9 @@ class Settings:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns of tables by role: {"image": "jpg", "text": "alt"}."""
 
+    table: str = ""
+    """How csv and tsv are written, as --table: "delimiter=tab,quote=none"."""
+
     runner: Runner | None = None
     """Where the passes run; None: worker processes on this machine."""
 
@@ -149,9 +152,10 @@ def apart(inputs: Sequence[str], out: str) -> None:
 
 def _planned(recipe: str, inputs: Sequence[str], settings: Settings) -> tuple[Plan, Shards]:
     from curate.sources.listing import list_shards
+    from curate.sources.source import Columns
 
     loaded = loader.load(recipe, settings.overrides, settings.models, plugins.given(settings.plugins))
-    shards = list_shards(inputs, settings.columns) if inputs else Shards([])
+    shards = list_shards(inputs, Columns(settings.columns, settings.table)) if inputs else Shards([])
     return planning.plan(planning.fetching(loaded) if shards.on_the_web.any() else loaded), shards
 
 

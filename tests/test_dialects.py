@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import json
 import string
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,16 +13,22 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from curate.cli import main
 from curate.core.contracts import ShardBreak
 from curate.core.errors import InputError
 from curate.sources.listing import list_shards
 from curate.sources.opening import read
+from curate.sources.source import Columns
 from curate.sources.tables import csv_rows
+from curate.sources.tables.columns import resolve
 from curate.sources.tables.csv_rows import Block, Rows
 from curate.sources.tables.detect import detect
+from curate.sources.tables.dialect import UTF8, Dialect, dialect
+from curate.sources.tables.dialect import given as told
 
 TEXTS = ["a boat at the pier", "größere Boote am See", "two boats, one red", "Café at the lake"]
 
@@ -166,6 +173,78 @@ def test_a_quote_without_end_is_given_up_after_the_longest_row(monkeypatch: pyte
     monkeypatch.setattr(csv_rows, "LONGEST", 1000)
     lines = [b'a,"stray\n', *(b"%d,text\n" % number for number in range(1000))]
     assert joined(Rows(b",", escaped=False).blocks(lines)).count(b"\n") == 1001
+
+
+SIGNS = list(" !#$%&'()*+-./:;<=>?@[]^_`{|}~\t\x01,")
+
+
+@given(
+    st.builds(
+        Dialect,
+        encoding=st.sampled_from([UTF8, "utf-16", "cp1252", "shift_jis"]),
+        delimiter=st.sampled_from(SIGNS),
+        quoted=st.just(True),
+        escaped=st.booleans(),
+        header=st.booleans(),
+        cr=st.booleans(),
+    )
+)
+def test_a_dialect_is_told_as_the_option_takes_it(found: Dialect) -> None:
+    assert dialect(told(str(found))) == found
+
+
+def with_told(path: Path, table: str, columns: dict[str, str] | None = None) -> list[tuple[str | None, str | None]]:
+    shards = list_shards([str(path)], Columns(columns or {}, table))
+    return [(row["url"], row["text"]) for shard in shards for batch in read(shard) for row in batch.to_pylist()]
+
+
+def test_what_is_told_is_so(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes("".join(f'{url(n)}~"{text}, yes\n' for n, text in enumerate(TEXTS)).encode("cp1252"))
+    said = "delimiter=~,quote=none,header=no,encoding=cp1252"
+    assert with_told(path, said, {"url": "0", "text": "1"}) == [(url(n), f'"{text}, yes') for n, text in enumerate(TEXTS)]
+    [shard] = list_shards([str(path)], Columns({"url": "0", "text": "1"}, said))
+    assert shard.form == said
+    path.write_bytes(table("\t").encode("utf-16-le"))
+    assert with_told(path, "encoding=utf-16-le") == [(url(n), text) for n, text in enumerate(TEXTS)]
+    path.write_text(table(","))
+    assert [name for name, _ in with_told(path, "header=no", {"url": "0", "text": "1"})] == ["url", *map(url, range(len(TEXTS)))]
+
+
+def test_another_dialect_is_another_input(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(table(","))
+    found, same, other = (
+        list_shards([str(path)], Columns({}, said))[0].fingerprint for said in ("", "delimiter=comma,header=yes", "quote=none")
+    )
+    assert found == same != other
+
+
+def test_plan_and_stats_print_the_dialects(tmp_path: Path) -> None:
+    for name in ("semicolon.csv", "none.tsv", "packed.tsv.bz2"):
+        (tmp_path / name).write_bytes(DIALECTS[name])
+    runner = CliRunner()
+    as_json = [runner.invoke(main, [*words, str(tmp_path), "--json"]) for words in (["plan", "fetch"], ["stats"])]
+    expected = {
+        "delimiter=semicolon,quote=double,header=yes,encoding=utf-8": 1,
+        "delimiter=tab,quote=none,header=no,encoding=utf-8": 1,
+        "delimiter=tab,quote=none,header=yes,encoding=utf-8": 1,
+    }
+    for one in as_json:
+        assert {table["dialect"]: table["files"] for table in json.loads(one.stdout)["tables"]} == expected
+    printed = runner.invoke(main, ["stats", str(tmp_path)]).stdout
+    assert all(f"tables: 1 file, {form}" in printed for form in expected)
+
+
+def test_a_dialect_without_a_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"url": "http://a.example/0.jpg", "text": "a boat"}\n')
+    found = CliRunner().invoke(main, ["stats", str(tmp_path / "t.jsonl"), "--table", "header=no"])
+    assert (found.exit_code, "no csv or tsv among the inputs" in found.stderr) == (1, True)
+
+
+def test_one_role_has_one_column() -> None:
+    with pytest.raises(InputError, match="two columns for url: a and b"):
+        resolve("t.csv", ["a", "b", "text"], {"url": "a", "image_url": "b"})
 
 
 def test_the_dialect_is_told_in_words() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from curate.core.errors import CurateError, InputError, OutputError
+from curate.core.errors import CurateError, InputError, OptionError, OutputError
 from curate.core.platform import cores
 from curate.core.shards import Shards
 from curate.storage.backend import Disk, Storage, storage
@@ -21,21 +21,43 @@ ROLES = ("image", "text", "url", "key", "sha256")
 
 
 def column_roles(pairs: Sequence[str]) -> dict[str, str]:
-    """Read ROLE=NAME options. Raises InputError."""
-    roles = {}
+    """Read ROLE=NAME options; a role may have one of the names that its column usually has. Raises OptionError."""
+    from curate.sources.tables.columns import role_of
+
+    roles: dict[str, str] = {}
     for pair in pairs:
-        role, equals, name = pair.partition("=")
-        if not equals or role not in ROLES or not name:
-            raise InputError(f"--column {pair}: must be ROLE=NAME with a role of {', '.join(ROLES)}")
+        given, equals, name = pair.partition("=")
+        role = role_of(given)
+        if not equals or role is None or not name:
+            raise OptionError(f"--column {pair}: must be ROLE=NAME with a role of {', '.join(ROLES)}")
+        if role in roles:
+            raise OptionError(f"--column {pair}: {role} is {roles[role]} already")
         roles[role] = name
     return roles
 
 
-def shards_of(inputs: Sequence[str], columns: Sequence[str]) -> Shards:
-    """List the shards of INPUT... in order."""
+def shards_of(inputs: Sequence[str], columns: Sequence[str], table: str = "") -> Shards:
+    """List the shards of INPUT... in order, given --column and --table. Raises InputError."""
     from curate.sources.listing import list_shards
+    from curate.sources.source import Columns
+    from curate.sources.tables.dialect import given
 
-    return list_shards(inputs, column_roles(columns))
+    told = given(table)
+    shards = list_shards(inputs, Columns(column_roles(columns), table))
+    if told and not shards.forms():
+        raise InputError(f"--table {table}: there is no csv or tsv among the inputs")
+    return shards
+
+
+def dialects(shards: Shards) -> list[dict[str, str | int]]:
+    """Return how the csv and tsv files among the inputs are written, as --table takes it, and how many are."""
+    return [{"files": files, "dialect": form} for form, files in shards.forms().items()]
+
+
+def print_dialects(shards: Shards) -> None:
+    """Print a line for each way in which csv and tsv files are written."""
+    for form, files in shards.forms().items():
+        click.echo(f"tables: {files:,} {'file' if files == 1 else 'files'}, {form}")
 
 
 def size(text: str) -> int:

@@ -28,7 +28,7 @@ from curate.storage.manifest import read_manifest
 def dry_run_command(given: DryRun) -> None:
     """Try a recipe on one shard and print the estimates."""
     recipe = recipes.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
-    shards = common.shards_of([given.shard], given.columns)
+    shards = common.shards_of([given.shard], given.columns, given.table)
     plan = planning.plan(planning.fetching(recipe) if shards[0].on_the_web else recipe)
     if plan.fetches:
         check_ready(recipe.policy)

@@ -89,13 +89,14 @@ PLUGINS = click.option(
     help="Python file with filters, stages, models or sources of yours; repeatable. It runs as you.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-COLUMNS = click.option(
-    "--column",
-    "columns",
-    multiple=True,
-    metavar="ROLE=NAME",
-    help="Which column of a table is the image, text, url, key or sha256; repeatable. Default: guessed from its name.",
-)
+COLUMNS = together(
+    click.option("--column", "columns", multiple=True, metavar="ROLE=NAME",
+                 help="Which column of a table is the image, text, url, key or sha256; repeatable. Default: guessed by name."),
+    click.option("--table", default="", metavar="NAME=VALUE,...",
+                 help="How csv and tsv are written: delimiter=comma|tab|semicolon|pipe or one sign, quote=double|backslash|none, "
+                 "header=yes|no, encoding=utf-8|utf-16|cp1252|..., newline=lf|cr. Default: judged by the head of each file; "
+                 "`curate plan` prints it."),
+)  # fmt: skip
 
 SELECTION = together(
     click.option("--sha256", multiple=True, metavar="HASH", help="Of the image's bytes; repeatable, as the others."),

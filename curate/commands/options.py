@@ -39,6 +39,7 @@ class Run(Work):
     models: str | None
     plugins: tuple[str, ...]
     columns: tuple[str, ...]
+    table: str
     as_json: bool
 
 
@@ -95,6 +96,7 @@ class DryRun:
     models: str | None
     plugins: tuple[str, ...]
     columns: tuple[str, ...]
+    table: str
     as_json: bool
 
 
@@ -108,6 +110,7 @@ class Plan:
     models: str | None
     plugins: tuple[str, ...]
     columns: tuple[str, ...]
+    table: str
     as_json: bool
 
 
@@ -119,6 +122,7 @@ class Stats:
     html: Path | None
     workers: int | None
     columns: tuple[str, ...]
+    table: str
     as_json: bool
 
 

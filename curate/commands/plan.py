@@ -22,7 +22,7 @@ from curate.runners.local.runner import LocalRunner
 def plan_command(given: Plan) -> None:
     """Print the passes of a recipe."""
     wanted = recipe.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
-    shards = common.shards_of(given.inputs, given.columns) if given.inputs else Shards([])
+    shards = common.shards_of(given.inputs, given.columns, given.table) if given.inputs else Shards([])
     plan = planning.plan(planning.fetching(wanted) if shards.on_the_web.any() else wanted)
     models = checked(plan)
     with LocalRunner(1) as runner:
@@ -33,6 +33,7 @@ def plan_command(given: Plan) -> None:
         sizes = {"shards": len(shards), "bytes": shards.bytes()}
         downloads = None if saved is None else dataclasses.asdict(saved)
         described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": plan.warnings()}
+        described["tables"] = common.dialects(shards)
         common.print_json({**described, "recipe_hash": plan.recipe.digest()})
         return
     print_table(("pass", "rows", "what", "core time per record"), rows)
@@ -40,6 +41,7 @@ def plan_command(given: Plan) -> None:
         print_table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
     if shards:
         click.echo(f"input: {len(shards):,} shards, {shards.bytes() / 1e9:,.2f} GB")
+    common.print_dialects(shards)
     if saved is not None:
         click.echo(saved.sentence())
     for warning in plan.warnings():

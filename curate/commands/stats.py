@@ -21,7 +21,7 @@ def stats_command(given: Stats) -> None:
 
     from curate.report.statistics import as_json, render, statistics, write_html
 
-    shards = common.shards_of(given.inputs, given.columns)
+    shards = common.shards_of(given.inputs, given.columns, given.table)
     with TemporaryDirectory(prefix="curate-stats-") as folder:
         with LocalRunner(min(common.workers(given.workers), max(1, len(shards)))) as runner:
             for answer in runner.map(_Collect(Path(folder)), shards, Needs()):
@@ -32,6 +32,7 @@ def stats_command(given: Stats) -> None:
     if given.html is not None:
         write_html(found, given.html)
     if given.as_json:
-        common.print_json(as_json(found))
+        common.print_json({**as_json(found), "tables": common.dialects(shards)})
     else:
         Console(width=None if sys.stdout.isatty() else 120).print(render(found))
+        common.print_dialects(shards)

@@ -31,16 +31,23 @@ Code = tuple[str, pa.Array]
 """An error code and the mask of the rows that have it."""
 
 
+def role_of(name: str) -> str | None:
+    """Return a role by its name, or by one that its column usually has; None where there is no such role.
+
+    >>> role_of("text"), role_of("image_url"), role_of("punsafe")
+    ('text', 'url', None)
+    """
+    return name if name in GUESSES else _ROLE_OF.get(name)
+
+
 def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str], guessed: Mapping[str, str] = _NO_GUESS) -> dict[str, str]:
     """Return the column of each role of GUESSES among `names`: the `wanted` one, else the likeliest, else the `guessed` one.
 
     Without an image column the images are on the web, and the url column names them. Raises InputError when a wanted
     column is missing, when there is neither image nor url, or no text column.
     """
-    wanted = {_ROLE_OF.get(role, role): name for role, name in wanted.items()}
+    wanted = _by_role(url, wanted)
     for role, name in wanted.items():
-        if role not in GUESSES:
-            raise InputError(f"{url}: no such column role: {role} (there are {', '.join(GUESSES)})")
         if name not in names:
             raise InputError(f"{url}: no column {name} for {role}; there are {', '.join(names)}")
     lower = {name.lower(): name for name in reversed(names)}
@@ -56,6 +63,18 @@ def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str], guessed: 
         if not any(role in columns for role in roles):
             missing = " or ".join(roles)
             raise InputError(f"{url}: no {missing} column among {', '.join(names) or 'none'}; choose one with --column")
+    return columns
+
+
+def _by_role(url: str, wanted: Mapping[str, str]) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for given, name in wanted.items():
+        role = role_of(given)
+        if role is None:
+            raise InputError(f"{url}: no such column role: {given} (there are {', '.join(GUESSES)})")
+        if role in columns:
+            raise InputError(f"{url}: two columns for {role}: {columns[role]} and {name}")
+        columns[role] = name
     return columns
 
 
