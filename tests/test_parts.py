@@ -16,6 +16,8 @@ from curate.core.contracts import Shard, ShardBreak
 from curate.sources.listing import list_shards
 from curate.sources.opening import read
 from curate.sources.tables import csv_rows, cutting
+from curate.storage import input_file
+from tests.remote_files import asking, gets
 
 SIGNS = st.one_of(st.sampled_from('",;\n\r\\ '), st.sampled_from("abcxyzü"))
 TEXTS = st.lists(st.text(SIGNS, max_size=30), min_size=1, max_size=40)
@@ -112,3 +114,23 @@ def test_a_file_that_became_shorter_breaks(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: last.part[0] + 10] if last.part else b"")
     with pytest.raises(ShardBreak, match="it was longer when it was listed"):
         found([last])
+
+
+def test_of_a_remote_file_only_ranges_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "PART", 2 << 20)
+    monkeypatch.setattr(cutting, "_WINDOWS", (4 << 10, 8 << 10))
+    monkeypatch.setattr(csv_rows, "LONGEST", 4 << 20)
+    monkeypatch.setattr(cutting, "LONGEST", 4 << 20)
+    rows = [(f"http://a.example/{n}.jpg", f"boats, {n} " + "x" * 1000) for n in range(6000)]
+    files = {"t.csv": "".join(["url,text\n", *(f'{url},"{text}"\n' for url, text in rows)])}
+    files["t.jsonl"] = "".join(json.dumps({"url": url, "text": text}) + "\n" for url, text in rows)
+    with asking() as fs, monkeypatch.context() as patch:
+        patch.setattr(input_file, "RANGE", 1 << 10)
+        for name, text in files.items():
+            fs.pipe_file(f"/bucket/{name}", text.encode())
+            shards = list(list_shards([f"asking://bucket/{name}"], {}))
+            assert len(shards) == 3
+            assert sum(asked.size for asked in gets(fs)) < (1 << 20) + 2 * (12 << 10)  # the head, and what is around each cut
+            assert found(shards) == [(url, text, None) for url, text in rows]
+            heads = len(shards) << 20 if name == "t.csv" else 0
+            assert sum(asked.size for asked in gets(fs)) < len(text) + heads + len(shards) * (1 << 20)

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from itertools import islice
 from typing import BinaryIO
 
@@ -36,14 +36,10 @@ class Csv:
     """
 
     opening: Callable[[], AbstractContextManager[BinaryIO]]
+    head: bytes  # of the file, HEAD bytes
     dialect: Dialect
     part: tuple[int, int] | None = None
     skipped: int = 0
-
-    @cached_property
-    def _head(self) -> bytes:
-        with self.opening() as file:
-            return file.read(HEAD)
 
     def names(self) -> list[str]:
         """Return the names of the columns: a name that is there again, or empty, gets its number."""
@@ -64,7 +60,7 @@ class Csv:
 
     def _sampled(self) -> Iterator[list[str]]:
         """Yield the first rows, of the head of the file."""
-        block = next(self._rows(0).blocks(_in_utf8(iter((self._head,)), self.dialect)), None)
+        block = next(self._rows(0).blocks(_in_utf8(iter((self.head,)), self.dialect)), None)
         lines = "" if block is None else block.data.decode(errors="replace")
         delimiter, escape = self.dialect.delimiter, "\\" if self.dialect.escaped else None
         csv.field_size_limit(LONGEST)
@@ -165,21 +161,28 @@ def _from_latin(column: pa.Array) -> pa.Array:
     return pa.array(data, pa.binary()).view(pa.string())
 
 
-def _detected(entry: Entry, file: InputFile, columns: Mapping[str, str]) -> Dialect:
-    """Return how a file is written: its name says how it is packed, and what separates its values if nothing else does."""
-    with unpacked(entry.url, file.stream) as opened:
+def _opened(url: str, file: InputFile, written: Callable[[bytes], Dialect], part: tuple[int, int] | None = None) -> Csv:
+    """Return the reader of a file; `written` is given its head."""
+
+    def opening() -> AbstractContextManager[BinaryIO]:
+        return unpacked(url, file.stream)
+
+    with opening() as opened:
         head = opened.read(HEAD)
+    return Csv(opening, head, written(head), part)
+
+
+def _detected(url: str, columns: Mapping[str, str]) -> Callable[[bytes], Dialect]:
+    """Return what judges the head of a file, whose name says what separates its values if nothing else does."""
     told = given(columns.table) if isinstance(columns, Columns) else {}
-    return detect(head, tabs=ends_with(entry.url, ".tsv"), wanted=tuple(columns.values()), told=told)
+    return partial(detect, tabs=ends_with(url, ".tsv"), wanted=tuple(columns.values()), told=told)
 
 
 def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
     from curate.sources.tables.inspect import inspect, without_images
 
     with InputFile(entry.url, entry.size) as file:
-        used, table = inspect(
-            entry.url, lambda: Csv(lambda: unpacked(entry.url, file.stream), _detected(entry, file, columns)), columns
-        )
+        used, table = inspect(entry.url, lambda: _opened(entry.url, file, _detected(entry.url, columns)), columns)
         form = "" if table is None else str(table.dialect)
         parts: Parts = [None] if table is None or is_packed(entry.url) else table.parts(file, entry.size)
     shards = (shard_of(entry, SOURCE.kind, part, used, on_the_web=without_images(used)) for part in parts)
@@ -190,16 +193,13 @@ def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
 def _open(shard: Shard) -> Iterator[OpenShard]:
     from curate.sources.tables.table import TableShard
 
+    def written(head: bytes) -> Dialect:
+        return dialect(given(shard.form)) if shard.form else _detected(shard.url, dict(shard.columns))(head)
+
     with InputFile(shard.url) as file:
         if shard.part is None:
             file.path()
-
-        def opening() -> Csv:
-            entry = Entry(shard.url, shard.size, "")
-            found = dialect(given(shard.form)) if shard.form else _detected(entry, file, dict(shard.columns))
-            return Csv(lambda: unpacked(shard.url, file.stream), found, shard.part)
-
-        yield TableShard(shard, opening)
+        yield TableShard(shard, lambda: _opened(shard.url, file, written, shard.part))
 
 
 SOURCE = Source("csv", with_packed(".csv", ".tsv"), _open, _list)
