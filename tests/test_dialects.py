@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import io
 import json
 import string
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -23,8 +26,9 @@ from curate.core.errors import InputError
 from curate.sources.listing import list_shards
 from curate.sources.opening import read
 from curate.sources.source import Columns
-from curate.sources.tables import csv_rows
+from curate.sources.tables import csv_rows, cutting
 from curate.sources.tables.columns import resolve
+from curate.sources.tables.csv import Csv
 from curate.sources.tables.csv_rows import Block, Rows
 from curate.sources.tables.detect import detect
 from curate.sources.tables.dialect import UTF8, Dialect, dialect
@@ -173,6 +177,113 @@ def test_a_quote_without_end_is_given_up_after_the_longest_row(monkeypatch: pyte
     monkeypatch.setattr(csv_rows, "LONGEST", 1000)
     lines = [b'a,"stray\n', *(b"%d,text\n" % number for number in range(1000))]
     assert joined(Rows(b",", escaped=False).blocks(lines)).count(b"\n") == 1001
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    texts=st.lists(TEXT, min_size=1, max_size=20),
+    delimiter=st.sampled_from(",\t;|~"),
+    encoding=st.sampled_from(["utf-8", "utf-16", "cp1252", "iso8859-15"]),
+    escaped=st.booleans(),
+    header=st.booleans(),
+)
+@example(texts=["a\\", "\\", '\\"'], delimiter=",", encoding="utf-8", escaped=True, header=True)
+def test_what_is_told_of_a_table_of_pandas_is_so(
+    texts: list[str], delimiter: str, encoding: str, escaped: bool, header: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    frame = pd.DataFrame({"url": [url(n) for n in range(len(texts))], "caption": texts})
+    path = tmp_path_factory.getbasetemp() / "told.csv"
+    how: dict[str, Any] = {"doublequote": not escaped, "escapechar": "\\" if escaped else None, "quoting": csv.QUOTE_ALL}
+    frame.to_csv(path, sep=delimiter, index=False, header=header, encoding=encoding, lineterminator="\n", **how)
+    quote = "backslash" if escaped else "double"
+    said = f"delimiter={delimiter},quote={quote},header={'yes' if header else 'no'},encoding={encoding}"
+    names = ("url", "caption") if header else ("0", "1")
+    assert with_told(path, said, dict(zip(("url", "text"), names, strict=True))) == list(zip(frame["url"], texts, strict=True))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    texts=st.lists(st.text(max_size=20), min_size=1, max_size=20),
+    ascii_only=st.booleans(),
+    pack=st.booleans(),
+    sizes=st.booleans(),
+)
+def test_a_jsonl_of_pandas_comes_back(
+    texts: list[str], ascii_only: bool, pack: bool, sizes: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / ("any.jsonl.gz" if pack else "any.jsonl")
+    frame = pd.DataFrame({"url": [url(n) for n in range(len(texts))], "caption": texts})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutting, "PART", 100 if sizes else cutting.PART)
+        frame.to_json(path, orient="records", lines=True, force_ascii=ascii_only)
+        assert [(url, text) for url, text, _ in found(path)] == list(zip(frame["url"], texts, strict=True))
+
+
+def test_what_polars_writes_comes_back(tmp_path: Path) -> None:
+    polars = pytest.importorskip("polars")
+    texts = ["plain", "a, b", 'say "cheese"', "one\ntwo", "größere"]
+    frame = polars.DataFrame({"url": [url(n) for n in range(len(texts))], "caption": texts})
+    frame.write_csv(tmp_path / "t.csv")
+    frame.write_ndjson(tmp_path / "t.jsonl")
+    for name in ("t.csv", "t.jsonl"):
+        assert found(tmp_path / name) == [(url(n), text, None) for n, text in enumerate(texts)]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.text(st.sampled_from('",;\t\n\r\\ abé\0'), max_size=60),
+    st.sampled_from(["double", "backslash", "none"]),
+    st.sampled_from(["comma", "tab", "semicolon"]),
+    st.booleans(),
+    st.booleans(),
+)
+@example("\n\na,b\n1,2\n", "double", "comma", True, False)  # blank lines before the header
+@example('a,"b\rc"\n1,2\n', "double", "comma", True, False)
+@example("a,é\n", "double", "comma", True, False)
+@example("a,b\n1,\\\n2,3\n", "backslash", "comma", True, False)
+@example('\0é\t"a"\n', "none", "tab", False, False)
+def test_as_many_rows_are_read_as_there_are(text: str, quote: str, delimiter: str, header: bool, cr: bool) -> None:
+    said = f"delimiter={delimiter},quote={quote},header={'yes' if header else 'no'},encoding=utf-8,newline={'cr' if cr else 'lf'}"
+    data = text.encode()
+    table = Csv(lambda: nullcontext(io.BytesIO(data)), data, dialect(told(said)))
+    names = table.names()
+    if len(names) > 1:
+        rows = sum(batch.num_rows for _, batch in table.pieces(names, 0)) + table.bad() + header
+        lines = text.replace("\r", "\n") if cr else text
+        assert rows <= lines.count("\n") + 1
+        if quote == "none":
+            assert rows == sum(bool(line.removesuffix("\r")) for line in lines.split("\n"))
+
+
+def test_rows_that_are_lost_are_told_with_their_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["url,caption", *(f'{url(n)},"boat {n}\nat the pier"' for n in range(300)), ""]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    parsed = Csv._parsed
+
+    def losing(self: Csv, data: bytes, names: list[str], columns: list[str]) -> tuple[int, pa.Table]:
+        read, rows = parsed(self, data, names, columns)
+        return read - (b"boat 77" in data), rows
+
+    monkeypatch.setattr(Csv, "_parsed", losing)
+    with pytest.raises(ShardBreak, match=r"t\.csv: line 156: 299 rows were read where there are 300"):
+        found(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_a_quote_swallows_no_row_of_local_pictures(delimiter: str, tmp_path: Path) -> None:
+    texts = [f"boat number {number}" for number in range(200)]
+    texts[20], texts[90] = '"the red one', 'a 12"'
+    rows = "".join([f"file{delimiter}caption\n", *(f"my pictures/{n}.JPG{delimiter}{text}\n" for n, text in enumerate(texts))])
+    (tmp_path / "t.csv").write_text(rows)
+    assert [text for _, text, _ in found(tmp_path / "t.csv")] == texts
+
+
+def test_a_row_of_several_lines_may_have_several_addresses(tmp_path: Path) -> None:
+    rows = [f'{url(n)},http://page.example/{n},"a boat {n}\nat the pier",http://licence.example' for n in range(3)]
+    (tmp_path / "t.csv").write_text("\n".join(["url,page,caption,licence", *rows]))
+    (tmp_path / "u.csv").write_text(f'caption,url\n"a boat, see http://b.example\nfor more",{url(0)}\nanother,{url(1)}\n')
+    assert found(tmp_path / "t.csv") == [(url(n), f"a boat {n}\nat the pier", None) for n in range(3)]
+    assert [text for _, text, _ in found(tmp_path / "u.csv")] == ["a boat, see http://b.example\nfor more", "another"]
 
 
 SIGNS = list(" !#$%&'()*+-./:;<=>?@[]^_`{|}~\t\x01,")

@@ -80,14 +80,17 @@ class Csv:
         return False
 
     def pieces(self, columns: list[str], first: int) -> Iterator[TableRows]:
-        """Yield blocks of the file, always from its start."""
+        """Yield blocks of the file, always from its start. Raises ArrowInvalid where rows are not as many as lines make."""
         at, self.skipped, names = 0, 0, self.names()
         begin, end = self.part or (0, None)
-        header = self.dialect.header and not begin
+        rows, header = self._rows(len(names)), self.dialect.header and not begin
         with self.opening() as file:
-            for block in self._rows(len(names)).blocks(_in_utf8(chunks(file, begin, end), self.dialect, begin)):
-                found = self._checked(block, names, columns, header=header)
-                header = False
+            for block in rows.blocks(_in_utf8(chunks(file, begin, end), self.dialect, begin)):
+                body, header = rows.without_first(block) if header else block, False
+                read, found = self._parsed(body.data, names, columns)
+                if read != body.rows:
+                    place = self._place(body, rows, names)
+                    raise pa.ArrowInvalid(f"{place}: {read} rows were read where there are {body.rows}")
                 for part in found.combine_chunks().to_batches(ROW_GROUP):
                     yield at, pa.RecordBatch.from_arrays([_from_latin(part[name]) for name in columns], columns)
                     at += part.num_rows
@@ -102,21 +105,23 @@ class Csv:
     def _rows(self, width: int) -> Rows:
         return Rows(self.dialect.delimiter.encode(), self.dialect.escaped, self.dialect.quoted, width)
 
-    def _checked(self, block: Block, names: list[str], columns: list[str], *, header: bool) -> pa.Table:
-        """Return the rows of a block. Raises ArrowInvalid where they are not as many as its lines make."""
-        before = self.skipped
-        found = self._parsed(block.data, names, columns, header=header)
-        rows = found.num_rows + self.skipped - before + header
-        if rows == block.rows:
-            return found
-        since = f" after byte {self.part[0]}" if self.part else ""
-        raise pa.ArrowInvalid(
-            f"lines {block.line + 1} to {block.line + block.data.count(10)}{since} are {block.rows} rows, but {rows} were read"
-        )
+    def _place(self, block: Block, rows: Rows, names: list[str]) -> str:
+        """Return the line from which on a block is not read as it is written."""
+        ends = [0, *rows.ends(block.data)]
+        low, high = 0, len(ends) - 1  # the rows before ends[low] are read, those before ends[high] are not
+        while high - low > 1:
+            middle = (low + high) // 2
+            whole = self._parsed(block.data[: ends[middle]], names, names[:1])[0] == middle
+            low, high = (middle, high) if whole else (low, middle)
+        line = block.line + block.data.count(b"\n", 0, ends[low]) + 1
+        return f"line {line}" + (f" after byte {self.part[0]}" if self.part and self.part[0] else "")
 
-    def _parsed(self, data: bytes, names: list[str], columns: list[str], *, header: bool) -> pa.Table:
+    def _parsed(self, data: bytes, names: list[str], columns: list[str]) -> tuple[int, pa.Table]:
+        """Return how many rows some clean csv has, and those that are as wide as the table."""
         from pyarrow import csv as arrow
 
+        if not data.strip(b"\r\n"):
+            return 0, pa.table({name: pa.array([], pa.string()) for name in columns})
         convert = arrow.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
             include_columns=columns,
@@ -133,9 +138,10 @@ class Csv:
             invalid_row_handler=self._skip,
         )
         # Latin-1 accepts any bytes: pyarrow 26 cannot skip a row that has too few columns and is not UTF-8
-        read = arrow.ReadOptions(use_threads=False, block_size=len(data) + 1, encoding="latin-1", column_names=names)
-        read.skip_rows_after_names = int(header)
-        return arrow.read_csv(pa.BufferReader(data), read_options=read, parse_options=parse, convert_options=convert)
+        read = arrow.ReadOptions(use_threads=False, block_size=2 * len(data) + 1, encoding="latin-1", column_names=names)
+        before = self.skipped
+        found = arrow.read_csv(pa.BufferReader(data), read_options=read, parse_options=parse, convert_options=convert)
+        return found.num_rows + self.skipped - before, found
 
     def _skip(self, row: object) -> str:
         self.skipped += 1

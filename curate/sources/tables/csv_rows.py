@@ -63,9 +63,13 @@ class Rows:
         return re.compile(rb"(?>%s(?:%s%s)*+)\r?\n" % (value, self._between, value), re.DOTALL)
 
     @cached_property
+    def _after_blank_ones(self) -> re.Pattern[bytes]:
+        return re.compile(rb"(?:\r?\n)*+" + self._on_lines.pattern, re.DOTALL)
+
+    @cached_property
     def _unended(self) -> re.Pattern[bytes]:
         """Of what can be the beginning of a row."""
-        last = rb'(?:%s"?|[^"%s\r\n][^%s\r\n]*+|)' % (self._quoted(b""), self._between, self._between)
+        last = rb'(?:%s"?|%s\\?|)' % (self._quoted(b""), self._plain())
         return re.compile(rb"(?>(?:%s%s)*+)%s\r?\Z" % (self._value(b""), self._between, last), re.DOTALL)
 
     @cached_property
@@ -74,7 +78,13 @@ class Rows:
 
     def _value(self, but: bytes) -> bytes:
         """Return the pattern of a value; in quotes it has no sign of `but`. Nothing is tried twice."""
-        return rb'(?:%s"|[^"%s\r\n][^%s\r\n]*+|)' % (self._quoted(but), self._between, self._between)
+        return rb'(?:%s"|%s|)' % (self._quoted(but), self._plain())
+
+    def _plain(self) -> bytes:
+        """Return the pattern of a value without quotes; a backslash that escapes takes what follows along, but no newline."""
+        if self.escaped:
+            return rb'(?:[^"\\%s\r\n]|\\[^\r\n])(?:[^\\%s\r\n]++|\\[^\r\n])*+' % (self._between, self._between)
+        return rb'[^"%s\r\n][^%s\r\n]*+' % (self._between, self._between)
 
     def _quoted(self, but: bytes) -> bytes:
         """Return the pattern of a value in quotes without the last one."""
@@ -83,6 +93,18 @@ class Rows:
     def fits(self, line: bytes) -> bool:
         """Return whether a line, without its end, is a row."""
         return self._on_one_line.fullmatch(line + b"\n") is not None
+
+    def ends(self, data: bytes) -> Iterator[int]:
+        """Yield where each row of clean csv ends; blank lines are none."""
+        at = 0
+        while (row := self._after_blank_ones.match(data, at)) is not None:
+            at = row.end()
+            yield at
+
+    def without_first(self, block: Block) -> Block:
+        """Return a block without its first row."""
+        end = next(self.ends(block.data), 0)
+        return Block(block.data[end:], block.rows - 1, block.line + block.data.count(b"\n", 0, end))
 
     def blocks(self, chunks: Iterable[bytes]) -> Iterator[Block]:
         """Yield clean csv, whole rows in blocks. Raises ArrowInvalid for a row that is longer than LONGEST."""
