@@ -11,6 +11,8 @@ import pytest
 
 from curate.core.errors import InputError, OutputError
 from curate.driver.progress import Quiet
+from curate.sources.listing import list_shards
+from curate.sources.tables import csv_rows, cutting
 from tests.running import KEEP_ALL, Setup, curate, decisions, jpeg, leftovers, make_tar, manifest, pairs, run_job, stamps, written
 
 COUNTED = """
@@ -196,6 +198,23 @@ def test_a_shard_that_changed_is_not_added_twice(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"0\.tar.* changed after"):
         run_job(Setup(KEEP_ALL, tars, into="add"), tmp_path / "out")
     assert run_job(Setup(KEEP_ALL, tars[1:], into="add"), tmp_path / "out").state == "nothing to do"
+
+
+def test_a_table_that_is_cut_elsewhere_is_not_added_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, name, value in ((cutting, "PART", 120), (cutting, "_WINDOWS", (100,)), (csv_rows, "LONGEST", 50)):
+        monkeypatch.setattr(place, name, value)
+    rows = []
+    for seed in range(12):
+        (tmp_path / f"{seed}.jpg").write_bytes(jpeg(seed))
+        rows.append(f"{seed}.jpg,a picture of number {seed}\n")
+    table = tmp_path / "t.csv"
+    table.write_text("file,caption\n" + "".join(rows[:10]))
+    found = run_job(Setup(KEEP_ALL, [table]), tmp_path / "out")
+    assert (found.records, found.kept, found.failed, found.partial) == (10, 10, [], [])
+    assert len(list_shards([str(table)], {})) == 2
+    table.write_text("file,caption\n" + "".join([rows[11], *rows[:11]]))
+    with pytest.raises(InputError, match=r"t\.csv.* changed after"):
+        run_job(Setup(KEEP_ALL, [table], into="add"), tmp_path / "out")
 
 
 def test_input_that_is_only_counted_stays_behind(tmp_path: Path) -> None:

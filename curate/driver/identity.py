@@ -168,6 +168,7 @@ def with_more(store: Store, was: Identity, shards: Shards, counted_only: int) ->
 
 
 def _files(shards: Shards) -> npt.NDArray[np.uint64]:
-    """Return a hash of each shard's url and part."""
-    texts = (repr((shard.url, shard.part)).encode(errors="replace") for shard in shards)
+    """Return a hash of each shard's file. A folder of images grows by parts; those of a file that grew are other parts of it."""
+    files = ((shard.url, shard.part if shard.kind == "folder" else None) for shard in shards)
+    texts = (repr(file).encode(errors="replace") for file in files)
     return np.fromiter(map(xxhash.xxh3_64_intdigest, texts), np.uint64, len(shards))
