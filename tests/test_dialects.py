@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from curate import api
 from curate.cli import main
 from curate.core.contracts import ShardBreak
 from curate.core.errors import InputError
@@ -351,6 +352,13 @@ def test_a_dialect_without_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"url": "http://a.example/0.jpg", "text": "a boat"}\n')
     found = CliRunner().invoke(main, ["stats", str(tmp_path / "t.jsonl"), "--table", "header=no"])
     assert (found.exit_code, "no csv or tsv among the inputs" in found.stderr) == (1, True)
+
+
+def test_the_api_takes_the_dialect(tmp_path: Path) -> None:
+    (tmp_path / "semicolon.csv").write_bytes(DIALECTS["semicolon.csv"])
+    assert api.plan("fetch", [str(tmp_path)]).fetches
+    with pytest.raises(InputError, match="no image or url column among url;caption"):
+        api.plan("fetch", [str(tmp_path)], api.Settings(table="delimiter=comma"))
 
 
 def test_one_role_has_one_column() -> None:

@@ -46,8 +46,8 @@ class Shard:
     """One input file, or a part of one: the unit of work, of commit and of resume.
 
     `index` is its position in the whole input (it orders records), `part` the source's own way to name a piece of a
-    file (row groups of a parquet file, files of a folder). `fingerprint` changes when the content does: xxh3 of url,
-    size, modification time or etag, and part, as 16 hex digits.
+    file (row groups of a parquet file, bytes of a csv, files of a folder). `fingerprint` changes when the content does, or how
+    it is read: xxh3 of url, size, modification time or etag, part, columns and form, as 16 hex digits.
     """
 
     index: int

@@ -46,7 +46,7 @@ class Source:
     """Opens a shard. Raises ShardBreak when nothing of it can be read, OSError when it is not there."""
 
     list: Callable[[Entry, Mapping[str, str]], Iterable[Shard]] | None = None
-    """Splits a file into shards (see `shard_of`), given the names of columns by role; None: one file is one shard.
+    """Splits a file into shards (see `shard_of`), given the names of columns by role (a `Columns`); None: one file is one shard.
 
     Raises InputError when the file cannot be used.
     """
