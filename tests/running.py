@@ -130,6 +130,7 @@ class Setup:
     retry_failed: bool = False
     counts_of: Sequence[Path] = ()
     into: Literal["same", "replace", "add"] = "replace"  # a finished output of something else
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def run_job(
@@ -143,11 +144,11 @@ def run_job(
     recipe = recipes.load(str(file), setup.overrides)
     if setup.samples_per_shard:
         recipe = dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, samples_per_shard=setup.samples_per_shard))
-    shards = list_shards([str(path) for path in (*setup.inputs, *setup.counts_of)], {})
+    shards = list_shards([str(path) for path in (*setup.inputs, *setup.counts_of)], setup.columns)
     planned = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
     plan, _ = resolve(planned, Path(os.environ["CURATE_CACHE"]))
     plan = plan.with_stages(setup.stages(plan))
-    counted_only = len(shards) - len(list_shards([str(path) for path in setup.inputs], {})) if setup.counts_of else 0
+    counted_only = len(shards) - len(list_shards([str(path) for path in setup.inputs], setup.columns)) if setup.counts_of else 0
     options = RunOptions(
         row_seconds=setup.row_seconds,
         max_failed_shards=setup.max_failed_shards,

@@ -17,7 +17,7 @@ from curate.core.platform import cores
 from curate.core.shards import Shards
 from curate.storage.backend import Disk, Storage, storage
 
-ROLES = ("image", "text", "url", "key", "sha256")
+ROLES = ("image", "text", "url", "key", "sha256", "texts")
 
 
 def column_roles(pairs: Sequence[str]) -> dict[str, str]:
@@ -32,6 +32,8 @@ def column_roles(pairs: Sequence[str]) -> dict[str, str]:
             raise OptionError(f"--column {pair}: must be ROLE=NAME with a role of {', '.join(ROLES)}")
         if role in roles:
             raise OptionError(f"--column {pair}: {role} is {roles[role]} already")
+        if role == "texts" and name != "lines":
+            raise OptionError(f"--column {pair}: texts can only be lines: each line of a text is a text of its own")
         roles[role] = name
     return roles
 

@@ -46,7 +46,8 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 110)
     verdict = "kept" if record["dropped_by"] is None else f"dropped by {record['dropped_by']}"
-    which = f", caption {record['text_no']}" if record["text_no"] else ""
+    kind = "caption" if record["source"] == "synthetic" else "text"
+    which = f", {kind} {record['text_no']}" if record["text_no"] else ""
     console.print(Text(f"{record['key']} ({record['shard']}, row {record['row']}{which}): {verdict}", style="bold"))
     facts = Table(box=None, show_header=False, padding=(0, 2))
     hidden = {*manifest["filters"], *_HIDDEN}
@@ -59,7 +60,7 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
         table.add_column(title)
     rules = rules_of(manifest)
     for name in rules:
-        if record["text_no"] and rules[name].web_texts_only:
+        if record["source"] == "synthetic" and rules[name].web_texts_only:
             continue
         state = "fails" if name in record["failed"] else "not evaluated" if name in record["not_evaluated"] else "passes"
         first = "fails first" if name == record["dropped_by"] else state

@@ -67,12 +67,13 @@ RECORD_SCHEMA = pa.schema(
         pa.field("row", pa.int64(), nullable=False),  # position in the shard, from 0, without gaps
         pa.field("key", pa.string(), nullable=False),  # the record's own key, as found (undecodable bytes replaced), or its first
         pa.field("url", pa.string()),  # where the image came from, where the input says so
-        pa.field("text", pa.string()),  # the web text; null when there is none
+        pa.field("text", pa.string()),  # the web text, the first of several; null when there is none
         pa.field("error", pa.string()),  # what is wrong with the record itself: see curate.sources.ERRORS
         pa.field("image", pa.binary()),  # the bytes as found; null when there are none
         pa.field("offset", pa.int64()),  # where the image's bytes stand in the file, where the source can seek
         pa.field("given_sha256", pa.string()),  # what the input says that a fetched image must be, hex
         pa.field("earlier_texts", pa.string()),  # of a sample of ours: JSON list of its texts (source, text, scores); else null
+        pa.field("more_texts", pa.list_(pa.string())),  # the web texts after the first, no two equal; null where there is one
     ]
 )
 

@@ -53,6 +53,9 @@ class FirstSeen(CorpusCount):
         """Return the two smallest rows of each key: the second shows that there is more than one."""
         order = np.lexsort((other, keys))
         keys, other = keys[order], other[order]
+        new = np.ones(len(keys), np.bool_)  # a record with several texts has the same image on all of its rows
+        new[1:] = (keys[1:] != keys[:-1]) | (other[1:] != other[:-1])
+        keys, other = keys[new], other[new]
         first = np.ones(len(keys), np.bool_)
         first[1:] = keys[1:] != keys[:-1]
         kept = first.copy()

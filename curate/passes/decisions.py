@@ -13,7 +13,7 @@ RECORD_FIELDS = [
     pa.field("sample_key", pa.string()),  # the record's key in the output tars; null when none of its texts is kept
     pa.field("key", pa.string()),  # the record's own key
     pa.field("url", pa.string()),
-    pa.field("text_no", pa.int16()),  # 0 is the web text, the others are captions
+    pa.field("text_no", pa.int16()),  # from 0: the web texts, then the captions
     pa.field("source", pa.string()),  # web or synthetic
     pa.field("text", pa.string()),
     pa.field("dropped_by", pa.string()),  # first failing filter in recipe order; null = kept

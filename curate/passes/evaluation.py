@@ -22,10 +22,11 @@ from curate.fetch.image_log import ImageReader, base_batches, open_images
 from curate.passes import removed
 from curate.passes.image_views import ImageSource
 from curate.passes.isolate import crashing_rows
-from curate.passes.piece import Piece
+from curate.passes.piece import Piece, of_text
 from curate.passes.shard_facts import ShardFacts
+from curate.passes.texts import Mask, by_text, texts_of
 from curate.passes.veil import FACTS
-from curate.passes.verdict import Mask, Verdict
+from curate.passes.verdict import Verdict
 from curate.planning.plan import FETCH, Plan, Step
 from curate.stages.text import normalised, tokens
 from curate.storage.store import Store
@@ -145,7 +146,9 @@ class ShardEvaluation:
         """
         facts = self._with_counts(batch)
         with self.activities.doing("judge", facts.num_rows):
-            dates = self._removed.of_base(facts)
+            dates = self._removed.of_base(batch)
+            if facts.num_rows > batch.num_rows:
+                dates = dates.take(pa.array(texts_of(facts).record))
             verdict = self._settled(facts, dates.is_valid().to_numpy(zero_copy_only=False))
             pieces = self._cut(facts, verdict)
             if until is None:
@@ -173,17 +176,18 @@ class ShardEvaluation:
         return removed.without(table, dates)
 
     def _with_counts(self, batch: Batch) -> Batch:
-        """Return a batch of base facts with the counts looked up; stored facts are brought in step with it."""
+        """Return base facts by text, with the counts looked up; stored facts are brought in step with them."""
         low = batch["row"][0].as_py() if batch.num_rows else 0
         self._facts.advance(low, low + batch.num_rows)
         with self.activities.doing("lookup", batch.num_rows):
-            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-            columns.update(count_facts(self.plan.counts, self._lookups, batch, self.shard))
+            texts = by_text(batch)
+            columns = dict(zip(texts.schema.names, texts.columns, strict=True))
+            columns.update(count_facts(self.plan.counts, self._lookups, texts, self.shard))
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
     def _settled(self, facts: Batch, gone: Mask) -> Verdict:
         """Return the verdicts that cost nothing; filters from `fetch` on judge only images that were requested."""
-        verdict = Verdict(self.plan, facts.num_rows, gone)
+        verdict = Verdict(self.plan, texts_of(facts), gone)
         where = np.ones(facts.num_rows, np.bool_)
         for step in self.plan.steps:
             if step.name == FETCH:
@@ -198,18 +202,18 @@ class ShardEvaluation:
         """Raise FetchedImagesLost where a record that must be fetched was not: its piece of the log is gone or damaged."""
         if self.plan.fetches:
             wanted = verdict.images_before(self.plan.step(FETCH))
-            lost = np.count_nonzero(wanted & facts["fetched"].is_null().to_numpy(zero_copy_only=False))
+            lost = np.count_nonzero(verdict.texts.at_heads(wanted) & facts["fetched"].is_null().to_numpy(zero_copy_only=False))
             if lost:
                 raise FetchedImagesLost(f"{lost} fetched images are missing or damaged and will be fetched again by the next run")
 
     def _cut(self, facts: Batch, verdict: Verdict) -> Iterator[Index]:
         """Yield the rows that need anything expensive, cut into pieces of at most IMAGE_ROWS images."""
         first = next((step for step in self.plan.steps if step.lazy), None)
-        alive = np.flatnonzero(verdict.images_before(first) if first is not None else verdict.alive_at_end())
+        alive = np.flatnonzero(verdict.texts.whole(verdict.images_before(first) if first is not None else verdict.alive_at_end()))
         if len(alive):
             header = facts["header"].take(pa.array(alive))
             decodable = pc.fill_null(pc.equal(header, "ok"), fill_value=False).to_numpy(zero_copy_only=False)
-            number = np.maximum(np.cumsum(decodable) - 1, 0) // IMAGE_ROWS
+            number = np.maximum(np.cumsum(decodable & verdict.texts.heads[alive]) - 1, 0) // IMAGE_ROWS
             yield from np.split(alive, np.flatnonzero(np.diff(number)) + 1)
 
     def _evaluated(self, facts: Batch, index: Index, verdict: Verdict, until: Step | None) -> Piece:
@@ -268,7 +272,8 @@ class ShardEvaluation:
         for stage in self.plan.stages():  # what an earlier recipe had computed must not show in this one's decisions
             for fact in stage.facts:
                 if fact in self.plan.gathered:
-                    shown = pc.if_else(pa.array(evaluated[stage.name]), piece.columns[fact.name], None)
+                    where = evaluated[stage.name] if of_text(stage) else piece.texts.whole(evaluated[stage.name])
+                    shown = pc.if_else(pa.array(where), piece.columns[fact.name], None)
                     piece.columns[fact.name] = shown.cast(fact.type)
 
     def _step(self, piece: Piece, step: Step, index: Index, verdict: Verdict) -> None:

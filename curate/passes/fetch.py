@@ -85,7 +85,8 @@ def wanted(evaluation: ShardEvaluation, *, retry: bool = False) -> Iterator[Batc
         evaluated = evaluation.evaluate(batch, step)
         known = evaluated.facts["fetched"]
         settled = pc.fill_null(pc.equal(known, "ok"), fill_value=False) if retry else known.is_valid()
-        living = evaluated.verdict.images_before(step) & ~settled.to_numpy(zero_copy_only=False)
+        heads = evaluated.verdict.texts.at_heads(evaluated.verdict.images_before(step))
+        living = heads & ~settled.to_numpy(zero_copy_only=False)
         yield evaluated.facts.select(["row", "url", "given_sha256"]).filter(pa.array(living))
 
 

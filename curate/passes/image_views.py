@@ -17,7 +17,7 @@ from curate.core.timing import Activities
 from curate.fetch.image_log import ImageReader
 from curate.images import resize
 from curate.images.picture import NOT_DECODABLE, DecodeRequest
-from curate.passes.verdict import Mask
+from curate.passes.texts import Mask
 from curate.sources.records import image_array
 from curate.stages.pixels import picture_column, pictures_in
 

@@ -20,6 +20,7 @@ from curate.fetch.image_log import base_batches, open_images
 from curate.passes import decisions
 from curate.passes.evaluation import FetchedImagesLost, ShardEvaluation, count_facts, evaluating
 from curate.passes.sampler import Sampler, Thumb, thumbs_in
+from curate.passes.texts import by_text
 from curate.planning.plan import Plan
 from curate.storage.marks import File, Mark
 from curate.storage.parquet import ParquetWriter
@@ -78,7 +79,8 @@ class Judge:
             return None
         with activities.doing("lookup"), open_images(self.store, shard) as images, self.store.storage.reading(base) as path:
             for batch in base_batches(images, path):
-                before, now = (count_facts(counts, lookups, batch, shard) for lookups in (self.earlier, self.lookups))
+                texts = by_text(batch)
+                before, now = (count_facts(counts, lookups, texts, shard) for lookups in (self.earlier, self.lookups))
                 if before != now:
                     self.store.unmark(self.run, [name])
                     return None

@@ -21,7 +21,8 @@ from curate.passes import removed
 from curate.passes.pack import Block, mark_of
 from curate.passes.removal import Rewritten, rewrite_decisions
 from curate.passes.tars import index_name, tar_name
-from curate.passes.verdict import Mask, combined
+from curate.passes.texts import Mask
+from curate.passes.verdict import combined
 from curate.storage.backend import Storage, opened
 from curate.storage.links import link_or_copy
 from curate.storage.marks import File, Mark
@@ -130,7 +131,7 @@ def _adapted(table: pa.Table, shard: int, source: Source, schema: pa.Schema) -> 
     rows = table.num_rows
     columns = {name: combined(table[name]) for name in table.column_names}
     columns["shard_index"] = pa.array(np.full(rows, shard, np.int32))
-    web: Mask = columns["text_no"].to_numpy() == 0
+    web: Mask = pc.equal(columns["source"], "web").to_numpy(zero_copy_only=False)
     lists = _with_names(columns["not_evaluated"], source.unknown, web)
     columns["not_evaluated"] = _with_names(lists, source.unknown_to_captions, ~web)
     arrays = [columns[field.name].cast(field.type) if field.name in columns else pa.nulls(rows, field.type) for field in schema]

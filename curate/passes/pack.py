@@ -229,7 +229,7 @@ def _source(text: dict[str, Any], earlier: list[dict[str, Any]]) -> str:
     """Return whose a text is: of a record that had only synthetic ones, one is the record's text in the next run."""
     said = {one["source"] for one in earlier if one["text"] == text["text"]}
     source: str = text["source"]
-    return "synthetic" if text["text_no"] == 0 and said == {"synthetic"} else source
+    return "synthetic" if source == "web" and said == {"synthetic"} else source
 
 
 def _number(value: Any) -> Any:

@@ -14,7 +14,8 @@ from curate.core.contracts import IMAGE_VIEWS, Batch, Stage
 from curate.images.picture import PIXELS_SIDE
 from curate.passes.image_views import ImageSource, ImageViews
 from curate.passes.shard_facts import ShardFacts
-from curate.passes.verdict import Mask, combined
+from curate.passes.texts import Mask, texts_of
+from curate.passes.verdict import combined
 
 _READ_ROWS = 32  # images read at once for a stage that hands no views on: the same memory again and again, still in cache
 
@@ -31,13 +32,13 @@ class Piece:
 
     def __init__(self, facts: ShardFacts, source: ImageSource, rows: Batch) -> None:
         self.columns: dict[str, pa.Array] = dict(zip(rows.schema.names, rows.columns, strict=True))
-        self.views = ImageViews(source, rows)
+        self.views, self.texts = ImageViews(source, rows), texts_of(rows)
         self._facts, self._activities, self._rows = facts, source.activities, rows.num_rows
         self._known: dict[str, Mask] = {}
 
     def ensure(self, stage: Stage, alive: Mask) -> None:
         """Make sure that the stage's facts are known on the living rows."""
-        wanted = self.missing(stage, alive)
+        wanted = self._computed(stage, self.missing(stage, alive))
         if "image" in stage.reads:  # a stage that reads bytes is told why a row has none; nothing of that is stored
             refused = wanted & ~self.views.usable
             if refused.any():
@@ -47,6 +48,7 @@ class Piece:
             for source in self._unstored(stage):
                 self.ensure(source, wanted)
             self._compute(stage, wanted)
+        self._spread(stage)
 
     def missing(self, stage: Stage, alive: Mask) -> Mask:
         """Return the living rows on which the stage's facts are not known."""
@@ -54,6 +56,8 @@ class Piece:
             known, columns = self._facts.recall(stage, self.columns["row"])
             if "image" in stage.reads:  # a row may have decoded well in grey and have killed a worker in colour since
                 known &= self.views.usable
+            if not self.texts.single:
+                known &= self._whole(stage, columns)
             self.columns.update(columns)
             self._known[stage.name] = known
         return alive & ~self._known[stage.name]
@@ -66,13 +70,36 @@ class Piece:
         if "image" in stage.reads:
             self.ensure(stage, alive)
             return
-        wanted = self.missing(stage, alive)
+        wanted = self._computed(stage, self.missing(stage, alive))
         if wanted.any():
             for source in self._unstored(stage):
                 self.prepare(source, wanted)
             for name in IMAGE_VIEWS:
                 if name in stage.reads:
                     self.views.view(_side(stage, name), wanted)
+
+    def _computed(self, stage: Stage, wanted: Mask) -> Mask:
+        """Return the rows that a stage runs on: of records, the first row alone, where its facts are not of the text."""
+        return wanted if of_text(stage) else self.texts.at_heads(wanted)
+
+    def _whole(self, stage: Stage, columns: dict[str, pa.Array]) -> Mask:
+        """Return on which rows facts that are stored hold: those of a text on the first, lists where no text lacks a score."""
+        if of_text(stage):
+            return self.texts.heads
+        whole = np.ones(self._rows, np.bool_)
+        for column in columns.values():
+            if pa.types.is_list(column.type) and "more_texts" in stage.optional:
+                lengths = pc.fill_null(pc.list_value_length(column), len(self.texts.number)).to_numpy()
+                whole &= lengths >= self.texts.sizes[self.texts.record]
+        return whole
+
+    def _spread(self, stage: Stage) -> None:
+        """Give all rows of a record what a stage says of its image."""
+        if not (self.texts.single or of_text(stage)):
+            first = self.texts.first[self.texts.record]
+            for fact in stage.facts:
+                self.columns[fact.name] = self.columns[fact.name].take(pa.array(first))
+            self._known[stage.name] = self._known[stage.name][first]
 
     def _unstored(self, stage: Stage) -> Iterator[Stage]:
         """Yield the stages that compute what a stage reads and nobody stores: they run on the rows of those that read them."""
@@ -94,7 +121,8 @@ class Piece:
             self.views.hold(parts[0]["row"], PIXELS_SIDE, parts[0]["pixels"])
         answer = pa.Table.from_batches([part.select(["row", *stage.provides.names]) for part in parts]).combine_chunks()
         self._put(stage, wanted, answer)
-        self._facts.add(stage, answer)
+        heads = self.texts.heads[wanted]
+        self._facts.add(stage, answer if heads.all() else answer.filter(pa.array(heads)))
 
     def _put(self, stage: Stage, where: Mask, answer: Batch | pa.Table) -> None:
         """Write a stage's answer into the rows of `where`, which are known from now on."""
@@ -127,6 +155,13 @@ class Piece:
             if name in stage.reads:
                 columns[name] = self.views.view(_side(stage, name), where)
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def of_text(stage: Stage) -> bool:
+    """Return whether the facts of a stage are those of one text, not of an image or of all texts of a record."""
+    if any(fact.about == "text" for fact in stage.facts):
+        return True
+    return "text" in stage.reads and not any(pa.types.is_list(fact.type) for fact in stage.facts)
 
 
 def _side(stage: Stage, view: str) -> int:

@@ -20,7 +20,8 @@ import xxhash
 
 from curate.core.contracts import Batch
 from curate.core.verdicts import REMOVED
-from curate.passes.verdict import Mask, combined
+from curate.passes.texts import Mask, without_more
+from curate.passes.verdict import combined
 from curate.stages.text import hash_strings, normalised
 from curate.storage.backend import Storage
 from curate.storage.parquet import ParquetWriter
@@ -69,18 +70,21 @@ class Removed:
             return pa.nulls(batch.num_rows, pa.string())
         names = {"sha256": "sha256", "urls": "url_key", "texts": "text_key"}
         found = [self._dates(kind, batch[name]) for kind, name in names.items()]
-        return _first(*found, self.of_earlier_texts(batch["earlier_texts"]))
+        return _first(*found, self._of_more_texts(batch["more_keys"]), self.of_earlier_texts(batch["earlier_texts"]))
+
+    def _of_more_texts(self, column: pa.Array) -> pa.Array:
+        """Return the date (string) for each row of this column of base facts: the first of any of the texts after the first."""
+        if not len(self.texts) or column.null_count == len(column):
+            return pa.nulls(len(column), pa.string())
+        dates = self._dates("texts", column.flatten()).to_pylist()
+        return _of_rows(pc.list_parent_indices(column).to_pylist(), dates, len(column))
 
     def of_earlier_texts(self, column: pa.Array) -> pa.Array:
         """Return the date (string) for each row of this column of base facts; null where no earlier text was taken out."""
         if not len(self.texts) or column.null_count == len(column):
             return pa.nulls(len(column), pa.string())
         places, keys = _earlier_keys(column)
-        found: dict[int, str] = {}
-        for place, date in zip(places, self._dates("texts", keys).to_pylist(), strict=True):
-            if date is not None:
-                found[place] = min(date, found.get(place, date))
-        return pa.array(map(found.get, range(len(column))), pa.string())
+        return _of_rows(places, self._dates("texts", keys).to_pylist(), len(column))
 
     def of_decisions(self, table: pa.Table) -> pa.Array:
         """Return the date (string) for each row of decisions; a record with several texts has the same on all of its rows."""
@@ -136,6 +140,15 @@ def _keys(values: pa.Array) -> pa.Array:
 
 def _first(*dates: pa.Array) -> pa.Array:
     return pc.min_element_wise(*dates)
+
+
+def _of_rows(places: Sequence[int], dates: Sequence[str | None], rows: int) -> pa.Array:
+    """Return the first date (string) of each row, given those of some things and their rows; null for a row without."""
+    found: dict[int, str] = {}
+    for place, date in zip(places, dates, strict=True):
+        if date is not None:
+            found[place] = min(date, found.get(place, date))
+    return pa.array(map(found.get, range(rows)), pa.string())
 
 
 # In the store ---------------------------------------------------------------------------------------------------------
@@ -230,6 +243,9 @@ def without_texts(batch: Batch, dates: pa.Array) -> Batch:
     if "earlier_texts" in columns:  # facts of an earlier version have none
         earlier = columns["earlier_texts"]
         columns["earlier_texts"] = pc.if_else(here, earlier, _hashes(earlier, here))
+    if "more_texts" in columns:
+        more = columns["more_texts"]
+        columns["more_texts"] = pc.if_else(here, more, without_more(more))
     columns["key"] = pc.if_else(here, columns["key"], "")
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=batch.schema)
 

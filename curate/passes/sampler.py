@@ -114,14 +114,17 @@ class Sampler:
         rows = table["row"].to_numpy()
         hashes = mix(rows.astype(np.uint64), table["shard_index"].to_numpy().astype(np.uint64))
         categories = table["dropped_by"].fill_null("kept").combine_chunks().dictionary_encode()
-        codes = categories.indices.to_numpy()
+        codes, sources = categories.indices.to_numpy(), table["source"].to_numpy()
+        same, made = np.zeros(len(rows), np.bool_), sources == "synthetic"
+        same[1:] = rows[1:] == rows[:-1]
+        again = same & ~made & (codes == np.roll(codes, 1))  # a further web text with the verdict of the one before
         for code, category in enumerate(categories.dictionary.to_pylist()):
             if category == REMOVED:
                 continue
-            where = np.flatnonzero(codes == code)
+            where = np.flatnonzero((codes == code) & ~again)
             for place in where[np.argsort(hashes[where], kind="stable")[: self._size]].tolist():
                 self._hold(category, int(hashes[place]), table, place)
-        written = np.flatnonzero(table["text_no"].to_numpy() == 1)
+        written = np.flatnonzero(made & ~(same & np.roll(made, 1)))  # the first caption of each record
         for place in written[np.argsort(hashes[written], kind="stable")[: self._size]].tolist():
             self._hold(CAPTIONS, int(hashes[place]), table, place)
 

@@ -16,6 +16,7 @@ from curate.core.contracts import ROW_GROUP, Batch, CorpusCount, Report, Shard, 
 from curate.core.timing import Activities
 from curate.counts.partial import Partial, partial_name
 from curate.passes import removed
+from curate.passes.texts import by_text, more_keys
 from curate.sources.opening import open_shard
 from curate.stages.header import HeaderStage
 from curate.stages.text import TextStage, hash_strings, normalised, text_facts, tokens
@@ -34,6 +35,10 @@ BASE_SCHEMA = pa.schema(
         pa.field("text_key", pa.uint64()),  # xxh3 of the normal form; null without text
         pa.field("url_key", pa.uint64()),  # xxh3 of the url; null without
         pa.field("content_key", pa.uint64()),  # first 64 bits of sha256; null without image
+        pa.field(
+            "more_texts", pa.list_(pa.string())
+        ),  # the web texts after the first (see curate.passes.texts); null where there is one
+        pa.field("more_keys", pa.list_(pa.uint64())),  # their text keys
     ]
 )
 
@@ -78,9 +83,10 @@ class Scan:
                 for batch, normal in batches:
                     rows += batch.num_rows
                     with activities.doing("count", batch.num_rows):
-                        words = tokens(normal)
+                        texts = by_text(batch)
+                        words = tokens(normal if texts.num_rows == batch.num_rows else normalised(texts["text"]))
                         for partial in partials:
-                            partial.add(batch, words)
+                            partial.add(texts, words)
                     if writer is not None:
                         with activities.doing("write"):
                             kept = removed.without_texts(batch, gone.of_base(batch))
@@ -132,6 +138,7 @@ def base_facts(batch: Batch, normal: pa.Array) -> Batch:
     columns["text_key"] = _keys(normal)
     columns["url_key"] = _keys(batch["url"])
     columns["content_key"] = content_keys(batch["sha256"])
+    columns["more_keys"] = more_keys(batch["more_texts"])
     return pa.RecordBatch.from_arrays([columns[name] for name in BASE_SCHEMA.names], schema=BASE_SCHEMA)
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.core.contracts import ROW_GROUP, Shard, Stage
-from curate.passes.verdict import Mask
+from curate.passes.texts import Mask
 from curate.planning.plan import Plan
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store

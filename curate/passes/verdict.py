@@ -12,10 +12,9 @@ import pyarrow.compute as pc
 
 from curate.core.contracts import Batch, Shard, shard_name
 from curate.passes import decisions
+from curate.passes.texts import Index, Mask, Texts
 from curate.planning.plan import Plan, Step
 from curate.stages.caption import fault
-
-Mask = npt.NDArray[np.bool_]
 
 
 class Judged:
@@ -50,29 +49,31 @@ class Judged:
 
 
 class Verdict:
-    """The verdicts of a batch of records: of the record with its web text, and of each synthetic text.
+    """The verdicts of a batch of records, a row for each web text, and of each synthetic text.
 
     With captions in the plan, a filter of web texts drops a text but not its image: filters of images, and those that judge
     every text, still see the image (a captioner sees every living image).
     """
 
-    def __init__(self, plan: Plan, rows: int, removed: Mask | None = None) -> None:
-        self.rows = rows
+    def __init__(self, plan: Plan, texts: Texts, removed: Mask | None = None) -> None:
+        self.rows, self.texts = len(texts.number), texts
         self._plan = plan
-        self._judged = np.ones(rows, np.bool_) if removed is None else ~removed  # no filter sees what was taken out
-        self._web = Judged(plan.steps, rows)
+        self._judged = np.ones(self.rows, np.bool_) if removed is None else ~removed  # no filter sees what was taken out
+        self._web = Judged(plan.steps, self.rows)
         self._captions = 0 if plan.captions is None else plan.captions.per_image
-        self._written = Judged([step for step in plan.steps if step.rule.per_text], rows * self._captions)
+        self._written = Judged([step for step in plan.steps if step.rule.per_text], len(texts.first) * self._captions)
 
     def settle(self, step: Step, where: Mask, facts: Batch) -> None:
-        """Judge the rows of `where`, given their facts: the web text, and the captions if the filter judges every text."""
+        """Judge the rows of `where`, given their facts: the web texts, and the captions if the filter judges every text."""
         if not step.rule.per_text:
             self._web.settle(step, where, step.rule.measure(facts))
             return
-        self._web.settle(step, where, step.rule.measure(_texts(facts, [0])))
+        self._web.settle(step, where, step.rule.measure(_texts(facts, self.texts.number[where])))
         if self._captions:
-            several = _texts(facts, range(1, self._captions + 1))
-            self._written.settle(step, np.repeat(where, self._captions), step.rule.measure(several))
+            records, places = np.unique(self.texts.record[where], return_index=True)
+            numbers = (self.texts.sizes[records][:, None] + np.arange(self._captions)).ravel()
+            several = _texts(facts.take(pa.array(np.repeat(places, self._captions))), numbers)
+            self._written.settle(step, np.repeat(self.texts.of_records(where), self._captions), step.rule.measure(several))
 
     def alive_before(self, step: Step) -> Mask:
         """Return the rows that `step` judges."""
@@ -102,7 +103,7 @@ class Verdict:
         values = {
             "shard": pa.repeat(shard_name(shard), self.rows),
             "shard_index": pa.array(np.full(self.rows, shard.index, np.int32)),
-            "text_no": pa.array(np.zeros(self.rows, np.int16)),
+            "text_no": pa.array(self.texts.number.astype(np.int16)),
             "source": pa.repeat("web", self.rows),
             **{name: columns[name] for name in ("row", "key", "url", "text", "error")},
             **{fact.name: columns.get(fact.name, pa.nulls(self.rows, fact.type)) for fact in self._plan.shown},
@@ -117,8 +118,10 @@ class Verdict:
 
     def _written_table(self, web: pa.Table, captions: pa.Array) -> pa.Table:
         """Return the decisions of the captions: facts and verdicts of the image are those of the record."""
+        captions, images = captions.take(pa.array(self.texts.first)), self._images()
         place = np.flatnonzero(np.repeat(captions.is_valid().to_numpy(zero_copy_only=False), self._captions))
-        owner = pa.array(place // self._captions)
+        record = place // self._captions
+        owner = pa.array(self.texts.first[record])
         texts = captions.drop_null().flatten()
         judged = Judged(self._plan.steps, len(place))
         for step in self._plan.steps:
@@ -126,24 +129,36 @@ class Verdict:
             if step.rule.per_text:
                 judged.take(step.name, self._written, place)
             elif step.rule.about == "image":
-                judged.take(step.name, self._web, place // self._captions)
+                judged.take(step.name, self._web, images[record])
         of_image = [fact.name for fact in self._plan.shown if fact.about == "image"]
         values = {name: combined(web[name]).take(owner) for name in ("shard", "shard_index", "row", "key", "url", *of_image)}
         values |= {fact.name: pa.nulls(len(place), fact.type) for fact in self._plan.shown if fact.about == "text"}
-        values["text_no"] = pa.array((place % self._captions + 1).astype(np.int16))
+        values["text_no"] = pa.array((self.texts.sizes[record] + place % self._captions).astype(np.int16))
         values |= {"source": pa.repeat("synthetic", len(place)), "text": texts}
         values["error"] = pa.array([fault(text) for text in texts.to_pylist()], pa.string())
         return pa.table({**values, **_judgement(judged)})
 
+    def _images(self) -> Index:
+        """Return the row whose verdicts by filters of images are those of each record.
 
-def _texts(facts: Batch, numbers: Sequence[int]) -> Batch:
-    """Return one row for each of these texts of each record: facts that are lists give the text's value."""
-    order = pa.array(np.arange(len(numbers) * facts.num_rows).reshape(len(numbers), -1).T.ravel())
+        It is the first that passes them: of a record with several texts one may be a pair that is there already.
+        """
+        passing = np.flatnonzero(self._passing(None, ("image",)))
+        found = self.texts.first.copy()
+        records, places = np.unique(self.texts.record[passing], return_index=True)
+        found[records] = passing[places]
+        return found
+
+
+def _texts(facts: Batch, numbers: Index) -> Batch:
+    """Return facts of one text of each row: of those that are lists, the text's value; null where it has none."""
     columns = {}
     for name, column in zip(facts.schema.names, facts.columns, strict=True):
-        lists = pa.types.is_list(column.type)
-        parts = [pc.list_element(column, number) if lists else column for number in numbers]
-        columns[name] = pa.concat_arrays(parts).take(order)
+        if pa.types.is_list(column.type):
+            inside = pc.fill_null(pc.list_value_length(column), 0).to_numpy() > numbers
+            places = column.offsets.to_numpy()[:-1] + numbers
+            column = column.values.take(pa.array(places, pa.int64(), mask=~inside))
+        columns[name] = column
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
 

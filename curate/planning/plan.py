@@ -168,7 +168,7 @@ class Plan:
     @property
     def base_key(self) -> str:
         """Return the name under which a shard's base facts are stored: it changes with the stages that make them."""
-        return "base-4" + self.keys[self.header.name].rsplit("-", 1)[1] + self.keys[self.text.name].rsplit("-", 1)[1]
+        return "base-5" + self.keys[self.header.name].rsplit("-", 1)[1] + self.keys[self.text.name].rsplit("-", 1)[1]
 
     def models(self) -> Iterator[tuple[str, ModelKind, str]]:
         """Yield (stage, kind, spec) of every model that the stages load."""

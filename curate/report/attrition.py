@@ -74,7 +74,7 @@ def combinations(view: View) -> list[Combination]:
     """Count the combinations of verdicts that occur: a few hundred, whatever the number of rows."""
     found = view.rows(
         "SELECT any_value(dropped_by), any_value(failed), any_value(not_evaluated), count(*),"
-        " coalesce(text_no > 0, false) AS made, count(*) FILTER (coalesce(text_no, 0) = 0),"
+        " coalesce(source = 'synthetic', false) AS made, count(*) FILTER (coalesce(text_no, 0) = 0),"
         " count(sample_key) FILTER (coalesce(text_no, 0) = 0)"
         " FROM data GROUP BY hash(dropped_by, failed, not_evaluated), made"  # grouping by the lists takes three times as long
     )

@@ -70,9 +70,9 @@ class Pair:
             side: create_view(connection, f"data_{side}", parquet_files(outs[side], "decisions"), _READ) for side in SIDES
         }
         self._places(outs)
-        counted = "count(*), count(*) FILTER (text_no > 0), count(*) FILTER (dropped_by IS NULL)"
+        counted = "count(*), count(*) FILTER (source = 'synthetic'), count(*) FILTER (dropped_by IS NULL)"
         self.totals = {side: Totals(*self.rows(f"SELECT {counted} FROM data_{side}")[0]) for side in SIDES}
-        self.captioned = any(totals.synthetic for totals in self.totals.values())
+        self.several = any(self.rows(f"SELECT bool_or(text_no > 0) FROM data_{side}")[0][0] for side in SIDES)
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run a query and return all rows."""
@@ -202,19 +202,20 @@ class Pair:
     def _columns(self, evidence: Mapping[str, str]) -> str:
         """Return the columns of a record: place, verdict, hashes of its texts, evidence."""
         web = "CASE WHEN d.dropped_by IS NULL THEN hash(d.text) END"
-        kept = f"coalesce({web}, 0)::HUGEINT + coalesce(c.kept, 0)" if self.captioned else web
+        kept = f"coalesce({web}, 0)::HUGEINT + coalesce(c.kept, 0)" if self.several else web
         columns = ["d.shard_index AS shard", "d.row AS row", f"{_VERDICT} AS verdict", f"{kept} AS kept"]
-        columns.append("c.written AS written" if self.captioned else "NULL::HUGEINT AS written")
+        columns.append("c.written AS written" if self.several else "NULL::HUGEINT AS written")
         return ", ".join(columns + [f"d.{quoted(column)} AS {name}" for column, name in evidence.items()])
 
     def _web(self, side: str) -> str:
         return f"(SELECT * FROM data_{side} WHERE coalesce(text_no, 0) = 0)"
 
     def _captions(self, side: str) -> str:
-        """Return the join with sums of hashes of the synthetic texts, all and kept: they do not depend on the order."""
-        if not self.captioned:
+        """Return the join with sums of hashes of the other texts, which do not depend on the order: synthetic ones, kept ones."""
+        if not self.several:
             return ""
-        sums = "sum(hash(text)::HUGEINT) AS written, sum(hash(text)::HUGEINT) FILTER (dropped_by IS NULL) AS kept"
+        written = "sum(hash(text)::HUGEINT) FILTER (source = 'synthetic') AS written"
+        sums = f"{written}, sum(hash(text)::HUGEINT) FILTER (dropped_by IS NULL) AS kept"
         return (
             f" LEFT JOIN (SELECT shard_index, row, {sums} FROM data_{side} WHERE text_no > 0 GROUP BY ALL) c"
             " ON c.shard_index = d.shard_index AND c.row = d.row"

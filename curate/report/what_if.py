@@ -71,7 +71,7 @@ def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) ->
     after = recipes.recorded(manifest["recipe"], overrides)
     _refuse(before, after, manifest)
     answer = WhatIf(was=manifest["kept"], filters=[FilterCount(name) for name in after])
-    counted = partial(_counted, after, _Captioned if "captions" in manifest["recipe"] else _Plain)
+    counted = partial(_counted, after, captioned="captions" in manifest["recipe"])
     files = parquet_files(out, "decisions")
     with ThreadPoolExecutor(_FILES) as threads:
         for start in range(0, len(files), _QUEUED):
@@ -80,10 +80,10 @@ def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) ->
     return answer
 
 
-def _counted(rules: dict[str, Filter], kind: type[_Plain | _Captioned], url: str) -> WhatIf:
-    """Return the result for the records of one file."""
-    answer, tally = WhatIf(filters=[FilterCount(name) for name in rules]), kind()
-    columns = ["row", "text_no", "dropped_by", "not_evaluated", *rules]
+def _counted(rules: dict[str, Filter], url: str, *, captioned: bool) -> WhatIf:
+    """Return the result for the records of one file; `captioned` is whether images get captions."""
+    answer, tally = WhatIf(filters=[FilterCount(name) for name in rules]), _Tally(captioned)
+    columns = ["row", "text_no", "source", "dropped_by", "not_evaluated", *rules]
     try:
         file = pq.ParquetFile(opened(url), pre_buffer=True)
         # one thread per file: pyarrow's threads would wait for remote reads one by one
@@ -105,44 +105,34 @@ class _Fate:
 
 
 @dataclass
-class _Plain:
-    """Counts the records of a shard with one text per record."""
+class _Tally:
+    """Counts the records of a shard. With captions, an image that is no longer dropped would get some not written yet."""
 
-    records: int = 0
-    kept: int = 0
-    certain: int = 0
-
-    def add(self, batch: pa.RecordBatch, fate: _Fate) -> None:
-        self.records += batch.num_rows
-        self.kept += int(fate.kept.sum())
-        self.certain += int(fate.certain.sum())
-
-    def counted(self) -> tuple[int, int, int]:
-        return self.records, self.kept, self.certain
-
-
-@dataclass
-class _Captioned:
-    """Counts the records of a shard with captions. An image that is no longer dropped would get captions not written yet."""
-
+    captioned: bool
     rows: list[Rows] = field(default_factory=list)
     numbers: list[Rows] = field(default_factory=list)
+    written: list[Mask] = field(default_factory=list)
     fates: list[_Fate] = field(default_factory=list)
 
     def add(self, batch: pa.RecordBatch, fate: _Fate) -> None:
         self.rows.append(batch["row"].to_numpy())
         self.numbers.append(batch["text_no"].to_numpy())
+        self.written.append(pc.equal(batch["source"], "synthetic").to_numpy(zero_copy_only=False))
         self.fates.append(fate)
 
     def counted(self) -> tuple[int, int, int]:
-        rows, web = np.concatenate([*self.rows, _NONE]), np.concatenate([*self.numbers, _NONE]) == 0
+        """Return how many records there are, how many may be kept, and how many certainly are."""
+        rows, first = np.concatenate([*self.rows, _NONE]), np.concatenate([*self.numbers, _NONE]) == 0
+        written = np.concatenate([*self.written, _NONE.astype(np.bool_)])
         kept, certain, image = (
             np.concatenate([*(getattr(fate, name) for fate in self.fates), _NONE.astype(np.bool_)])
             for name in ("kept", "certain", "image")
         )
-        unwritten = np.setdiff1d(rows[web & image], rows[~web])
+        if first.all() and not self.captioned:
+            return len(rows), int(kept.sum()), int(certain.sum())
+        unwritten = np.setdiff1d(rows[~written & image], rows[written]) if self.captioned else _NONE
         possible = np.union1d(rows[kept], unwritten)
-        return int(web.sum()), len(possible), len(np.unique(rows[certain]))
+        return int(first.sum()), len(possible), len(np.unique(rows[certain]))
 
 
 def _refuse(before: dict[str, Filter], after: dict[str, Filter], manifest: dict[str, Any]) -> None:
@@ -166,7 +156,7 @@ def _refuse(before: dict[str, Filter], after: dict[str, Filter], manifest: dict[
 def _judged(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> _Fate:
     rows = batch.num_rows
     missing = _not_evaluated(batch["not_evaluated"], list(rules))
-    written = batch["text_no"].to_numpy() > 0
+    written = pc.equal(batch["source"], "synthetic").to_numpy(zero_copy_only=False)
     unmade = np.zeros(rows, np.bool_)  # captions of images that are now dropped before the captioner
     captioner = next((name for name, rule in rules.items() if rule.per_text), None)
     gone = pc.is_in(batch["dropped_by"], value_set=pa.array(NOT_FILTERS)).to_numpy(zero_copy_only=False)

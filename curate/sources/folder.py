@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -13,16 +13,18 @@ import pyarrow as pa
 import xxhash
 
 from curate.core.contracts import Batch, Shard
+from curate.sources.fields import Reading, beside_images
 from curate.sources.lines import lines_of, parse_line
 from curate.sources.linked_files import Folder
-from curate.sources.records import IMAGE_TYPES, MAX_JSON, MAX_TEXT, UNSAFE_KEY, URLS, Record, batches, decode, first, join
+from curate.sources.records import IMAGE_TYPES, MAX_JSON, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
 from curate.sources.source import OpenShard, Source, shard_of
+from curate.sources.texts import together
 from curate.storage.paths import Entry, staged, tree
 
 SHARD_IMAGES = 10_000
 LISTS = ("captions.jsonl", "metadata.jsonl")
 _NAMES = ("file_name", "image", "path", "filename", "image_path")
-_CAPTIONS = ("caption", "captions", "text", "alt", "TEXT", "alt_text", "title")
+CAPTIONS = ("caption", "captions", "text", "alt", "TEXT", "alt_text", "title")
 _UNSAFE = re.compile(UNSAFE_KEY)
 
 
@@ -59,7 +61,7 @@ class FolderShard:
 
     def _records(self) -> Iterator[Record]:
         images, files = self._files()
-        folder = Folder(self.shard.url)
+        folder, reading = Folder(self.shard.url), Reading.of(CAPTIONS, self.shard.columns)
         listed = self._listed({self._relative(image.url) for image in images}, files)
         before = None
         for image in images:
@@ -67,20 +69,24 @@ class FolderShard:
             stem = posixpath.splitext(name)[0]
             data, code = folder.load(name)
             codes = [code] if code else []
-            text, url = self._caption(posixpath.splitext(image.url)[0], files, codes)
-            fields = listed.get(name, {})
-            text = first(fields, _CAPTIONS, codes) if text is None else text
+            written, fields = self._beside(posixpath.splitext(image.url)[0], files, codes)
+            found = reading.texts(fields, written, codes) or reading.texts(listed.get(name, {}), None, codes)
+            url = reading.url_of(fields) or reading.url_of(listed.get(name, {}))
+            fields = {**listed.get(name, {}), **fields}
+            text, more = together(found, codes)
             codes += ["missing_text"] if text is None else []
-            key = stem.encode(errors="surrogateescape").decode(errors="replace")
-            codes += ["key_not_utf8"] if key != stem else []
+            own = stem.encode(errors="surrogateescape").decode(errors="replace")
+            key = reading.key_of(fields) or own
+            codes += ["key_not_utf8"] if key == own != stem else []
             codes += ["duplicate_key"] if stem == before else []
             codes += ["unsafe_key"] if _UNSAFE.search(key) else []
             before = stem
-            yield Record(key, url or first(fields, URLS), text, join(codes), data)
+            yield Record(key, url, text, join(codes), data, more_texts=more)
 
-    def _caption(self, stem: str, files: dict[str, Entry], codes: list[str]) -> tuple[str | None, str | None]:
-        """Return the text and url from the sidecar files of an image. Symbolic links are not followed."""
-        text, fields = None, {}
+    def _beside(self, stem: str, files: dict[str, Entry], codes: list[str]) -> tuple[str | None, dict[str, object]]:
+        """Return the text and the fields of the sidecar files of an image. Symbolic links are not followed."""
+        text = None
+        fields: dict[str, object] = {}
         folder = Folder(self.shard.url)
         if stem + ".txt" in files:
             data, _ = folder.load(self._relative(stem + ".txt"))
@@ -90,7 +96,7 @@ class FolderShard:
             found = parse_line(data if data is not None and len(data) <= MAX_JSON else None)
             codes += ["bad_json"] if found is None else []
             fields = found or {}
-        return first(fields, _CAPTIONS, codes) if text is None else text, first(fields, URLS)
+        return text, fields
 
     def _listed(self, names: set[str], files: dict[str, Entry]) -> dict[str, dict[str, object]]:
         """Return the fields of the images `names` in caption lists. Others are not kept: a list may be larger than memory."""
@@ -108,7 +114,7 @@ class FolderShard:
         return found
 
 
-def image_shards(url: str, entries: Sequence[Entry]) -> Iterator[Shard]:
+def image_shards(url: str, entries: Sequence[Entry], columns: Mapping[str, str] | None = None) -> Iterator[Shard]:
     """Split the images among the files of a folder into shards of SHARD_IMAGES.
 
     A changed caption changes the fingerprints of all: captions are small, and which images they belong to is not known here.
@@ -119,7 +125,7 @@ def image_shards(url: str, entries: Sequence[Entry]) -> Iterator[Shard]:
         part = found[begin : begin + SHARD_IMAGES]
         stamp = xxhash.xxh3_64_hexdigest((repr(part) + captions).encode(errors="replace"))
         whole = Entry(url, sum(entry.size for entry in part), stamp)
-        yield shard_of(whole, SOURCE.kind, (begin, begin + len(part)))
+        yield shard_of(whole, SOURCE.kind, (begin, begin + len(part)), beside_images(columns or {}))
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def _folder(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:
             some = True
             yield from source.shards(entry, columns)
     if not some and has_images:
-        yield from image_shards(url, entries)
+        yield from image_shards(url, entries, columns)
     elif not some:
         raise InputError(f"{url}: no tar, table, web archive or image in this folder")
 

@@ -14,6 +14,9 @@ from curate.core.contracts import RECORD_SCHEMA, ROW_GROUP, Batch, ShardBreak
 MAX_TEXT = 65_536
 """Characters of a text that are kept."""
 
+MAX_TEXTS = 64
+"""Texts of a record that are kept; all but the first have MAX_TEXT characters together."""
+
 MAX_IMAGE = 256 << 20
 """Bytes of the largest image file that is read."""
 
@@ -40,6 +43,7 @@ ERRORS: dict[str, str] = {
     "missing_url": "the record has no image and no address to fetch one from",
     "text_not_utf8": "the text is not UTF-8: what could not be decoded was replaced",
     "text_too_long": f"the text was cut to its first {MAX_TEXT} characters",
+    "too_many_texts": f"of several texts those after {MAX_TEXTS} texts, or after {MAX_TEXT} characters, were left out",
     "image_too_large": f"the image file is larger than {MAX_IMAGE >> 20} MiB and was not read",
     "image_not_found": "the image file that the record names does not exist or cannot be read",
     "image_is_url": "the record names its image by an http(s) address where others name a file: it is not fetched",
@@ -69,6 +73,12 @@ class Record(NamedTuple):
     offset: int | None = None
     given_sha256: str | None = None
     earlier_texts: str | None = None
+    more_texts: list[str] | None = None
+
+    def size(self) -> int:
+        """Return about how many bytes it takes."""
+        texts = sum(map(len, self.more_texts)) if self.more_texts else 0
+        return len(self.image or b"") + len(self.text or "") + len(self.earlier_texts or "") + texts
 
 
 def batches(records: Iterable[Record], start: int = 0) -> Iterator[Batch]:
@@ -86,7 +96,7 @@ def batches(records: Iterable[Record], start: int = 0) -> Iterator[Batch]:
             record, broken = None, error
         if record is None:
             break
-        weight = len(record.image or b"") + len(record.text or "") + len(record.earlier_texts or "")
+        weight = record.size()
         if held and (len(held) == ROW_GROUP or size + weight > BATCH_BYTES):
             yield _pack(held, start)
             start, held, size = start + len(held), [], 0

@@ -27,9 +27,9 @@ class ClipStage(Stage):
     cost: ClassVar[float] = 8e-3  # of the texts
     needs: ClassVar[Needs] = Needs(models=True)
     facts: ClassVar[tuple[Fact, ...]] = (
-        Fact("clip_scores", pa.list_(pa.float32()), "image", "cosine of image and each text: the web text's, each caption's"),
+        Fact("clip_scores", pa.list_(pa.float32()), "image", "cosine of image and each text: the web texts', each caption's"),
     )
-    optional: ClassVar[tuple[str, ...]] = ("captions",)
+    optional: ClassVar[tuple[str, ...]] = ("captions", "more_texts")
 
     @property
     def reads(self) -> tuple[str, ...]:

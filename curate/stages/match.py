@@ -34,10 +34,10 @@ class MatchStage(Stage):
     cost: ClassVar[float] = 2e-2
     needs: ClassVar[Needs] = Needs(gpus=1, models=True)
     facts: ClassVar[tuple[Fact, ...]] = (
-        Fact("match_scores", pa.list_(pa.float32()), "image", "P(match) of each text: the web text's, then each caption's"),
+        Fact("match_scores", pa.list_(pa.float32()), "image", "P(match) of each text: the web texts', then each caption's"),
     )
     reads = ("pictures", "text")
-    optional: ClassVar[tuple[str, ...]] = ("captions",)
+    optional: ClassVar[tuple[str, ...]] = ("captions", "more_texts")
 
     def models(self) -> tuple[tuple[ModelKind, str], ...]:
         """Name the matcher."""

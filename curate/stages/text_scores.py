@@ -9,14 +9,16 @@ from curate.stages.caption import fault
 
 
 def texts_of(batch: Batch) -> list[list[str | None]]:
-    """Return the texts of each row: the web text, then the captions where the batch has them; None for an empty text."""
-    web = [text if text and text.strip() else None for text in batch["text"].to_pylist()]
+    """Return the texts of each row: the web texts, then the captions where the batch has them; None for an empty text."""
+    web = [[text if text and text.strip() else None] for text in batch["text"].to_pylist()]
+    if "more_texts" in batch.schema.names:
+        web = [[*first, *(more or ())] for first, more in zip(web, batch["more_texts"].to_pylist(), strict=True)]
     if "captions" not in batch.schema.names:
-        return [[text] for text in web]
+        return web
     captions = batch["captions"].to_pylist()
     most = max((len(found) for found in captions if found), default=0)
     written = [found or [None] * most for found in captions]
-    return [[text, *(None if fault(one) else one for one in found)] for text, found in zip(web, written, strict=True)]
+    return [[*texts, *(None if fault(one) else one for one in found)] for texts, found in zip(web, written, strict=True)]
 
 
 def scored(

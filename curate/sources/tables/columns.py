@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from curate.core.errors import InputError
 from curate.sources.records import MAX_TEXT, as_text
+from curate.sources.texts import of_lines, of_value, together
 
 GUESSES: dict[str, tuple[str, ...]] = {
     "image": (
@@ -21,6 +22,9 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "sha256": ("sha256", "image_sha256"),
 }
 """Column names (in lower case) that are tried when none is given, in this order."""
+
+LINES = "texts"
+"""The role whose value is no column but `lines`: each line of a text is a text of its own."""
 
 _ROLE_OF = {name: role for role, names in reversed(GUESSES.items()) for name in names if role != "image"} | {"image": "image"}
 """Roles by the names that their columns usually have: `--column image_url=1` is `url=1`."""
@@ -37,7 +41,7 @@ def role_of(name: str) -> str | None:
     >>> role_of("text"), role_of("image_url"), role_of("punsafe")
     ('text', 'url', None)
     """
-    return name if name in GUESSES else _ROLE_OF.get(name)
+    return name if name in (*GUESSES, LINES) else _ROLE_OF.get(name)
 
 
 def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str], guessed: Mapping[str, str] = _NO_GUESS) -> dict[str, str]:
@@ -47,6 +51,8 @@ def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str], guessed: 
     column is missing, when there is neither image nor url, or no text column.
     """
     wanted = _by_role(url, wanted)
+    lines = {role: name for role, name in wanted.items() if role == LINES}
+    wanted = {role: name for role, name in wanted.items() if role != LINES}
     for role, name in wanted.items():
         if name not in names:
             raise InputError(f"{url}: no column {name} for {role}; there are {', '.join(names)}")
@@ -63,7 +69,7 @@ def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str], guessed: 
         if not any(role in columns for role in roles):
             missing = " or ".join(roles)
             raise InputError(f"{url}: no {missing} column among {', '.join(names) or 'none'}; choose one with --column")
-    return columns
+    return columns | lines
 
 
 def _by_role(url: str, wanted: Mapping[str, str]) -> dict[str, str]:
@@ -126,11 +132,45 @@ def clean_text(column: pa.Array) -> tuple[pa.Array, list[Code]]:
     return pc.if_else(long, pc.utf8_slice_codeunits(text, 0, MAX_TEXT), text), [("text_too_long", long)]
 
 
+def clean_texts(column: pa.Array, *, lines: bool = False) -> tuple[pa.Array, pa.Array, list[Code]]:
+    """Return the first text of each row, the others (list<string>, null for none), and the error codes of the rows.
+
+    A row of a list has its items as texts, each once; with `lines`, a row has those lines as texts that are not empty.
+    """
+    lists = any(test(column.type) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+    if not (lists or lines):
+        text, codes = clean_text(column)
+        return text, pa.nulls(len(column), pa.list_(pa.string())), codes
+    found = []
+    wrong: list[list[str]] = [[] for _ in range(len(column))]
+    for value, codes_of_row in zip(_listed(column), wrong, strict=True):
+        texts = of_value(value, codes_of_row)
+        found.append(together([line for text in texts for line in of_lines(text)] if lines else texts, codes_of_row))
+    first, more = (
+        pa.array([one.first for one in found], pa.string()),
+        pa.array([one.more for one in found], pa.list_(pa.string())),
+    )
+    return first, more, _masks(wrong)
+
+
+def _listed(column: pa.Array) -> list[object]:
+    try:
+        values: list[object] = column.to_pylist()
+    except UnicodeDecodeError:  # Arrow does not look into its strings: read as bytes, each is decoded by itself
+        text = pa.types.is_string(column.type)
+        values = column.cast(pa.binary() if text else pa.list_(pa.binary())).to_pylist()
+    return values
+
+
 def _row_by_row(values: Sequence[object]) -> tuple[pa.Array, list[Code]]:
     wrong: list[list[str]] = [[] for _ in values]
     text = pa.array([as_text(value, codes) for value, codes in zip(values, wrong, strict=True)], pa.string())
+    return text, _masks(wrong)
+
+
+def _masks(wrong: Sequence[Sequence[str]]) -> list[Code]:
     names = sorted({code for codes in wrong for code in codes})
-    return text, [(name, pa.array([name in codes for codes in wrong])) for name in names]
+    return [(name, pa.array([name in codes for codes in wrong])) for name in names]
 
 
 def joined(codes: Sequence[Code], rows: int) -> pa.Array:

@@ -25,13 +25,25 @@ def inspect(url: str, opening: Callable[[], R], wanted: Mapping[str, str]) -> tu
         columns = resolve(url, reader.names(), wanted, reader.guessed())
         name = columns.get("image")
         sample = None if name is None else reader.sample(name)
+        texts = reader.sample(columns["text"])
     except DAMAGE as error:
         if not is_damage(error):
             raise InputError(f"{url}: {getattr(error, 'strerror', None) or error}") from None
         return dict(wanted), None
+    if texts is not None:
+        _check_texts(url, columns["text"], texts.type)
     if name is not None and sample is not None:
         columns = on_the_web(columns, {name: _sample(url, name, sample)})
     return columns, reader
+
+
+def _check_texts(url: str, name: str, kind: pa.DataType) -> None:
+    """Raise InputError for a column of objects, or of lists of anything but texts."""
+    inside = kind
+    while pa.types.is_list(inside) or pa.types.is_large_list(inside) or pa.types.is_fixed_size_list(inside):
+        inside = inside.value_type
+    if pa.types.is_struct(inside) or pa.types.is_map(inside) or (inside is not kind and pa.types.is_nested(inside)):
+        raise InputError(f"{url}: column {name} cannot hold texts, it is {kind}; choose another with --column text=NAME")
 
 
 def _sample(url: str, name: str, column: pa.Array) -> list[Any]:

@@ -20,6 +20,7 @@ from curate.sources.tables.cells import load
 from curate.sources.tables.columns import on_the_web, resolve, without_images
 from curate.sources.tables.cutting import Parts, cut, line_start, resized
 from curate.sources.tables.reader import DAMAGE, broken, is_damage, stem
+from curate.sources.texts import Texts, of_lines, of_value, together
 from curate.storage.input_file import InputFile
 from curate.storage.paths import Entry
 
@@ -71,7 +72,7 @@ class JsonLines:
             return Record(default, None, None, "bad_json", None)
         codes: list[str] = []
         image, code = (None, None) if self.shard.on_the_web else self._image(fields)
-        text = as_text(fields.get(self.columns.get("text", "text")), codes)
+        text, more = self._texts(fields, codes)
         codes = ([code] if code else []) + (["missing_text"] if text is None else []) + codes
         key = as_text(fields.get(self.columns.get("key", "")))
         if _UNSAFE.search(key or ""):
@@ -79,7 +80,14 @@ class JsonLines:
         url = as_text(fields.get(self.columns.get("url", "")))
         codes += ["missing_url"] if url is None and self.shard.on_the_web else []
         given = (as_text(fields.get(self.columns.get("sha256", ""))) or "").lower() or None
-        return Record(default if key is None else key, url, text, join(codes), image, None, given)
+        return Record(default if key is None else key, url, text, join(codes), image, None, given, more_texts=more)
+
+    def _texts(self, fields: dict[str, object], codes: list[str]) -> Texts:
+        name = self.columns.get("text", "text")
+        found = of_value(fields.get(name), codes)
+        if self.columns.get("texts") == "lines":
+            found = [line for text in found for line in of_lines(text)]
+        return together(found, codes)
 
 
 def _inspect(url: str, file: InputFile, wanted: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from curate.core.errors import InputError
 from curate.sources.linked_files import Folder
 from curate.sources.records import BATCH_BYTES, MAX_IMAGE, UNSAFE_KEY, Record, batches, join
 from curate.sources.tables.cells import _bytes_of, _load_cell
-from curate.sources.tables.columns import Code, clean_text, joined, resolve
+from curate.sources.tables.columns import LINES, Code, clean_text, clean_texts, joined, resolve
 from curate.sources.tables.reader import DAMAGE, Reader, TableRows, broken, stem
 
 
@@ -56,7 +56,7 @@ class TableShard:
         """Yield batches of RECORD_SCHEMA. Raises ShardBreak after the last good row when the table is damaged."""
         reader, limit = self._opened(self.opening), self.shard.limit
         end = 0
-        for start, rows in self._pieces(reader, sorted(set(self.columns.values())), 0):
+        for start, rows in self._pieces(reader, self._read_columns(), 0):
             if limit is not None and start >= limit:
                 return
             rows = rows if limit is None else rows.slice(0, limit - start)
@@ -95,19 +95,22 @@ class TableShard:
         except DAMAGE as error:
             raise broken(self.shard.url, error) from None
 
+    def _read_columns(self) -> list[str]:
+        return sorted({name for role, name in self.columns.items() if role != LINES})
+
     def _records(self, start: int, piece: pa.RecordBatch) -> Iterator[Batch]:
         fields, codes = self._fields(start, piece)
-        given = fields.pop()
+        given, more = fields.pop(), fields.pop()
         name = self.columns.get("image")
         if name is None:
             error = joined([("missing_url", pc.is_null(fields[1])), *codes], len(piece))
             none = pa.nulls(len(piece), pa.binary()), pa.nulls(len(piece), pa.int64()), given, pa.nulls(len(piece), pa.string())
-            yield pa.RecordBatch.from_arrays([_numbers(start, len(piece)), *fields, error, *none], schema=RECORD_SCHEMA)
+            yield pa.RecordBatch.from_arrays([_numbers(start, len(piece)), *fields, error, *none, more], schema=RECORD_SCHEMA)
             return
         column = piece.column(piece.schema.get_field_index(name))
         image = _bytes_of(column, name)
         if image is None:
-            yield from batches(self._row_by_row(fields, codes, column), start)
+            yield from batches(self._row_by_row([*fields, more], codes, column), start)
             return
         missing = pc.is_null(image)
         if (pc.max(pc.binary_length(image)).as_py() or 0) > MAX_IMAGE:
@@ -119,18 +122,24 @@ class TableShard:
         for begin, length in _cuts(image, fields[2]):
             part = [array.slice(begin, length) for array in (rows, *fields, error)]
             data = image.slice(begin, length).cast(pa.binary())
-            rest = pa.nulls(length, pa.int64()), given.slice(begin, length), pa.nulls(length, pa.string())
+            rest = (
+                pa.nulls(length, pa.int64()),
+                given.slice(begin, length),
+                pa.nulls(length, pa.string()),
+                more.slice(begin, length),
+            )
             yield pa.RecordBatch.from_arrays([*part, data, *rest], schema=RECORD_SCHEMA)
 
     def _fields(self, start: int, piece: pa.RecordBatch) -> tuple[list[pa.Array], list[Code]]:
-        """Return the arrays key, url, text and given_sha256, and what is wrong with them."""
+        """Return the arrays key, url, text, more_texts and given_sha256, and what is wrong with them."""
         rows = piece.num_rows
         have = {
             role: clean_text(piece.column(piece.schema.get_field_index(name)))
             for role, name in self.columns.items()
-            if role != "image"
+            if role not in ("image", "text", LINES)
         }
-        text, codes = have["text"]
+        texts = piece.column(piece.schema.get_field_index(self.columns["text"]))
+        text, more, codes = clean_texts(texts, lines=LINES in self.columns)
         url, given = (have[role][0] if role in have else pa.nulls(rows, pa.string()) for role in ("url", "sha256"))
         codes = [("missing_text", pc.is_null(text)), *codes]
         number = _numbers(start, rows).cast(pa.string())
@@ -139,14 +148,14 @@ class TableShard:
             key = pc.coalesce(have["key"][0], key)
             codes.append(("unsafe_key", pc.match_substring_regex(key, UNSAFE_KEY)))
             codes += [("key_not_utf8", mask) for code, mask in have["key"][1] if code == "text_not_utf8"]
-        return [key, url, text, pc.utf8_lower(given)], codes
+        return [key, url, text, more, pc.utf8_lower(given)], codes
 
     def _row_by_row(self, fields: list[pa.Array], codes: list[Code], column: pa.Array) -> Iterator[Record]:
         errors = joined(codes, len(column)).to_pylist()
-        key, url, text = (array.to_pylist() for array in fields)
+        key, url, text, more = (array.to_pylist() for array in fields)
         for i in range(len(column)):
             image, code = _load_cell(column, i, self.columns["image"], self.folder)
-            yield Record(key[i], url[i], text[i], join([c for c in (code, errors[i]) if c]), image)
+            yield Record(key[i], url[i], text[i], join([c for c in (code, errors[i]) if c]), image, more_texts=more[i])
 
 
 @cache

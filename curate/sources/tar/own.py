@@ -35,13 +35,13 @@ class Own(NamedTuple):
     texts: tuple[Text, ...]  # that the last run kept
     earlier_texts: str | None  # JSON: those of every run with the scores of the first that had them, without repetitions
 
-    def text(self, found: str | None) -> str | None:
-        """Return the record's text, given that of key.txt: the web text, unless key.txt was changed since."""
+    def web_texts(self, found: str | None) -> list[str]:
+        """Return the record's texts, given that of key.txt: the web texts, unless key.txt was changed since."""
         kept = [str(one["text"]) for one in self.texts]
-        web = (str(one["text"]) for one in self.texts if one["source"] == "web")
+        web = [str(one["text"]) for one in self.texts if one["source"] == "web"]
         if found is None:
-            return next(web, kept[0] if kept else None)
-        return next(web, found) if found in kept else found
+            return web or kept[:1]
+        return (web or [found]) if found in kept else [found]
 
 
 def own(fields: Mapping[str, object]) -> Own | None:

@@ -10,12 +10,17 @@ from typing import BinaryIO
 import xxhash
 
 from curate.core.contracts import ShardBreak
-from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_JSON, MAX_TEXT, UNSAFE_KEY, URLS, Record, cut, decode, first, join
+from curate.sources.fields import Reading
+from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_JSON, MAX_TEXT, UNSAFE_KEY, Record, as_text, cut, decode, join
 from curate.sources.tar.members import Cut, Member, members, shown
-from curate.sources.tar.own import own
+from curate.sources.tar.own import Own, own
+from curate.sources.texts import Texts, together
 
 KEYS_REMEMBERED = 2_000_000  # about 140 MB; a repeated key is not noticed past so many records
-CAPTIONS = ("caption", "text", "alt", "TEXT", "alt_text", "title")
+CAPTIONS = ("caption", "captions", "text", "alt", "TEXT", "alt_text", "title")
+
+USUAL = Reading(CAPTIONS)
+"""How a tar is read where nobody says otherwise."""
 
 _ROLES = {name.encode(): "image" for name in IMAGE_TYPES} | {b"txt": "text", b"json": "json"}
 _BOUNDS = {"image": MAX_IMAGE, "text": MAX_TEXT * 4 + 4, "json": MAX_JSON}
@@ -68,29 +73,37 @@ class _Group:
         else:
             self.codes.append("bad_json")
 
-    def record(self) -> Record:
+    def record(self, reading: Reading) -> Record:
         """Return the record that the members make."""
         codes, known = self.codes, own(self.fields)
-        text = self.text if self.text is not None else first(self.fields, CAPTIONS, self.text_codes)
-        if known is not None and (ours := known.text(text)) != text:
-            text = None if ours is None else cut(ours, self.text_codes)
+        text, more = self._texts(known, reading)
         if not self.has_image:
             codes.append("missing_image")
         if text is None:
             codes.append("missing_text")
-        key = self.key.decode(errors="replace")
-        if not key.isascii() and key.encode() != self.key:
+        named = reading.key_of(self.fields) if known is None else None
+        key = self.key.decode(errors="replace") if named is None else named
+        if named is None and not key.isascii() and key.encode() != self.key:
             codes.append("key_not_utf8")
         if _UNSAFE.search(key):
             codes.append("unsafe_key")
         codes += self.text_codes
-        url, error = first(self.fields, URLS), join(codes) if codes else None
+        error = join(codes) if codes else None
         if known is None:
-            return Record(key, url, text, error, self.image, self.offset)
-        return Record(known.key, url, text, error, self.image, self.offset, earlier_texts=known.earlier_texts)
+            return Record(key, reading.url_of(self.fields), text, error, self.image, self.offset, more_texts=more)
+        return Record(
+            known.key, as_text(self.fields["url"]), text, error, self.image, self.offset, None, known.earlier_texts, more
+        )
+
+    def _texts(self, known: Own | None, reading: Reading) -> Texts:
+        """Return the texts as they are read; of one of our own samples its web texts."""
+        codes = self.text_codes
+        if known is None:
+            return together(reading.texts(self.fields, self.text, codes), codes)
+        return together([text if text == self.text else cut(text, codes) for text in known.web_texts(self.text)], codes)
 
 
-def records(file: BinaryIO) -> Iterator[Record]:
+def records(file: BinaryIO, reading: Reading = USUAL) -> Iterator[Record]:
     """Yield the records of a tar. Raises ShardBreak after the last record that is surely whole."""
     group: _Group | None = None
     seen: set[int] = set()
@@ -105,16 +118,16 @@ def records(file: BinaryIO) -> Iterator[Record]:
             again = group is not None and key == group.key and role == "image" and group.has_image
             if group is None or key != group.key or again or extension in group.extensions:
                 if group is not None:
-                    yield group.record()
+                    yield group.record(reading)
                 group = _Group(key, ["second_image"] if again else _repeated(key, seen))
             group.extensions.add(extension)
             group.add(role, member, file)
     except Cut as cut:
         if group is not None and not cut.hits(group.key):
-            yield group.record()
+            yield group.record(reading)
         raise ShardBreak(str(cut)) from None
     if group is not None:
-        yield group.record()
+        yield group.record(reading)
 
 
 def _repeated(key: bytes, seen: set[int]) -> list[str]:

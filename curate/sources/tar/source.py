@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from curate.core.contracts import Batch, Shard
 from curate.core.errors import InputError
+from curate.sources.fields import Reading, beside_images
 from curate.sources.records import MAX_IMAGE, batches
 from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tar.members import BUFFER
-from curate.sources.tar.records import records
+from curate.sources.tar.records import CAPTIONS, records
 from curate.storage.input_file import InputFile
 from curate.storage.paths import Entry
 
@@ -31,7 +32,8 @@ class TarShard:
     def read(self) -> Iterator[Batch]:
         """Yield batches of RECORD_SCHEMA. Raises ShardBreak after the last whole record when the tar is damaged."""
         with open(self.file.path(), "rb", buffering=BUFFER) as file:
-            yield from batches(islice(records(file), self.shard.limit))
+            reading = Reading.of(CAPTIONS, self.shard.columns)
+            yield from batches(islice(records(file, reading), self.shard.limit))
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the bytes of `rows` (columns offset, bytes), each read at its offset; None where either is null."""
@@ -47,7 +49,7 @@ def _place(offset: int | None, size: int | None) -> tuple[int, int] | None:
 def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
     if entry.url.lower().endswith(PACKED):
         raise InputError(f"{entry.url}: compressed tars cannot be read at random; unpack it first (gunzip, zstd -d)")
-    return [shard_of(entry, SOURCE.kind)]
+    return [shard_of(entry, SOURCE.kind, columns=beside_images(columns))]
 
 
 @contextmanager
