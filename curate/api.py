@@ -23,6 +23,7 @@ import pyarrow.dataset as ds
 from curate.core.contracts import Runner
 from curate.core.errors import InputError
 from curate.core.shards import Shards
+from curate.driver.fields import check_fields
 from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome, Progress, Quiet
 from curate.driver.resolve import resolve
@@ -94,6 +95,7 @@ def run(recipe: str, inputs: Sequence[str], out: str | os.PathLike[str], setting
     """
     planned, shards = _planned(recipe, inputs, settings)
     apart(inputs, os.fspath(out))
+    check_fields(planned, shards)
     resolved, unread = resolve(planned, default_cache())
     options = settings.options if settings.options.warnings else _with_warnings(settings.options, [*planned.warnings(), *unread])
     with _runner(settings, len(shards)) as runner:

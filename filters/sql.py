@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.core.contracts import Batch, Filter, setting
-from curate.core.expressions import columns_of, evaluate
+from curate.core.expressions import columns_of, evaluate, fields_of
 from curate.core.facts import FACTS
 
 
@@ -20,6 +20,10 @@ class Sql(Filter):
     The expression is DuckDB's SQL without subqueries, evaluated with file and network access off; what cannot be
     computed for a row, like a division by zero, is null. DataComp's basic
     English rule (Gadre et al. 2023, baselines), for one: `language = 'en' and words > 2 and characters > 5`.
+
+    `input.NAME` is a further field of the input (a column of a table, a scalar of `key.json`): a number, a text or a truth value
+    as it is in that record, null where it has none. Where an expression cannot mean anything for a record's types, like
+    a text compared with a number, it is null.
 
     >>> rule = Sql(where="width * height > 90000 and language = 'en'")
     >>> sorted(rule.reads())
@@ -34,7 +38,7 @@ class Sql(Filter):
     paper = "DataComp 2023, baselines"
     evidence = pa.bool_()
 
-    where: str = setting("true", "a DuckDB expression over facts (curate filters lists them)")
+    where: str = setting("true", "a DuckDB expression over facts (curate filters lists them) and input.NAME, fields of the input")
 
     def __post_init__(self) -> None:
         """Determine what the rule is about: the image, unless it reads a fact of the text."""
@@ -45,6 +49,10 @@ class Sql(Filter):
     def reads(self) -> tuple[str, ...]:
         """Name the facts that the expression mentions."""
         return columns_of(self.where)
+
+    def input_fields(self) -> tuple[str, ...]:
+        """Name the fields of the input that the expression mentions."""
+        return fields_of(self.where)
 
     def measure(self, batch: Batch) -> pa.Array:
         """Return the expression's value for each row."""

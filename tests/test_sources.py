@@ -145,6 +145,7 @@ def test_records_of_a_tar(tmp_path):
         "given_sha256": None,
         "earlier_texts": None,
         "more_texts": None,
+        "input": None,
     }
     (shard,) = list_shards([str(tmp_path / "a.tar")], {})
     assert again(shard, rows) == [row["image"] for row in rows]

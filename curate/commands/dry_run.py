@@ -13,6 +13,7 @@ from curate.core.contracts import CorpusCount
 from curate.counts.lookup import Lookup
 from curate.driver.dry_run import DryRun as Found
 from curate.driver.dry_run import Estimate, as_json, dry_run, earlier_counts
+from curate.driver.fields import check_fields
 from curate.driver.manifest import checked
 from curate.driver.resolve import resolve
 from curate.fetch.preflight import check_ready
@@ -39,6 +40,7 @@ def dry_run_command(given: DryRun) -> None:
             lookups, unserved = earlier_counts(out, read_manifest(out), plan)
     plan = plan.without(unserved)
     checked(plan)
+    check_fields(plan, shards)
     if len(shards) > 1:
         click.echo(f"curate: {given.shard} is {len(shards)} shards; the first is tried", err=True)
     plan, warnings = resolve(plan, default_cache())

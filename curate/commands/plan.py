@@ -12,6 +12,7 @@ from curate.commands.options import Plan
 from curate.core.contracts import CorpusCount, Stage
 from curate.core.shards import Shards
 from curate.driver.download_estimate import savings
+from curate.driver.fields import check_fields
 from curate.driver.manifest import checked
 from curate.planning import loader as recipe
 from curate.planning import plan as planning
@@ -25,6 +26,7 @@ def plan_command(given: Plan) -> None:
     shards = common.shards_of(given.inputs, given.columns, given.table) if given.inputs else Shards([])
     plan = planning.plan(planning.fetching(wanted) if shards.on_the_web.any() else wanted)
     models = checked(plan)
+    check_fields(plan, shards)
     with LocalRunner(1) as runner:
         saved = savings(plan, shards, runner) if plan.fetches and len(shards) else None
     rows = _passes(plan)

@@ -12,6 +12,7 @@ from curate.commands import common, options
 from curate.commands.progress import Bars, warn
 from curate.commands.runners import Crew, crew
 from curate.core.errors import InputError
+from curate.driver.fields import check_fields
 from curate.driver.manifest import checked
 from curate.driver.options import RunOptions
 from curate.driver.progress import Outcome
@@ -45,6 +46,7 @@ def run_command(given: options.Run) -> int:
     shards = common.shards_of([*given.inputs, *given.counts_of], given.columns, given.table)
     plan = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
     checked(plan)
+    check_fields(plan, shards)
     plan, unread = resolve(plan, default_cache())
     warnings = [*plan.warnings(), *unread]
     for warning in warnings:

@@ -74,6 +74,7 @@ RECORD_SCHEMA = pa.schema(
         pa.field("given_sha256", pa.string()),  # what the input says that a fetched image must be, hex
         pa.field("earlier_texts", pa.string()),  # of a sample of ours: JSON list of its texts (source, text, scores); else null
         pa.field("more_texts", pa.list_(pa.string())),  # the web texts after the first, no two equal; null where there is one
+        pa.field("input", pa.string()),  # further scalars of the input: a JSON object; null where there are none
     ]
 )
 
@@ -220,6 +221,10 @@ class Filter(ABC):
     @abstractmethod
     def keep(self, evidence: pa.Array) -> pa.BooleanArray:
         """Judge evidence, without nulls in the answer; the filter decides what a null in the evidence means."""
+
+    def input_fields(self) -> tuple[str, ...]:
+        """Name the further fields of the input that it reads of the fact `input`: a run checks that they are there."""
+        return ()
 
     def provider(self) -> Stage | CorpusCount | None:
         """Return the stage or count that this filter's settings define; None where it reads only common facts."""

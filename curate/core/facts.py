@@ -71,6 +71,7 @@ RECORD_FACTS = (
     Fact("url", pa.string(), "image", "where the image came from"),
     Fact("text", pa.string(), "text", "the web text as found"),
     Fact("error", pa.string(), "image", "what is wrong with the record itself"),
+    Fact("input", pa.string(), "image", "further fields of the input, each as input.NAME"),
     Fact("fetched", pa.string(), "image", "'ok', 'here' where it came with its record, or why it could not be fetched"),
 )
 """What is known of a record before any stage."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,11 +27,22 @@ from curate.fetch.image_log import base_batches, open_images
 from curate.images.thumbnails import reencode
 from curate.passes.tars import STAGED, Names, PackedSamples, Sample, Tars
 from curate.planning.plan import Plan
+from curate.sources.tar.own import FIELDS
 from curate.storage.marks import Mark
 from curate.storage.store import Store
 
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 """Formats that trainers read (open_clip's loader); the others are re-encoded to JPEG."""
+
+
+class Carried(NamedTuple):
+    """What a record brings along from its input, as JSON: texts of earlier runs, and further fields."""
+
+    earlier_texts: str | None = None
+    input: str | None = None
+
+
+_CARRIED = Carried._fields
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Pack:
         with reading(name) as base, decided as verdicts, open_images(self.store, shard) as opened:
             records = _kept_records(verdicts)
             coming = next(records, None)
-            for facts in base_batches(opened, base, columns=("row", "offset", "bytes", "earlier_texts")):
+            for facts in base_batches(opened, base, columns=("row", "offset", "bytes", *_CARRIED)):
                 if coming is None:
                     return
                 located = pa.Table.from_batches([facts])
@@ -122,11 +133,11 @@ class Pack:
                 new = [texts[0]["row"] for texts in found if texts[0]["sample_key"] not in packed]
                 if new:
                     images = opened.images(located.filter(pc.is_in(located["row"], value_set=pa.array(new, pa.int64()))))
-                earlier = _earlier(located)
+                carried = _carried(located)
                 for texts in found:
                     record, key = texts[0], texts[0]["sample_key"]
                     image = packed.image(key) if key in packed else self._image(record, next(images))
-                    yield self._sample(texts, earlier.get(record["row"]), image)
+                    yield self._sample(texts, carried.get(record["row"], Carried()), image)
 
     def _image(self, record: dict[str, Any], image: bytes | None) -> tuple[bytes, str]:
         """Return an image of the input as it goes into a tar, and its sha256. Raises RuntimeError if it is another one now."""
@@ -139,16 +150,24 @@ class Pack:
         made = reencode(image, output.longest_side, output.quality) if again else None
         return (image, digest) if made is None else (made, hashlib.sha256(made).hexdigest())
 
-    def _sample(self, texts: list[dict[str, Any]], earlier: str | None, image: tuple[bytes, str]) -> Sample:
-        """Return a record's sample: its image, its best kept text, all of its kept texts, and those of earlier runs (JSON)."""
+    def _sample(self, texts: list[dict[str, Any]], carried: Carried, image: tuple[bytes, str]) -> Sample:
+        """Return a record's sample: its image, its best kept text, all of its kept texts, and what it carries."""
         record, (body, digest) = texts[0], image
-        described = self._described(texts, json.loads(earlier or "[]"))
+        described = {**self._described(texts, json.loads(carried.earlier_texts or "[]")), **self._kept(carried)}
         extension = EXTENSIONS.get(record["format"], record["format"])
         if digest != record["sha256"]:
             described["reencoded"], extension = True, "jpg"
         text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         caption = (self._best(texts)["text"] or "").encode("utf-8", "replace")
         return Sample(record["sample_key"], record["key"], extension, body, digest, {"json": text, "txt": caption})
+
+    def _kept(self, carried: Carried) -> dict[str, Any]:
+        """Return the further fields of the input that the recipe keeps: under their names, where these are none of ours."""
+        fields: dict[str, Any] = json.loads(carried.input or "{}")
+        wanted = self.plan.recipe.output.keep
+        found = fields if wanted is None else {name: fields[name] for name in wanted if name in fields}
+        below = {name: value for name, value in found.items() if name in FIELDS}
+        return {**{name: value for name, value in found.items() if name not in below}, **({"input": below} if below else {})}
 
     def _described(self, texts: list[dict[str, Any]], earlier: list[dict[str, Any]]) -> dict[str, Any]:
         """Return key.json: scores of a text stand with the text, everything else is the record's."""
@@ -219,10 +238,11 @@ def _kept_records(path: Path) -> Iterator[list[dict[str, Any]]]:
         yield list(several)
 
 
-def _earlier(located: pa.Table) -> dict[int, str]:
-    """Return the texts of earlier runs (JSON) by row, of rows that have any."""
-    found = located.filter(pc.is_valid(located["earlier_texts"]))
-    return dict(zip(found["row"].to_pylist(), found["earlier_texts"].to_pylist(), strict=True))
+def _carried(located: pa.Table) -> dict[int, Carried]:
+    """Return what records carry by row, of rows that carry anything."""
+    found = located.filter(pc.or_(*(pc.is_valid(located[name]) for name in _CARRIED)))
+    columns = (found[name].to_pylist() for name in _CARRIED)
+    return dict(zip(found["row"].to_pylist(), map(Carried, *columns), strict=True))
 
 
 def _source(text: dict[str, Any], earlier: list[dict[str, Any]]) -> str:

@@ -233,12 +233,12 @@ def without(table: pa.Table, dates: pa.Array) -> pa.Table:
 
 
 def without_texts(batch: Batch, dates: pa.Array) -> Batch:
-    """Return base facts in which removed records have no key, url or texts, but still their hashes: these are counted."""
+    """Return base facts in which removed records have no key, url, texts or fields, but still their hashes: these are counted."""
     if dates.null_count == len(dates):
         return batch
     here = dates.is_null()
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    for name in ("url", "text"):
+    for name in [name for name in ("url", "text", "input") if name in columns]:
         columns[name] = pc.if_else(here, columns[name], pa.scalar(None, columns[name].type))
     if "earlier_texts" in columns:  # facts of an earlier version have none
         earlier = columns["earlier_texts"]

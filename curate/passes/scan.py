@@ -39,6 +39,7 @@ BASE_SCHEMA = pa.schema(
             "more_texts", pa.list_(pa.string())
         ),  # the web texts after the first (see curate.passes.texts); null where there is one
         pa.field("more_keys", pa.list_(pa.uint64())),  # their text keys
+        *facts.schema(("input",)),
     ]
 )
 

@@ -265,7 +265,7 @@ def _typed(kind: type[Any], name: str, value: Any, where: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     annotation = typing.get_type_hints(kind)[name]
-    if typing.get_origin(annotation) is tuple:
+    if any(typing.get_origin(one) is tuple for one in (annotation, *typing.get_args(annotation))):
         value = [part for part in map(str.strip, value.split(",")) if part] if isinstance(value, str) else value
         value = tuple(value) if isinstance(value, list) else value
     try:

@@ -30,6 +30,9 @@ class Output:
     text: Literal["web_first", "best_score"] = field(
         default="web_first", metadata={"doc": "which kept text becomes key.txt: the web text if it is kept, or the best match"}
     )
+    keep: tuple[str, ...] | None = field(
+        default=None, metadata={"doc": "further fields of the input that key.json keeps: none: all scalar ones; []: no field"}
+    )
     show_nsfw: bool = field(default=False, metadata={"doc": "draw images that fail nsfw in the report as they are, not blurred"})
 
     def check(self) -> None:

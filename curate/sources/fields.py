@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from curate.core.errors import InputError, near
+from curate.sources.kept import kept, said
 from curate.sources.records import URLS, as_text, first
-from curate.sources.texts import of_fields, of_lines, of_lists, of_value
+from curate.sources.texts import LISTS, of_fields, of_lines, of_lists, of_value
 
 Fields = Mapping[str, object]
+
+FIRST = 100
+"""Records whose fields are looked at before a run, to see whether a name is there."""
+
+MOST = 40
+"""Names that a message lists."""
+
+DEEP = 3
+"""Objects in objects whose names are listed."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,15 @@ class Reading:
         """Return the address of the image."""
         return first(fields, URLS) if self.url is None else as_text(field_of(fields, self.url))
 
+    def further(self, fields: Fields, *, written: bool) -> str | None:
+        """Return the scalars that are none of these, as JSON. `written`: the text is that of a file."""
+        used = {self.url or next((name for name in URLS if fields.get(name) is not None), "")}
+        used |= said({role: name for role, name in (("text", self.text), ("key", self.key)) if name is not None})
+        if self.text is None:
+            found = next((name for name in self.captions if of_value(fields.get(name), [])), "")
+            used |= set(LISTS) if written else {*LISTS, found}
+        return kept(fields, used)
+
     def key_of(self, fields: Fields) -> str | None:
         """Return the key where a field is named for it."""
         return None if self.key is None else as_text(field_of(fields, self.key))
@@ -50,6 +70,27 @@ class Reading:
 def beside_images(columns: Mapping[str, str]) -> dict[str, str]:
     """Return the columns that mean something where images are files: the others are of tables in the same input."""
     return {role: name for role, name in columns.items() if role in ("text", "url", "key", "texts")}
+
+
+def check_named(url: str, names: Iterable[str], columns: Iterable[tuple[str, str]]) -> None:
+    """Raise InputError where a field that a column names is not among `names`, those of a shard's first records."""
+    known = list(dict.fromkeys(names))
+    for role, name in columns:
+        if role != "texts" and name not in known:
+            there = f"there are {', '.join(known[:MOST])}" if known else "there is no JSON beside them"
+            raise InputError(f"{url}: no field {name} for {role} beside its first images; {there}{near(name, known)}")
+
+
+def names_of(fields: Fields, before: str = "") -> Iterator[str]:
+    """Yield the names of fields, as `field_of` takes them.
+
+    >>> list(names_of({"url": "u", "meta": {"caption": "a dog"}}))
+    ['url', 'meta', 'meta.caption']
+    """
+    for name, value in fields.items():
+        yield before + name
+        if isinstance(value, Mapping) and before.count(".") < DEEP:
+            yield from names_of(value, f"{before}{name}.")
 
 
 def field_of(fields: Fields, name: str) -> object:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import xxhash
 
 from curate.core.contracts import Batch, Shard
-from curate.sources.fields import Reading, beside_images
+from curate.sources.fields import FIRST, Reading, beside_images, names_of
 from curate.sources.lines import lines_of, parse_line
 from curate.sources.linked_files import Folder
 from curate.sources.records import IMAGE_TYPES, MAX_JSON, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
@@ -56,6 +56,13 @@ class FolderShard:
         images = [entry for entry in files if is_image(entry.url)]
         return images[slice(*self.shard.part)] if self.shard.part else images, {entry.url: entry for entry in files}
 
+    def fields(self) -> list[str]:
+        """Return the names of the fields beside the first images."""
+        images, files = self._files()
+        listed = self._listed({self._relative(image.url) for image in images[:FIRST]}, files)
+        beside = (self._beside(posixpath.splitext(image.url)[0], files, [])[1] for image in images[:FIRST])
+        return list(dict.fromkeys(name for fields in (*beside, *listed.values()) for name in names_of(fields)))
+
     def _relative(self, url: str) -> str:
         return url[len(self.shard.url.rstrip("/")) + 1 :]
 
@@ -72,7 +79,7 @@ class FolderShard:
             written, fields = self._beside(posixpath.splitext(image.url)[0], files, codes)
             found = reading.texts(fields, written, codes) or reading.texts(listed.get(name, {}), None, codes)
             url = reading.url_of(fields) or reading.url_of(listed.get(name, {}))
-            fields = {**listed.get(name, {}), **fields}
+            fields = {**{field: value for field, value in listed.get(name, {}).items() if field not in _NAMES}, **fields}
             text, more = together(found, codes)
             codes += ["missing_text"] if text is None else []
             own = stem.encode(errors="surrogateescape").decode(errors="replace")
@@ -81,7 +88,8 @@ class FolderShard:
             codes += ["duplicate_key"] if stem == before else []
             codes += ["unsafe_key"] if _UNSAFE.search(key) else []
             before = stem
-            yield Record(key, url, text, join(codes), data, more_texts=more)
+            further = reading.further(fields, written=written is not None)
+            yield Record(key, url, text, join(codes), data, more_texts=more, input=further)
 
     def _beside(self, stem: str, files: dict[str, Entry], codes: list[str]) -> tuple[str | None, dict[str, object]]:
         """Return the text and the fields of the sidecar files of an image. Symbolic links are not followed."""
@@ -133,5 +141,5 @@ def _open(shard: Shard) -> Iterator[OpenShard]:
     yield FolderShard(shard)
 
 
-SOURCE = Source("folder", (), _open)
+SOURCE = Source("folder", (), _open, fields=lambda shard: FolderShard(shard).fields())
 """Images with captions beside them: no file is listed by its name, see `image_shards`."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import xxhash
 
-from curate.core.contracts import Shard
+from curate.core.contracts import Shard, ShardBreak
 from curate.core.errors import InputError
 from curate.core.shards import Shards
+from curate.sources.fields import check_named
+from curate.sources.registry import source as source_of_kind
 from curate.sources.registry import source_of, suffixes
 from curate.sources.source import Source
-from curate.storage.paths import Entry, find, plain, tree
+from curate.storage.paths import Entry, find, is_local, plain, tree
 
 
 def list_shards(inputs: Sequence[str], columns: Mapping[str, str]) -> Shards:
@@ -24,8 +27,22 @@ def list_shards(inputs: Sequence[str], columns: Mapping[str, str]) -> Shards:
     if not inputs:
         raise InputError("no input: name a tar, a table, or a folder of images")
     if len(inputs) == 1:
-        return Shards(_listed(plain(inputs[0]), columns))
-    return Shards(_distinct(shard for url in map(plain, inputs) for shard in _listed(url, columns)))
+        found = Shards(_listed(plain(inputs[0]), columns))
+    else:
+        found = Shards(_distinct(shard for url in map(plain, inputs) for shard in _listed(url, columns)))
+    if columns:
+        _check_fields(found)
+    return found
+
+
+def _check_fields(shards: Shards) -> None:
+    """Raise InputError where fields beside images are named and the first local shard with any does not have them."""
+    for shard in shards:
+        fields = source_of_kind(shard.kind).fields
+        if fields is not None and shard.columns and is_local(shard.url):
+            with suppress(ShardBreak, OSError):  # which the run will report
+                check_named(shard.url, fields(shard), shard.columns)
+            return
 
 
 def _listed(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:

@@ -74,11 +74,12 @@ class Record(NamedTuple):
     given_sha256: str | None = None
     earlier_texts: str | None = None
     more_texts: list[str] | None = None
+    input: str | None = None
 
     def size(self) -> int:
         """Return about how many bytes it takes."""
         texts = sum(map(len, self.more_texts)) if self.more_texts else 0
-        return len(self.image or b"") + len(self.text or "") + len(self.earlier_texts or "") + texts
+        return len(self.image or b"") + len(self.text or "") + len(self.earlier_texts or "") + len(self.input or "") + texts
 
 
 def batches(records: Iterable[Record], start: int = 0) -> Iterator[Batch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -49,6 +49,12 @@ class Source:
     """Splits a file into shards (see `shard_of`), given the names of columns by role (a `Columns`); None: one file is one shard.
 
     Raises InputError when the file cannot be used.
+    """
+
+    fields: Callable[[Shard], Sequence[str]] | None = None
+    """Names the fields that the first records of a shard have in JSON beside their images; None where there are no such fields.
+
+    Raises ShardBreak, OSError.
     """
 
     yields_to: tuple[str, ...] = ()

@@ -49,6 +49,10 @@ class Csv:
         names = [name.strip() for name in first]
         return [name if name and name not in names[:at] else f"{name}.{at}" for at, name in enumerate(names)]
 
+    def scalars(self) -> list[str]:
+        """Return the names of the columns: all of them."""
+        return self.names()
+
     def guessed(self) -> dict[str, str]:
         """Return the likely columns of a file without a header: addresses are images, of the others the longest is the text."""
         rows = [] if self.dialect.header else list(self._sampled())

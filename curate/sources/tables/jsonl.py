@@ -11,6 +11,7 @@ from itertools import islice
 import pyarrow as pa
 
 from curate.core.contracts import Batch, Shard
+from curate.sources.kept import kept, said
 from curate.sources.lines import SAMPLE_LINES, lines_of, parse_line
 from curate.sources.linked_files import Folder
 from curate.sources.packed import is_packed, unpacked, with_packed
@@ -80,7 +81,8 @@ class JsonLines:
         url = as_text(fields.get(self.columns.get("url", "")))
         codes += ["missing_url"] if url is None and self.shard.on_the_web else []
         given = (as_text(fields.get(self.columns.get("sha256", ""))) or "").lower() or None
-        return Record(default if key is None else key, url, text, join(codes), image, None, given, more_texts=more)
+        further = kept(fields, said(self.columns))
+        return Record(default if key is None else key, url, text, join(codes), image, None, given, None, more, further)
 
     def _texts(self, fields: dict[str, object], codes: list[str]) -> Texts:
         name = self.columns.get("text", "text")

@@ -11,6 +11,7 @@ from itertools import accumulate
 import pyarrow as pa
 
 from curate.core.contracts import IMAGE_ROWS, ROW_GROUP, Shard
+from curate.sources.kept import scalar_columns
 from curate.sources.records import BATCH_BYTES
 from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tables.columns import is_string
@@ -47,6 +48,10 @@ class Parquet:
     def names(self) -> list[str]:
         """Return the names of the columns."""
         return list(self.file.schema_arrow.names)
+
+    def scalars(self) -> list[str]:
+        """Return the names of the columns that hold one short value a row."""
+        return scalar_columns(self.file.schema_arrow)
 
     def guessed(self) -> dict[str, str]:
         """Return nothing: the columns have names."""

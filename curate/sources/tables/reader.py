@@ -26,6 +26,9 @@ class Reader(Protocol):
     def names(self) -> list[str]:
         """Return the names of the columns."""
 
+    def scalars(self) -> list[str]:
+        """Return the names of the columns that hold one short value a row (see curate.sources.kept)."""
+
     def sample(self, name: str) -> pa.Array | None:
         """Return the first values of a column (one will do where they are no strings); None where there are none."""
 

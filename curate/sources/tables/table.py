@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from curate.core.contracts import RECORD_SCHEMA, ROW_GROUP, Batch, Shard, ShardBreak
 from curate.core.errors import InputError
+from curate.sources.kept import MAX_FIELDS, kept_columns, said
 from curate.sources.linked_files import Folder
 from curate.sources.records import BATCH_BYTES, MAX_IMAGE, UNSAFE_KEY, Record, batches, join
 from curate.sources.tables.cells import _bytes_of, _load_cell
@@ -37,6 +38,7 @@ class TableShard:
         self._ahead: Iterator[TableRows] | None = None
         self._held: tuple[int, pa.RecordBatch | None] = (0, None)
         self._images: Reader | None = None
+        self._further: list[str] = []  # columns that are carried
         self.folder = Folder.of_file(self.shard.url)
         self.columns = dict(self.shard.columns)
 
@@ -55,6 +57,7 @@ class TableShard:
     def read(self) -> Iterator[Batch]:
         """Yield batches of RECORD_SCHEMA. Raises ShardBreak after the last good row when the table is damaged."""
         reader, limit = self._opened(self.opening), self.shard.limit
+        self._further = self._further_of(reader)
         end = 0
         for start, rows in self._pieces(reader, self._read_columns(), 0):
             if limit is not None and start >= limit:
@@ -96,66 +99,75 @@ class TableShard:
             raise broken(self.shard.url, error) from None
 
     def _read_columns(self) -> list[str]:
-        return sorted({name for role, name in self.columns.items() if role != LINES})
+        return sorted({*self._further, *(name for role, name in self.columns.items() if role != LINES)})
+
+    def _further_of(self, reader: Reader) -> list[str]:
+        """Return the columns that are carried. Raises ShardBreak."""
+        used = said(self.columns)
+        try:
+            return [name for name in reader.scalars() if name not in used][:MAX_FIELDS]
+        except DAMAGE as error:
+            raise broken(self.shard.url, error) from None
+
+    def fields(self) -> list[str]:
+        """Return the names of the further columns that records carry. Raises ShardBreak when nothing of the table can be read."""
+        return self._further_of(self._opened(self.opening))
 
     def _records(self, start: int, piece: pa.RecordBatch) -> Iterator[Batch]:
         fields, codes = self._fields(start, piece)
-        given, more = fields.pop(), fields.pop()
         name = self.columns.get("image")
         if name is None:
-            error = joined([("missing_url", pc.is_null(fields[1])), *codes], len(piece))
-            none = pa.nulls(len(piece), pa.binary()), pa.nulls(len(piece), pa.int64()), given, pa.nulls(len(piece), pa.string())
-            yield pa.RecordBatch.from_arrays([_numbers(start, len(piece)), *fields, error, *none, more], schema=RECORD_SCHEMA)
+            fields["image"] = pa.nulls(len(piece), pa.binary())
+            fields["error"] = joined([("missing_url", pc.is_null(fields["url"])), *codes], len(piece))
+            yield _batch(fields)
             return
         column = piece.column(piece.schema.get_field_index(name))
         image = _bytes_of(column, name)
         if image is None:
-            yield from batches(self._row_by_row([*fields, more], codes, column), start)
+            fields["error"] = joined(codes, len(piece))
+            yield from batches(self._row_by_row(fields, column), start)
             return
         missing = pc.is_null(image)
         if (pc.max(pc.binary_length(image)).as_py() or 0) > MAX_IMAGE:
             large = pc.fill_null(pc.greater(pc.binary_length(image), MAX_IMAGE), False)  # noqa: FBT003 - Arrow's signature
             image = pc.if_else(large, pa.scalar(None, image.type), image)
             codes = [("image_too_large", large), *codes]
-        error = joined([("missing_image", missing), *codes], len(image))
-        rows = _numbers(start, len(image))
-        for begin, length in _cuts(image, fields[2]):
-            part = [array.slice(begin, length) for array in (rows, *fields, error)]
-            data = image.slice(begin, length).cast(pa.binary())
-            rest = (
-                pa.nulls(length, pa.int64()),
-                given.slice(begin, length),
-                pa.nulls(length, pa.string()),
-                more.slice(begin, length),
-            )
-            yield pa.RecordBatch.from_arrays([*part, data, *rest], schema=RECORD_SCHEMA)
+        fields["error"] = joined([("missing_image", missing), *codes], len(image))
+        for begin, length in _cuts(image, fields["text"]):
+            part = {name: array.slice(begin, length) for name, array in fields.items()}
+            yield _batch({**part, "image": image.slice(begin, length).cast(pa.binary())})
 
-    def _fields(self, start: int, piece: pa.RecordBatch) -> tuple[list[pa.Array], list[Code]]:
-        """Return the arrays key, url, text, more_texts and given_sha256, and what is wrong with them."""
+    def _fields(self, start: int, piece: pa.RecordBatch) -> tuple[dict[str, pa.Array], list[Code]]:
+        """Return the columns of RECORD_SCHEMA but for image and error, and what is wrong with them."""
         rows = piece.num_rows
-        have = {
-            role: clean_text(piece.column(piece.schema.get_field_index(name)))
-            for role, name in self.columns.items()
-            if role not in ("image", "text", LINES)
-        }
-        texts = piece.column(piece.schema.get_field_index(self.columns["text"]))
-        text, more, codes = clean_texts(texts, lines=LINES in self.columns)
+        columns = dict(zip(piece.schema.names, piece.columns, strict=True))
+        have = {role: clean_text(columns[name]) for role, name in self.columns.items() if role not in ("image", "text", LINES)}
+        text, more, codes = clean_texts(columns[self.columns["text"]], lines=LINES in self.columns)
         url, given = (have[role][0] if role in have else pa.nulls(rows, pa.string()) for role in ("url", "sha256"))
         codes = [("missing_text", pc.is_null(text)), *codes]
-        number = _numbers(start, rows).cast(pa.string())
-        key = pc.binary_join_element_wise(pa.scalar(stem(self.shard)), number, "/")
+        numbers = _numbers(start, rows)
+        key = pc.binary_join_element_wise(pa.scalar(stem(self.shard)), numbers.cast(pa.string()), "/")
         if "key" in have:
             key = pc.coalesce(have["key"][0], key)
             codes.append(("unsafe_key", pc.match_substring_regex(key, UNSAFE_KEY)))
             codes += [("key_not_utf8", mask) for code, mask in have["key"][1] if code == "text_not_utf8"]
-        return [key, url, text, more, pc.utf8_lower(given)], codes
+        further = kept_columns([(name, columns[name]) for name in self._further], rows, written=self.shard.kind == "csv")
+        found = {"row": numbers, "key": key, "url": url, "text": text, "given_sha256": pc.utf8_lower(given)}
+        return {**found, "more_texts": more, "input": further}, codes
 
-    def _row_by_row(self, fields: list[pa.Array], codes: list[Code], column: pa.Array) -> Iterator[Record]:
-        errors = joined(codes, len(column)).to_pylist()
-        key, url, text, more = (array.to_pylist() for array in fields)
-        for i in range(len(column)):
+    def _row_by_row(self, fields: dict[str, pa.Array], column: pa.Array) -> Iterator[Record]:
+        names = ("key", "url", "text", "error", "more_texts", "input")
+        found = zip(*(fields[name].to_pylist() for name in names), strict=True)
+        for i, (key, url, text, error, more, further) in enumerate(found):
             image, code = _load_cell(column, i, self.columns["image"], self.folder)
-            yield Record(key[i], url[i], text[i], join([c for c in (code, errors[i]) if c]), image, more_texts=more[i])
+            yield Record(key, url, text, join([c for c in (code, error) if c]), image, more_texts=more, input=further)
+
+
+def _batch(columns: dict[str, pa.Array]) -> Batch:
+    """Return a batch of RECORD_SCHEMA; columns that are not there are null."""
+    rows = len(columns["row"])
+    arrays = [columns[field.name] if field.name in columns else pa.nulls(rows, field.type) for field in RECORD_SCHEMA]
+    return pa.RecordBatch.from_arrays(arrays, schema=RECORD_SCHEMA)
 
 
 @cache

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from curate.sources.kept import kept
 from curate.sources.records import MAX_TEXT, UNSAFE_KEY
 
 EARLIER_BYTES = MAX_TEXT
@@ -21,6 +22,9 @@ _NAMES = frozenset(
         *("phash", "evidence"),
     ]
 )
+FIELDS = _NAMES | {"earlier_texts", "reencoded", "input"}
+"""Names in our `key.json` that say something of our own; a further field of the input under such a name is in `input`."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNSAFE = re.compile(UNSAFE_KEY)
 
@@ -34,6 +38,7 @@ class Own(NamedTuple):
     key: str  # the record's own in the first run
     texts: tuple[Text, ...]  # that the last run kept
     earlier_texts: str | None  # JSON: those of every run with the scores of the first that had them, without repetitions
+    input: str | None  # JSON: further fields of the first run's input
 
     def web_texts(self, found: str | None) -> list[str]:
         """Return the record's texts, given that of key.txt: the web texts, unless key.txt was changed since."""
@@ -58,9 +63,16 @@ def own(fields: Mapping[str, object]) -> Own | None:
         return None
     try:
         key.encode()  # JSON can say what UTF-8 cannot
-        return Own(key, texts, _packed(_merged((*earlier, *texts))))
+        return Own(key, texts, _packed(_merged((*earlier, *texts))), _further(fields))
     except ValueError:
         return None
+
+
+def _further(fields: Mapping[str, object]) -> str | None:
+    below = fields.get("input")
+    return kept(
+        {**fields, **(below if isinstance(below, dict) else {})}, FIELDS - below.keys() if isinstance(below, dict) else FIELDS
+    )
 
 
 def _texts(listed: object) -> tuple[Text, ...] | None:

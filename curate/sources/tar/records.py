@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO
 
 import xxhash
 
 from curate.core.contracts import ShardBreak
-from curate.sources.fields import Reading
+from curate.sources.fields import FIRST, Reading, names_of
 from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_JSON, MAX_TEXT, UNSAFE_KEY, Record, as_text, cut, decode, join
 from curate.sources.tar.members import Cut, Member, members, shown
 from curate.sources.tar.own import Own, own
@@ -90,9 +91,19 @@ class _Group:
         codes += self.text_codes
         error = join(codes) if codes else None
         if known is None:
-            return Record(key, reading.url_of(self.fields), text, error, self.image, self.offset, more_texts=more)
+            further = reading.further(self.fields, written=self.text is not None) if self.fields else None
+            return Record(key, reading.url_of(self.fields), text, error, self.image, self.offset, None, None, more, further)
         return Record(
-            known.key, as_text(self.fields["url"]), text, error, self.image, self.offset, None, known.earlier_texts, more
+            known.key,
+            as_text(self.fields["url"]),
+            text,
+            error,
+            self.image,
+            self.offset,
+            None,
+            known.earlier_texts,
+            more,
+            known.input,
         )
 
     def _texts(self, known: Own | None, reading: Reading) -> Texts:
@@ -128,6 +139,22 @@ def records(file: BinaryIO, reading: Reading = USUAL) -> Iterator[Record]:
         raise ShardBreak(str(cut)) from None
     if group is not None:
         yield group.record(reading)
+
+
+def field_names(file: BinaryIO) -> list[str]:
+    """Return the names of the fields in the first JSON files of a tar, with dots where they are in objects."""
+    found: dict[str, None] = {}
+    group, left = _Group(b"", []), FIRST
+    with suppress(Cut):
+        for member in members(file):
+            if member.name.lower().endswith(b".json"):
+                group.fields = {}
+                group.add("json", member, file)
+                found |= dict.fromkeys(names_of(group.fields))
+                left -= 1
+            if not left:
+                break
+    return list(found)
 
 
 def _repeated(key: bytes, seen: set[int]) -> list[str]:

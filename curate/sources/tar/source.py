@@ -15,7 +15,7 @@ from curate.sources.fields import Reading, beside_images
 from curate.sources.records import MAX_IMAGE, batches
 from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tar.members import BUFFER
-from curate.sources.tar.records import CAPTIONS, records
+from curate.sources.tar.records import CAPTIONS, field_names, records
 from curate.storage.input_file import InputFile
 from curate.storage.paths import Entry
 
@@ -52,11 +52,16 @@ def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
     return [shard_of(entry, SOURCE.kind, columns=beside_images(columns))]
 
 
+def _fields(shard: Shard) -> list[str]:
+    with InputFile(shard.url, shard.size) as held, open(held.path(), "rb", buffering=BUFFER) as file:
+        return field_names(file)
+
+
 @contextmanager
 def _open(shard: Shard) -> Iterator[OpenShard]:
     with InputFile(shard.url, shard.size) as file:
         yield TarShard(shard, file)
 
 
-SOURCE = Source("tar", (".tar", *PACKED), _open, _list)
+SOURCE = Source("tar", (".tar", *PACKED), _open, _list, _fields)
 """WebDataset tars."""
