@@ -220,6 +220,8 @@ def test_what_is_long_or_no_scalar_is_left_out() -> None:
     many = {f"n{i}": "y" * 1000 for i in range(100)}
     assert 7 <= len(json.loads(kept(many, ()) or "")) <= 8
     assert len(kept(many, ()) or "") <= MAX_BYTES
+    columns = [(name, pa.array([value, "short"])) for name, value in many.items()]
+    assert kept_columns(columns, 2, written=False).to_pylist()[0] == kept(dict(list(many.items())[:64]), ())
     assert len(json.loads(kept({f"n{i}": i for i in range(100)}, ()) or "")) == 64
     assert json.loads(kept({"a\ud800": "\ud800"}, ()) or "") == {"a?": "?"}
 

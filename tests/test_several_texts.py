@@ -12,7 +12,7 @@ import pytest
 
 from curate.core.errors import InputError
 from curate.driver.removal import Removal, Selection
-from curate.report.attrition import attrition
+from curate.report.attrition import attrition, attrition_table
 from curate.report.diff_join import paired
 from curate.report.rules import rules_of
 from curate.report.what_if import what_if
@@ -24,6 +24,7 @@ from curate.storage.store import Store
 from tests.running import KEEP_ALL, InProcess, Setup, decisions, jpeg, make_tar, manifest, run_job, written
 from tests.test_capfilt import samples
 from tests.test_remove import holds
+from tests.web import table, url, web_of
 
 FOUR = ("a boat", "a red boat", "one small boat", "a vessel")
 FIVE = [[*(f"{what} number {i} by the pier" for what in FOUR), f"pier {i}"] for i in range(3)]
@@ -138,7 +139,9 @@ def test_each_text_is_judged_by_itself(tmp_path: Path) -> None:
     assert (told["records"], told["texts"], told["kept"]) == (3, 15, 3)
     for i, sample in enumerate(samples(out).values()):
         assert [(text["text_no"], text["text"]) for text in sample["texts"]] == list(enumerate(FIVE[i][:4]))
-    assert [line.dropped for line in attrition(storage(out), rules_of(told)) if line.filter == "caption_words"] == [3]
+    lines = attrition(storage(out), rules_of(told))
+    assert [line.dropped for line in lines if line.filter == "caption_words"] == [3]
+    assert [next(iter(attrition_table(lines, records).columns[0].cells)) for records in (3, 15)] == ["texts", "input"]
 
 
 def test_a_record_lives_while_one_of_its_texts_does(tmp_path: Path) -> None:
@@ -241,3 +244,19 @@ def test_workers_and_batches_change_nothing(tmp_path: Path) -> None:
     assert {name: digest for name, digest in one.items() if name != "manifest.json"} == {
         name: digest for name, digest in two.items() if name != "manifest.json"
     }
+
+
+def test_an_image_is_fetched_once_for_all_of_its_texts(tmp_path: Path) -> None:
+    given = [["too short", "a text that has six words"], ["short", "too"], ["one text that has six words", "tiny"]]
+    web, out = web_of(range(3)), tmp_path / "out"
+    recipe = WORDS.replace("same: pair", "identity: url") + "fetch: {contact: https://example.org/crawl}\n"
+    run_job(Setup(recipe, [table(tmp_path / "a.parquet", [(url(n), texts) for n, texts in enumerate(given)])], download=web), out)
+    assert sorted(web.asked) == [url(0), url(2)]
+    assert [[text["text"] for text in sample["texts"]] for sample in samples(out).values()] == [given[0][1:], given[2][:1]]
+
+
+def test_sql_sees_each_text(tmp_path: Path) -> None:
+    recipe = WORDS.replace("unreadable:", "sql: {where: 'characters < 25 and width > 100'}\n  unreadable:")
+    out = tmp_path / "out"
+    run_job(Setup(recipe, [in_json(tmp_path, FIVE[:1])]), out)
+    assert [row["sql"] for row in decisions(out)] == [False, False, False, False, True]

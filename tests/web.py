@@ -37,7 +37,7 @@ def url(name: object) -> str:
     return f"http://example.org/{name}.jpg"
 
 
-def table(path: Path, rows: Sequence[tuple[str | None, str | None]], **more: list[Any]) -> Path:
+def table(path: Path, rows: Sequence[tuple[str | None, str | list[str] | None]], **more: list[Any]) -> Path:
     pq.write_table(pa.table({"URL": [row[0] for row in rows], "TEXT": [row[1] for row in rows], **more}), path)
     return path
 

@@ -65,7 +65,7 @@ def _print(found: Found, given: DryRun) -> None:
     from curate.models.checks import gpus
 
     console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(attrition_table(found.attrition))
+    console.print(attrition_table(found.attrition, found.records))
     table = Table(box=None, padding=(0, 2))
     for title in ("stage", "records", "seconds", "records/s per core", "share"):
         table.add_column(title, justify="left" if title == "stage" else "right")

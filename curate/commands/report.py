@@ -21,10 +21,11 @@ def report_command(given: Report) -> None:
     from curate.report.rules import rules_of
 
     with common.output(given.out) as out:
-        rows = attrition(out, rules_of(read_manifest(out)))
+        manifest = read_manifest(out)
+        rows = attrition(out, rules_of(manifest))
         path = write_report(out)
     if given.as_json:
         common.print_json({"report": path, "attrition": [dataclasses.asdict(row) for row in rows]})
         return
-    Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows))
+    Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows, manifest["records"]))
     click.echo(f"report: {path}")

@@ -125,8 +125,8 @@ def overlaps(found: Iterable[Combination], filters: Sequence[str]) -> list[list[
     return [[counts[first, second] for second in filters] for first in filters]
 
 
-def attrition_table(rows: Sequence[Attrition]) -> Table:
-    """Format attrition for a terminal, from the input to what was kept; rows are texts (one per record without captions)."""
+def attrition_table(rows: Sequence[Attrition], records: int | None = None) -> Table:
+    """Format attrition for a terminal, from the input to what was kept; rows are texts, of `records` where these are known."""
     from rich.table import Table
     from rich.text import Text
 
@@ -140,7 +140,8 @@ def attrition_table(rows: Sequence[Attrition]) -> Table:
     total = rows[0].seen if rows else 0
     kept = rows[-1].left if rows else 0
     gap = ("",) if written else ()
-    table.add_row("texts" if written else "input", "", "", *gap, "", "", f"{total:,}", percent(total, total), bar(total, total))
+    texts = written or records not in (None, total)
+    table.add_row("texts" if texts else "input", "", "", *gap, "", "", f"{total:,}", percent(total, total), bar(total, total))
     for row in rows:
         dropped = Text(f"{row.dropped:,}", style="red" if row.dropped else "dim")
         made = (f"{row.written:,}" if row.written else "",) if written else ()

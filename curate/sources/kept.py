@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +23,8 @@ MAX_FIELD = 2048
 MAX_BYTES = 8192
 """Bytes of all fields of a record, as JSON: those that do not fit are left out."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # made once: json.dumps makes one a call
+
 _PLAIN_NUMBER = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,17})?(e-[0-9]{1,3})?$"  # of identifiers in hex, none has a minus
 
 
@@ -31,15 +34,18 @@ def kept(fields: Mapping[str, object], used: Collection[str]) -> str | None:
     >>> kept({"url": "u", "similarity": 0.31, "tags": ["a"], "nsfw": False, "gone": None}, {"url"})
     '{"similarity":0.31,"nsfw":false}'
     """
+    found = dict(islice(((name, value) for name, value in fields.items() if name not in used and _is_scalar(value)), MAX_FIELDS))
+    whole = _ENCODER.encode(found)
+    if whole.isascii() and len(whole) <= MAX_BYTES:
+        return whole if found else None
     parts: list[str] = []
     size = len("{}")
-    for name, value in fields.items():
-        if name in used or not _is_scalar(value) or len(parts) == MAX_FIELDS:
-            continue
-        part = _part(name, json.dumps(value, ensure_ascii=False))
-        size += len(part.encode())
-        if size <= MAX_BYTES:
+    for name, value in found.items():
+        part = _part(name, _ENCODER.encode(value))
+        length = len(part.encode())
+        if size + length <= MAX_BYTES:
             parts.append(part)
+            size += length
     return "{" + "".join(parts)[:-1] + "}" if parts else None
 
 
@@ -80,19 +86,28 @@ def kept_columns(columns: Sequence[tuple[str, pa.Array]], rows: int, *, written:
 
     With `written` the table says nothing of types: what is written as a plain number is one.
     """
-    parts, size = [], pa.array([len("{}")] * rows, pa.int32())
+    parts = []
     for name, column in columns[:MAX_FIELDS]:
-        values = _as_json(column, written=written)
-        part = pc.fill_null(pc.binary_join_element_wise(_part(name, "")[:-1], values, ",", ""), "")
-        longer = pc.add(size, pc.binary_length(part))
-        fits = pc.less_equal(longer, MAX_BYTES)
-        parts.append(pc.if_else(fits, part, ""))
-        size = pc.if_else(fits, longer, size)
+        part = pc.binary_join_element_wise(_part(name, "")[:-1], _as_json(column, written=written), ",", "")
+        parts.append(pc.fill_null(part, "") if part.null_count else part)
     if not parts:
         return pa.nulls(rows, pa.string())
-    body = pc.utf8_rtrim(pc.binary_join_element_wise(*parts, ""), ",")
+    joined = pc.binary_join_element_wise(*parts, "")
+    if (pc.max(pc.binary_length(joined)).as_py() or 0) + len("{}") > MAX_BYTES:
+        joined = pc.binary_join_element_wise(*_fitting(parts, rows), "")
+    body = pc.utf8_rtrim(joined, ",")
     found = pc.binary_join_element_wise("{", body, "}", "")
     return pc.if_else(pc.equal(body, ""), pa.scalar(None, pa.string()), found)
+
+
+def _fitting(parts: Sequence[pa.Array], rows: int) -> Iterator[pa.Array]:
+    """Yield parts in which those are empty that do not fit into MAX_BYTES of their row."""
+    size = pa.array([len("{}")] * rows, pa.int32())
+    for part in parts:
+        longer = pc.add(size, pc.binary_length(part))
+        fits = pc.less_equal(longer, MAX_BYTES)
+        size = pc.if_else(fits, longer, size)
+        yield pc.if_else(fits, part, "")
 
 
 def _as_json(column: pa.Array, *, written: bool) -> pa.Array:

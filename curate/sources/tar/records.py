@@ -109,7 +109,7 @@ class _Group:
     def _texts(self, known: Own | None, reading: Reading) -> Texts:
         """Return the texts as they are read; of one of our own samples its web texts."""
         codes = self.text_codes
-        if known is None:
+        if known is None or reading.text is not None:
             return together(reading.texts(self.fields, self.text, codes), codes)
         return together([text if text == self.text else cut(text, codes) for text in known.web_texts(self.text)], codes)
 
