@@ -12,6 +12,10 @@ import pytest
 
 from curate.core.errors import InputError
 from curate.driver.removal import Removal, Selection
+from curate.passes import removed
+from curate.passes.removed import Tombstone
+from curate.passes.scan import base_facts, image_facts
+from curate.passes.texts import by_text
 from curate.report.attrition import attrition, attrition_table
 from curate.report.diff_join import paired
 from curate.report.rules import rules_of
@@ -19,11 +23,13 @@ from curate.report.what_if import what_if
 from curate.runners.local.runner import LocalRunner
 from curate.sources.listing import list_shards
 from curate.sources.opening import read
+from curate.stages.header import HeaderStage
+from curate.stages.text import normalised
 from curate.storage.backend import storage
 from curate.storage.store import Store
 from tests.running import KEEP_ALL, InProcess, Setup, decisions, jpeg, make_tar, manifest, run_job, written
 from tests.test_capfilt import samples
-from tests.test_remove import holds
+from tests.test_remove import DATE, holds
 from tests.web import table, url, web_of
 
 FOUR = ("a boat", "a red boat", "one small boat", "a vessel")
@@ -260,3 +266,30 @@ def test_sql_sees_each_text(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_job(Setup(recipe, [in_json(tmp_path, FIVE[:1])]), out)
     assert [row["sql"] for row in decisions(out)] == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize("recipe", [WORDS, CAPTIONED])
+def test_facts_of_an_earlier_run_are_those_of_the_right_text(recipe: str, tmp_path: Path) -> None:
+    """Facts are stored by record: those of a text are of the first alone, lists of scores have one for each."""
+    path = in_json(tmp_path, [["the boat lies by the pier", "das Boot liegt jetzt am Steg"], ["a ship"]])
+    run_job(Setup(recipe, [path]), tmp_path / "out")
+    run_job(Setup(recipe, [path], ("caption_words.min_words=1",)), tmp_path / "out")
+    run_job(Setup(recipe, [path], ("caption_words.min_words=1",)), tmp_path / "fresh")
+    assert decisions(tmp_path / "out") == decisions(tmp_path / "fresh")
+
+
+def test_a_record_is_known_by_each_text_that_was_taken_out_also_after_it_is_gone(tmp_path: Path) -> None:
+    shard = list_shards([str(in_json(tmp_path, [["a boat", "a ship"], ["a boat", "a dog"], ["a cat"]]))], {})[0]
+    [batch] = read(shard)
+    known = base_facts(image_facts(shard, HeaderStage(), batch), normalised(batch["text"]))
+    gone = removed.of([Tombstone("text", removed.text_value("A  SHIP"), DATE)])
+    dates = gone.of_base(known)
+    assert dates.to_pylist() == [DATE, None, None]
+    left = removed.without_texts(known, dates)
+    assert left["more_texts"].to_pylist() == [[None], ["a dog"], None]
+    assert gone.of_base(left).to_pylist() == [DATE, None, None]
+    before, after = by_text(known), by_text(left)
+    assert after["text"].to_pylist() == [None, None, "a boat", "a dog", "a cat"]
+    assert after["text_no"].to_pylist() == [0, 1, 0, 1, 0]
+    for name in ("row", "text_key", "content_key"):
+        assert before[name].equals(after[name])

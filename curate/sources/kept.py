@@ -51,7 +51,7 @@ def kept(fields: Mapping[str, object], used: Collection[str]) -> str | None:
 
 def said(columns: Mapping[str, str]) -> set[str]:
     """Return the columns (by role) that a record has in its own fields. An identifier that serves as key keeps its name, too."""
-    return {name for role, name in columns.items() if role != "key" or name in ("key", "__key__")}
+    return {name for role, name in columns.items() if role != "texts" and (role != "key" or name in ("key", "__key__"))}
 
 
 def _is_scalar(value: object) -> bool:
