@@ -55,7 +55,7 @@ class Settings:
     """Python files with filters, stages, models or sources, beside those that the recipe names."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Columns of tables by role: {"image": "jpg", "text": "alt"}."""
+    """Columns of tables, or fields beside images, by role: {"image": "jpg", "text": "alt"}; {"texts": "lines"} splits texts."""
 
     table: str = ""
     """How csv and tsv are written, as --table: "delimiter=tab,quote=none"."""

@@ -93,6 +93,18 @@ def in_lines(folder: Path, texts: list[list[str]]) -> Path:
     return make_tar(folder / "lines.tar", members)
 
 
+def tars_with_fields(folder: Path) -> list[Path]:
+    """Return three tars of records with one to four texts and a field; texts and images are there again."""
+    found = []
+    for number in range(3):
+        members = []
+        for i in range(8):
+            told = {"captions": [f"text {k} of the thing number {i % 5}" for k in range(1 + i % 4)], "score": i / 8}
+            members += [(f"{number}{i}.jpg", jpeg(i % 3 + number)), (f"{number}{i}.json", json.dumps(told).encode())]
+        found.append(make_tar(folder / f"{number}.tar", members))
+    return found
+
+
 def read_texts(path: Path, columns: dict[str, str] | None = None) -> list[list[str]]:
     """Return the texts of each record as its source reads them."""
     [shard] = list_shards([str(path)], columns or {})

@@ -47,7 +47,8 @@ class Reading:
             return of_value(field_of(fields, self.text), codes)
         if written is None:
             return of_fields(fields, self.captions, codes)
-        return [*(of_lines(written) if self.lines else [written]), *of_lists(fields, codes)]
+        here = of_lines(written) if self.lines else [written]
+        return [*here, *of_lists(fields, codes)] if fields else here
 
     def url_of(self, fields: Fields) -> str | None:
         """Return the address of the image."""
@@ -55,11 +56,12 @@ class Reading:
 
     def further(self, fields: Fields, *, written: bool) -> str | None:
         """Return the scalars that are none of these, as JSON. `written`: the text is that of a file."""
-        used = {self.url or next((name for name in URLS if fields.get(name) is not None), "")}
-        used |= said({role: name for role, name in (("text", self.text), ("key", self.key)) if name is not None})
+        used = [self.url or next((name for name in URLS if fields.get(name) is not None), "")]
+        if self.text is not None or self.key is not None:
+            used += said({role: name for role, name in (("text", self.text), ("key", self.key)) if name is not None})
         if self.text is None:
-            found = next((name for name in self.captions if of_value(fields.get(name), [])), "")
-            used |= set(LISTS) if written else {*LISTS, found}
+            used += LISTS
+            used += () if written else [name for name in self.captions if of_value(fields.get(name), [])][:1]
         return kept(fields, used)
 
     def key_of(self, fields: Fields) -> str | None:

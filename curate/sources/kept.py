@@ -34,10 +34,14 @@ def kept(fields: Mapping[str, object], used: Collection[str]) -> str | None:
     >>> kept({"url": "u", "similarity": 0.31, "tags": ["a"], "nsfw": False, "gone": None}, {"url"})
     '{"similarity":0.31,"nsfw":false}'
     """
-    found = dict(islice(((name, value) for name, value in fields.items() if name not in used and _is_scalar(value)), MAX_FIELDS))
+    found = {name: value for name, value in fields.items() if name not in used and _is_scalar(value)}
+    if len(found) > MAX_FIELDS:
+        found = dict(islice(found.items(), MAX_FIELDS))
+    if not found:
+        return None
     whole = _ENCODER.encode(found)
     if whole.isascii() and len(whole) <= MAX_BYTES:
-        return whole if found else None
+        return whole
     parts: list[str] = []
     size = len("{}")
     for name, value in found.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from curate.sources.records import MAX_TEXT, MAX_TEXTS, as_text
@@ -45,7 +45,8 @@ def of_fields(fields: Mapping[str, object], names: Sequence[str], codes: list[st
 
 def of_lists(fields: Mapping[str, object], codes: list[str]) -> list[str]:
     """Return the texts of lists in LISTS."""
-    return [text for name in LISTS if isinstance(fields.get(name), list) for text in of_value(fields[name], codes)]
+    lists = [value for value in map(fields.get, LISTS) if isinstance(value, list)]
+    return [text for value in lists for text in of_value(value, codes)] if lists else []
 
 
 def of_lines(text: str) -> list[str]:
@@ -57,11 +58,11 @@ def of_lines(text: str) -> list[str]:
     return list(dict.fromkeys(line for line in map(str.strip, text.split("\n")) if line))
 
 
-def together(found: Iterable[str], codes: list[str]) -> Texts:
+def together(found: Sequence[str], codes: list[str]) -> Texts:
     """Return the texts of a record, equal ones once; an error code is appended where some do not fit."""
-    texts = list(dict.fromkeys(found))
+    texts = list(dict.fromkeys(found)) if len(found) > 1 else found
     if len(texts) < 2:
-        return Texts(texts[0] if texts else None, None)
+        return Texts(texts[0], None) if texts else NO_TEXT
     size, fitting = 0, []
     for text in texts[1:MAX_TEXTS]:
         size += len(text)
