@@ -91,8 +91,8 @@ PLUGINS = click.option(
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 COLUMNS = together(
     click.option("--column", "columns", multiple=True, metavar="ROLE=NAME",
-                 help="Which column of a table, or field of key.json (dots lead into objects), is the image, text, url, key or sha256; "
-                 "repeatable. Default: guessed by name. texts=lines: each line of a text is a text of its own."),
+                 help="Which column of a table, or field of key.json (dots lead into objects), is the image, text, url, key or "
+                 "sha256; repeatable. Default: guessed by name. texts=lines: each line of a text is a text of its own."),
     click.option("--table", default="", metavar="NAME=VALUE,...",
                  help="How csv and tsv are written: delimiter=comma|tab|semicolon|pipe or one sign, quote=double|backslash|none, "
                  "header=yes|no, encoding=utf-8|utf-16|cp1252|..., newline=lf|cr. Default: judged by the head of each file; "
