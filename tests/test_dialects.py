@@ -282,9 +282,11 @@ def test_a_quote_swallows_no_row_of_local_pictures(delimiter: str, tmp_path: Pat
 def test_a_row_of_several_lines_may_have_several_addresses(tmp_path: Path) -> None:
     rows = [f'{url(n)},http://page.example/{n},"a boat {n}\nat the pier",http://licence.example' for n in range(3)]
     (tmp_path / "t.csv").write_text("\n".join(["url,page,caption,licence", *rows]))
-    (tmp_path / "u.csv").write_text(f'caption,url\n"a boat, see http://b.example\nfor more",{url(0)}\nanother,{url(1)}\n')
+    (tmp_path / "u.csv").write_text(
+        f'caption,url\n"a boat, see http://b.example\nfor more",{url(0)}\n"boat.jpg\nby me",{url(1)}\n'
+    )
     assert found(tmp_path / "t.csv") == [(url(n), f"a boat {n}\nat the pier", None) for n in range(3)]
-    assert [text for _, text, _ in found(tmp_path / "u.csv")] == ["a boat, see http://b.example\nfor more", "another"]
+    assert [text for _, text, _ in found(tmp_path / "u.csv")] == ["a boat, see http://b.example\nfor more", "boat.jpg\nby me"]
 
 
 SIGNS = list(" !#$%&'()*+-./:;<=>?@[]^_`{|}~\t\x01,")

@@ -57,7 +57,7 @@ def check(path: Path) -> list[Shard]:
     return parts
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(texts=TEXTS, reverse=st.booleans(), stray=st.lists(st.text(SIGNS, max_size=20), max_size=3))
 @example(texts=["a\nb"] * 40, reverse=False, stray=[])
 @example(texts=['",\n"'] * 40, reverse=False, stray=['"'])

@@ -180,8 +180,13 @@ class Rows:
     def _believable(self, row: bytes) -> bool:
         """Return whether no line within the quotes of a row looks like a row of its own."""
         first, *others = row.split(b"\n")[:-1]
+        if not self._wide(first):  # it is not a row by itself, and the last line has the rest of its values
+            return not any(self._wide(line) and self._addresses(line) for line in others[:-1])
         own = self._addresses(first)
-        return not any(own & self._addresses(line) for line in others if line.count(self.delimiter) >= self.width - 1)
+        return not any(self._wide(line) and own & self._addresses(line) for line in others)
+
+    def _wide(self, line: bytes) -> bool:
+        return line.count(self.delimiter) >= self.width - 1
 
     def _addresses(self, line: bytes) -> set[int]:
         """Return which values of a line are addresses, counted from its begin and, below zero, from its end."""
