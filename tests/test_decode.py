@@ -9,6 +9,7 @@ import resource
 import struct
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -23,7 +24,8 @@ from curate.images.header import FORMATS, REASONS
 from curate.images.jpeg import grey_scale_decode
 from curate.images.phash import perceptual_hash
 from curate.images.picture import DAMAGES, PIXELS_SIDE, DecodeRequest
-from curate.images.thumbnails import reencode, thumbnail
+from curate.images.reencode import Encoding, Fit, reencode
+from curate.images.thumbnails import thumbnail
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
 
@@ -321,12 +323,52 @@ def test_thumbnails_are_upright(orientation: int) -> None:
     assert np.abs(np.asarray(small, int) - np.asarray(upright.resize(small.size), int)).mean() < 8
 
 
+def remade(data: bytes, fit: Fit | None = None, extension: str = "jpg") -> Image.Image:
+    made = reencode(data, Encoding(extension, 95, fit))
+    assert made is not None and not made.notes
+    return opened(made.data)
+
+
 def test_reencoding_keeps_or_bounds_the_size() -> None:
     data = encoded("png", scene(8, (640, 300), "RGBA"))
-    assert opened(reencode(data, None, 90)).size == (640, 300)
-    assert opened(reencode(data, 320, 90)).size == (320, 150)
-    assert opened(reencode(data, 5000, 90)).size == (640, 300)
-    assert reencode(b"no image", None, 90) is None
+    assert remade(data).size == (640, 300)
+    assert remade(data, Fit("longest_side", 320, only_if_bigger=True)).size == (320, 150)
+    assert remade(data, Fit("longest_side", 5000, only_if_bigger=True)).size == (640, 300)
+    assert reencode(b"no image", Encoding("jpg", 90)) is None
+
+
+@pytest.mark.parametrize(
+    ("how", "side", "size", "if_bigger"),
+    [
+        ("longest_side", 100, (100, 47), (100, 47)),
+        ("longest_side", 1280, (1280, 600), (640, 300)),
+        ("shortest_side", 150, (320, 150), (320, 150)),
+        ("shortest_side", 600, (1280, 600), (640, 300)),
+        ("crop", 200, (200, 200), (200, 200)),
+        ("crop", 400, (400, 400), (640, 300)),
+        ("pad", 320, (320, 320), (320, 320)),
+        ("pad", 800, (800, 800), (640, 300)),
+    ],
+)
+@pytest.mark.parametrize("form", ["jpeg", "png", "tiff"])
+def test_pictures_fit(how: Any, side: int, size: tuple[int, int], if_bigger: tuple[int, int], form: str) -> None:
+    data = encoded(form, scene(8, (640, 300)))
+    assert remade(data, Fit(how, side, only_if_bigger=False)).size == size
+    assert remade(data, Fit(how, side, only_if_bigger=True)).size == if_bigger
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "webp"])
+def test_a_cut_is_from_the_middle_and_padding_is_white(form: str) -> None:
+    """A red, a green and a blue third."""
+    thirds = np.zeros((200, 600, 3), np.uint8)
+    for third in range(3):
+        thirds[:, third * 200 : third * 200 + 200, third] = 200
+    data = encoded(form, Image.fromarray(thirds))
+    middle = np.asarray(remade(data, Fit("crop", 100, only_if_bigger=False)), int)
+    assert np.abs(middle[:, 5:95] - (0, 200, 0)).max() < 25
+    padded = np.asarray(remade(data, Fit("pad", 300, only_if_bigger=False)), int)
+    assert np.abs(padded[[10, 90, 210, 290]] - 255).max() < 12
+    assert np.abs(padded[110:190, 110:190] - (0, 200, 0)).max() < 25
 
 
 # hostility

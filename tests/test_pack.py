@@ -85,13 +85,14 @@ def test_original_bytes_pass_untouched_and_what_trainers_cannot_read_becomes_jpe
     recorded = {row["key"]: row for row in running.decisions(packed)}
     for key, sample in found.items():
         original = hashlib.sha256(given[key]).hexdigest()
-        assert original == sample["json"]["sha256"] == recorded[key]["sha256"]
+        assert original == recorded[key]["sha256"]
+        assert sample["json"]["sha256"] == hashlib.sha256(body(sample)).hexdigest()
         assert recorded[key]["sample_key"] == sample["sample_key"]
         if key.startswith(("jpeg", "png", "webp")):
             assert body(sample) == given[key]
             assert "reencoded" not in sample["json"]
         else:
-            assert sample["json"]["reencoded"] is True
+            assert (sample["json"]["reencoded"], sample["json"]["original_sha256"]) == (True, original)
             with Image.open(io.BytesIO(sample["jpg"])) as image:
                 assert (image.format, image.size) == ("JPEG", (420, 260))
 
@@ -153,8 +154,8 @@ def test_longest_side_shrinks_what_is_larger_and_nothing_else(tmp_path: Path) ->
     assert found["a"]["jpg"] == small
     with Image.open(io.BytesIO(found["b"]["jpg"])) as image:
         assert image.size == (300, 150)
-    assert found["b"]["json"]["sha256"] == hashlib.sha256(large).hexdigest()
-    assert (found["b"]["json"]["reencoded"], found["b"]["json"]["width"]) == (True, 900)
+    assert found["b"]["json"]["original_sha256"] == hashlib.sha256(large).hexdigest()
+    assert [found["b"]["json"][name] for name in ("reencoded", "width", "original_width")] == [True, 300, 900]
     assert curate("verify", tmp_path / "out").returncode == 0
 
 

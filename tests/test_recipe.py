@@ -60,6 +60,9 @@ def test_a_mistake_is_one_line_with_its_place_and_the_nearest_name(tmp_path: Pat
         ("min_side.larger_than=wide", "must be int"),
         ("min_side", "must be FILTER.PARAM=VALUE"),
         ("output.quality=0", "between 1 and 100"),
+        ("output.format=jpeg", "output.format must be"),
+        ("output.crop=0", "crop must be at least 1"),
+        ("output.only_if_bigger=true", "needs longest_side, shortest_side, crop or pad"),
     ],
 )
 def test_a_wrong_override_is_named(tmp_path: Path, override: str, says: str) -> None:
@@ -67,6 +70,26 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: str, says: str) -> 
         recipe.load(written(tmp_path, "filters:\n  min_side:"), [override])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("{longest_side: 300, crop: 200}", "longest_side and crop contradict; choose one of them"),
+        ("{format: webp, extension: jpg}", "format=webp and extension=jpg contradict"),
+    ],
+)
+def test_output_settings_that_contradict_are_an_error(tmp_path: Path, settings: str, says: str) -> None:
+    path = written(tmp_path, f"filters:\n  min_side:\noutput: {settings}")
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(path)
+    assert str(caught.value).startswith(f"{path}:3: output: ") and says in str(caught.value)
+
+
+def test_output_settings_of_later_versions_are_described_where_they_are_set(tmp_path: Path) -> None:
+    path = written(tmp_path, "filters:\n  min_side:")
+    plain = recipe.load(path).resolved()["output"]
+    assert recipe.load(path, ["output.pad=64", "output.format=original"]).resolved()["output"] == {**plain, "pad": 64}
 
 
 def test_overrides_read_numbers_lists_and_nothing(tmp_path: Path) -> None:

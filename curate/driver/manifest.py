@@ -21,6 +21,9 @@ from curate.storage.file_lists import LISTED, SIZES, WIDS_INDEX, FileLists, list
 from curate.storage.marks import File, Mark
 from curate.storage.store import Store
 
+_MODE = "mode:"
+"""How the names of counts of samples by mode begin, in a tally."""
+
 
 def checked(plan: Plan) -> list[dict[str, str | None]]:
     """Return stage, kind, spec, revision and sha256 of every model of a plan. Raises ModelError if one is not available."""
@@ -90,6 +93,8 @@ def write_lists(store: Store, marks: Iterable[Mark]) -> RunSummary:
                 _add(lists, verdict)
                 if verdict.error:
                     broken[index] = verdict.error
+            for mode, count in mark.counts.items():
+                tally[f"{_MODE}{mode}"] += count
             _add(lists, mark)
     out = store.storage
     for folder in LISTED:
@@ -126,11 +131,15 @@ def _write_json_lines(store: Store, name: str, head: str, lines: Iterator[str], 
 
 
 def attrition(filters: Iterable[str], tally: Mapping[str, int]) -> dict[str, Any]:
-    """Return how many texts each filter dropped, and how many something else. Without captions, a record has one text."""
+    """Return how many texts each filter dropped, and how many something else. Without captions, a record has one text.
+
+    `image_modes` counts samples whose image loaders may show otherwise than the models saw it (curate.images.mode).
+    """
     left, rows = tally["texts"], []
     for name in (*filters, *(reason for reason in NOT_FILTERS if f"dropped:{reason}" in tally)):
         dropped = tally.get(f"dropped:{name}", 0)
         rows.append({"filter": name, "seen": left, "dropped": dropped, "left": left - dropped})
         left -= dropped
     counted = {name: tally[name] for name in ("records", "texts", "kept")}
-    return {**counted, "kept_texts": left, "attrition": rows}
+    modes = {name.removeprefix(_MODE): count for name, count in sorted(tally.items()) if name.startswith(_MODE)}
+    return {**counted, "kept_texts": left, "attrition": rows, "image_modes": modes}

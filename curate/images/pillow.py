@@ -65,6 +65,9 @@ _MESSAGES = (
     ("Fax", "bad_entropy_data"),
 )
 
+_TURNED = ("tiff",)
+"""Formats whose pictures Pillow turns upright while it reads them."""
+
 _RGB_BYTES = 4  # of a pixel in Pillow's memory
 
 _settings_lock = threading.Lock()
@@ -209,11 +212,18 @@ def _applied(request: DecodeRequest, function: Callable[[Image.Image], T]) -> T 
 
 
 def exif_orientation(data: bytes, form: str) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if it is absent, unreadable, or applied by the decoder (TIFF)."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is absent, unreadable, or applied by the decoder."""
+    return 1 if form in _TURNED else _orientation(data, form)
+
+
+def turned_by_decoder(data: bytes, form: str) -> int:
+    """Return the EXIF orientation that the decoder applies, 1 to 8: above 4, its picture has the header's sides exchanged."""
+    return _orientation(data, form) if form in _TURNED else 1
+
+
+def _orientation(data: bytes, form: str) -> int:
     from PIL import Image
 
-    if form == "tiff":
-        return 1
     with _pillow(MAX_DECODED_BYTES // 2, lenient=True):
         try:
             with Image.open(BytesIO(data), formats=_PLUGINS[form]) as image:

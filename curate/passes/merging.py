@@ -71,7 +71,7 @@ class MergeBlock:
             for old, new in ((tar, f"shards/{tar_name(number)}"), (index, f"index/{index_name(number)}")):
                 link_or_copy(source.out, old, self.store.storage, new)
                 files[new] = mark.files[old]
-        self.store.commit(self.run, mark_of(block.index), Mark(files, made_with=mark.made_with, parts=parts))
+        self.store.commit(self.run, mark_of(block.index), Mark(files, mark.counts, made_with=mark.made_with, parts=parts))
         return Report(block.index, sum(part.counts["records"] for part in parts.values()))
 
     def _verdicts(self, source: Source, shard: int, part: Mark) -> Mark:

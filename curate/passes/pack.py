@@ -6,7 +6,6 @@ Tars are numbered without gaps over the whole output: the verdicts say how many 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -24,15 +23,12 @@ import xxhash
 from curate.core.contracts import Report, Shard
 from curate.core.timing import Activities
 from curate.fetch.image_log import base_batches, open_images
-from curate.images.thumbnails import reencode
+from curate.passes.pictures import Picture, extension_of, told_of, written
 from curate.passes.tars import STAGED, Names, PackedSamples, Sample, Tars
 from curate.planning.plan import Plan
 from curate.sources.tar.own import FIELDS
 from curate.storage.marks import Mark
 from curate.storage.store import Store
-
-EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
-"""Formats that trainers read (open_clip's loader); the others are re-encoded to JPEG."""
 
 
 class Carried(NamedTuple):
@@ -69,7 +65,7 @@ class Pack:
         return f"{self._settings()}/{self.judged}"
 
     def _settings(self) -> str:
-        return xxhash.xxh3_64_hexdigest(json.dumps(dataclasses.asdict(self.plan.recipe.output), sort_keys=True).encode())
+        return xxhash.xxh3_64_hexdigest(json.dumps(self.plan.recipe.output.described(), sort_keys=True).encode())
 
     def __call__(self, block: Block) -> Report:
         """Pack one block. Its mark includes the marks of its shards, which then need not be read one by one.
@@ -81,7 +77,7 @@ class Pack:
         verdicts = {f"{shard.index:06d}": self._verdict(shard) for shard in block.shards}
         before = self._before(block)
         if before is not None and _kept(before.parts) == _kept(verdicts):
-            files, samples = before.files, 0
+            files, samples, counts = before.files, 0, before.counts
         else:
             size = self.plan.recipe.output.samples_per_shard
             names = staged(block.index, verdicts) if block.first_tar is None else Names(block.first_tar, "")
@@ -91,8 +87,8 @@ class Pack:
                     for sample in self._samples(shard, packed):
                         tars.add(sample)
                 tars.close()
-            files, samples = tars.files, tars.samples
-        self.store.commit(self.run, mark_of(block.index), Mark(files, made_with=self.made_with(), parts=verdicts))
+            files, samples, counts = tars.files, tars.samples, tars.modes
+        self.store.commit(self.run, mark_of(block.index), Mark(files, counts, made_with=self.made_with(), parts=verdicts))
         return Report(block.index, samples, activities.seconds, {"pack": samples})
 
     def _before(self, block: Block) -> Mark | None:
@@ -139,27 +135,22 @@ class Pack:
                     image = packed.image(key) if key in packed else self._image(record, next(images))
                     yield self._sample(texts, carried.get(record["row"], Carried()), image)
 
-    def _image(self, record: dict[str, Any], image: bytes | None) -> tuple[bytes, str]:
-        """Return an image of the input as it goes into a tar, and its sha256. Raises RuntimeError if it is another one now."""
-        digest = hashlib.sha256(image or b"").hexdigest()
-        if image is None or digest != record["sha256"]:
+    def _image(self, record: dict[str, Any], image: bytes | None) -> Picture:
+        """Return an image of the input as it goes into a tar. Raises RuntimeError if it is another one now."""
+        if image is None or hashlib.sha256(image).hexdigest() != record["sha256"]:
             raise RuntimeError(f"{record['shard']} has changed since it was scanned: row {record['row']} is another image now")
-        output = self.plan.recipe.output
-        longest = max(record["width"], record["height"])
-        again = record["format"] not in EXTENSIONS or (output.longest_side is not None and longest > output.longest_side)
-        made = reencode(image, output.longest_side, output.quality) if again else None
-        return (image, digest) if made is None else (made, hashlib.sha256(made).hexdigest())
+        return written(record, image, self.plan.recipe.output)
 
-    def _sample(self, texts: list[dict[str, Any]], carried: Carried, image: tuple[bytes, str]) -> Sample:
+    def _sample(self, texts: list[dict[str, Any]], carried: Carried, image: Picture) -> Sample:
         """Return a record's sample: its image, its best kept text, all of its kept texts, and what it carries."""
-        record, (body, digest) = texts[0], image
-        described = {**self._described(texts, json.loads(carried.earlier_texts or "[]")), **self._kept(carried)}
-        extension = EXTENSIONS.get(record["format"], record["format"])
-        if digest != record["sha256"]:
-            described["reencoded"], extension = True, "jpg"
+        record = texts[0]
+        facts, more = told_of(record, image)
+        described = self._described(texts, json.loads(carried.earlier_texts or "[]"), facts) | more | self._kept(carried)
         text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         caption = (self._best(texts)["text"] or "").encode("utf-8", "replace")
-        return Sample(record["sample_key"], record["key"], extension, body, digest, {"json": text, "txt": caption})
+        sidecars = {"json": text, "txt": caption}
+        extension = extension_of(facts["format"], self.plan.recipe.output)
+        return Sample(record["sample_key"], record["key"], extension, image.body, image.sha256, sidecars, more.get("mode"))
 
     def _kept(self, carried: Carried) -> dict[str, Any]:
         """Return the further fields of the input that the recipe keeps: under their names, where these are none of ours."""
@@ -169,8 +160,8 @@ class Pack:
         below = {name: value for name, value in found.items() if name in FIELDS}
         return {**{name: value for name, value in found.items() if name not in below}, **({"input": below} if below else {})}
 
-    def _described(self, texts: list[dict[str, Any]], earlier: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return key.json: scores of a text stand with the text, everything else is the record's."""
+    def _described(self, texts: list[dict[str, Any]], earlier: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
+        """Return key.json: scores of a text stand with the text, `facts` are the image's, everything else the record's."""
         record = texts[0]
         scores = [step.name for step in self.plan.steps if step.rule.per_text]
         listed = [
@@ -189,7 +180,8 @@ class Pack:
             "row": record["row"],
             "texts": listed,
             **({"earlier_texts": earlier} if earlier else {}),
-            **{name: record[name] for name in ("sha256", "width", "height", "format", "language")},
+            **facts,
+            "language": record["language"],
             "language_score": _number(record["language_score"]),
             "phash": None if record["phash"] is None else f"{record['phash']:016x}",
             "evidence": {step.name: _number(record[step.name]) for step in self.plan.steps if step.name not in scores},

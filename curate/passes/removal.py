@@ -5,6 +5,7 @@ The input is not needed. Every task finds out for itself what it has to do, so t
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -121,7 +122,7 @@ class RemoveFromBlock:
             return Report(block.index, 0, {}, {})
         verdicts = {name: self.store.mark(self.run, f"{self.judged}/{name}") or part for name, part in mark.parts.items()}
         keys = self._kept(verdicts)
-        files, samples = mark.files, 0
+        files, samples, modes = mark.files, 0, mark.counts
         in_tars = [file.samples or 0 for name, file in mark.files.items() if name.endswith(".tar")]
         if sum(in_tars) != len(keys):
             # of several tars all but the last are full, and one is not too small for fewer samples
@@ -130,8 +131,8 @@ class RemoveFromBlock:
                     if sample.key in keys:
                         tars.add(sample)
                 tars.close()
-            files, samples = tars.files, tars.samples
-        self.store.commit(self.run, mark_of(block.index), mark._replace(files=files, parts=verdicts))
+            files, samples, modes = tars.files, tars.samples, tars.modes
+        self.store.commit(self.run, mark_of(block.index), mark._replace(files=files, counts=modes, parts=verdicts))
         return Report(block.index, samples, {}, {})
 
     def _kept(self, verdicts: dict[str, Mark]) -> set[str]:
@@ -149,7 +150,8 @@ class RemoveFromBlock:
                 for key, members in _members(path):
                     [(extension, image)] = ((name, body) for name, body in members.items() if name not in ("json", "txt"))
                     sidecars = {name: members[name] for name in ("json", "txt")}
-                    yield Sample(key, known[key]["original_key"], extension, image, known[key]["sha256"], sidecars)
+                    mode = json.loads(sidecars["json"]).get("mode")
+                    yield Sample(key, known[key]["original_key"], extension, image, known[key]["sha256"], sidecars, mode)
 
 
 def _members(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import tarfile
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,6 +16,7 @@ import pyarrow.parquet as pq
 
 from curate.core.contracts import ROW_GROUP
 from curate.core.hashing import file_sha256
+from curate.passes.pictures import NOTES, Picture
 from curate.storage.marks import File, Mark
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store
@@ -42,6 +46,7 @@ class Sample:
     image: bytes
     sha256: str  # of `image`
     sidecars: dict[str, bytes]
+    mode: str | None = None  # of an image that loaders may show otherwise than the models saw it
 
 
 def tar_name(number: int) -> str:
@@ -99,14 +104,22 @@ class PackedSamples:
         """Return whether a sample was in the block."""
         return key in self._places
 
-    def image(self, key: str) -> tuple[bytes, str]:
-        """Return the image of a sample that was in the block, and its sha256. Raises RuntimeError when its tar is damaged."""
+    def image(self, key: str) -> Picture:
+        """Return the image of a sample that was in the block. Raises RuntimeError when its tar is damaged."""
         tar, offset, size, digest = self._places[key]
         self._tars[tar].seek(offset)
         image = self._tars[tar].read(size)
         if hashlib.sha256(image).hexdigest() != digest:
             raise RuntimeError(f"{tar} is damaged: {key} is not what its index says")
-        return image, digest
+        return Picture(image, digest, self._notes(tar, offset + size))
+
+    def _notes(self, tar: str, end: int) -> dict[str, str]:
+        """Return what was noted when the image was written, which its bytes do not say: key.json comes behind it."""
+        file = self._tars[tar]
+        file.seek(end + -end % 512)
+        about = tarfile.TarInfo.frombuf(file.read(512), "utf-8", "surrogateescape")
+        told = json.loads(file.read(about.size))
+        return {name: told[name] for name in NOTES if name in told}
 
 
 @dataclass(frozen=True)
@@ -133,6 +146,7 @@ class Tars:
         self._in_tar = 0
         self.samples = 0
         self.files: dict[str, File] = {}
+        self.modes = Counter[str]()  # samples by mode, of those that have one
 
     def __enter__(self) -> Tars:
         return self
@@ -152,6 +166,7 @@ class Tars:
         if len(self._rows) >= ROW_GROUP:
             self._flush()
         self.samples += 1
+        self.modes.update([sample.mode] if sample.mode else [])
         self._in_tar += 1
         if self._in_tar == self._size:
             self.close()

@@ -161,6 +161,7 @@ def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "partial": _shards(manifest.get("partial_shards")),
         "tars": int(tars.get("files") or 0),
         "bytes": int(tars.get("bytes") or 0),
+        "modes": sorted((manifest.get("image_modes") or {}).items()),
         "listed": LISTED,
     }
 

@@ -22,7 +22,8 @@ _NAMES = frozenset(
         *("phash", "evidence"),
     ]
 )
-FIELDS = _NAMES | {"earlier_texts", "reencoded", "input"}
+_OF_THE_IMAGE = ("reencoded", "mode", "color_profile", *(f"original_{name}" for name in ("sha256", "width", "height", "format")))
+FIELDS = _NAMES | {"earlier_texts", "input", *_OF_THE_IMAGE}
 """Names in our `key.json` that say something of our own; a further field of the input under such a name is in `input`."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
