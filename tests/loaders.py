@@ -58,7 +58,13 @@ def datasets(call: str) -> list[tuple[str, str, str]]:
     import datasets
 
     samples = eval(call, vars(datasets))
-    return [(one["txt"], pixels(one["jpg"] or one["png"] or one["webp"]), one["json"]["key"]) for one in samples]
+    forms = ("jpg", "png", "webp")
+    return [(one["txt"], pixels(next(one[form] for form in forms if one.get(form))), one["json"]["key"]) for one in samples]
+
+
+def datasets_of_folder(out: str) -> list[tuple[str, str, str]]:
+    """Read an output with Hugging Face datasets by its README.md, told nothing else."""
+    return datasets(f"load_dataset({out!r}, split='train')")
 
 
 READERS: dict[str, Callable[[str], list[Any]]] = {
@@ -66,6 +72,7 @@ READERS: dict[str, Callable[[str], list[Any]]] = {
     "open_clip val": lambda options: open_clip(options, "val"),
     "webdataset": webdataset,
     "datasets": datasets,
+    "datasets of a folder": datasets_of_folder,
     "datasets of an object store": datasets,
     "datasets streaming": lambda call: datasets(f"{call.removesuffix(')')}, streaming=True)"),
 }

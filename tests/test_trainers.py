@@ -17,7 +17,7 @@ from PIL import Image
 from curate.report.trainers import for_datasets
 from tests import loaders
 from tests.loaders import pixels
-from tests.running import KEEP_ALL, command, picture
+from tests.running import KEEP_ALL, Setup, command, make_tar, picture, run_job
 from tests.s3 import upload
 from tests.test_pack import FORMATS, body, inputs, samples
 
@@ -134,4 +134,25 @@ def test_datasets(packed: Path, printed: dict[str, str], held: Samples, bucket: 
     upload(packed / "shards", f"{bucket}/out/shards")
     here, there = printed["datasets"], for_datasets(f"{bucket}/out")
     strings = {"datasets": here, "datasets streaming": here, "datasets of an object store": there}
+    strings["datasets of a folder"] = str(packed)  # not the decisions: by its dataset card
     assert child(strings, tmp_path) == dict.fromkeys(strings, held)
+
+
+def test_datasets_of_one_extension_need_no_columns(tmp_path: Path) -> None:
+    """Formats in turn, and one that comes late: datasets guesses the columns from the first samples of a tar."""
+    if importlib.util.find_spec("datasets") is None:
+        pytest.skip("needs datasets (extra dev)")
+    forms = ["JPEG", "PNG", "WEBP"] * 3 + ["JPEG"] * 6 + ["PNG"] * 2
+    members = []
+    for number, form in enumerate(forms):
+        members += [(f"{number:04d}.{form.lower()}", picture(number, form))]
+        members += [(f"{number:04d}.txt", f"a boat number {number} by the pier".encode())]
+    tar = make_tar(tmp_path / "0.tar", members)
+    recipe = KEEP_ALL.replace("samples_per_shard: 4", "samples_per_shard: 9")
+    run_job(Setup(recipe, [tar], ("output.extension=jpg",)), tmp_path / "named")
+    run_job(Setup(recipe, [tar], ("output.format=jpg",)), tmp_path / "written")
+    guessed = 'load_dataset("webdataset", data_files="{}/shards/*.tar", split="train")'
+    for out in (tmp_path / "named", tmp_path / "written"):
+        wanted = sorted((s["txt"].decode(), pixels(Image.open(io.BytesIO(s["jpg"]))), key) for key, s in samples(out).items())
+        assert len(wanted) == len(forms)
+        assert child({"datasets": guessed.format(out)}, tmp_path / "cache") == {"datasets": wanted}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from curate.report import charts, gallery, histograms
 from curate.report.attrition import COLUMNS, Attrition, Combination, combinations, overlaps, percent, tally
+from curate.report.card import write_cards
 from curate.report.query import opened, parquet_files
 from curate.report.rules import Rule, rules_of
 from curate.storage.backend import Storage, storage
@@ -66,8 +67,11 @@ class Content:
 
 
 def write_report(out: Storage) -> str:
-    """Write OUT/report.html and return its path or URL. Raises OutputError and OSError."""
-    out.write("report.html", report_page(out))
+    """Write the dataset card, then OUT/report.html, and return its path or URL. Raises OutputError and OSError."""
+    manifest = read_manifest(out)
+    page = _rendered("report.html.j2", {"page": _content(out, manifest)})
+    write_cards(out, manifest)
+    out.write("report.html", page)
     return out.url("report.html")
 
 
