@@ -31,6 +31,7 @@ def written(tmp_path: Path, text: str) -> str:
         ("filters:\n  caption_words: {min_words: 30}", 2, "above max_words"),
         ("filters:\n  image_reuse: {max_texts: 5, record_from: 9}", 2, "counts between are unknown"),
         ("filters:\n  sql: {where: widht > 3}", 2, "did you mean 'width'?"),
+        ("filters:\n  sql: {where: nsfw < 0.5}", 2, "did you mean 'nsfw_score'?"),
         ("filters:\n  duplicate_pair: {same: text}", 2, "'pair' or 'image'"),
         ("filters:\n  min_side:\n  min_side:", 3, "is there twice"),
         ("filters: [min_side]", 1, "must be a mapping"),

@@ -111,7 +111,7 @@ def _nodes(value: Json) -> Iterator[dict[str, Any]]:
 
 def _known(name: str) -> str:
     if name not in FACTS:
-        near = difflib.get_close_matches(name, FACTS, 1)
+        near = difflib.get_close_matches(name, FACTS, 1) or [fact for fact in FACTS if fact.startswith(f"{name}_")]
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"no fact is called {name!r}{hint}; a further field of the input is input.{name}")
     return name
