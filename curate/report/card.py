@@ -57,8 +57,20 @@ FILLED_IN = ("license", "creator", "url", "citeAs", "datePublished", "descriptio
 """Fields of croissant.json that are for a person to fill in."""
 
 
+_LACKING: Mapping[str, Any] = {
+    **dict.fromkeys(("records", "kept", "texts", "kept_texts"), 0),
+    "recipe": {},
+    "recipe_hash": "",
+    "versions": {},
+    "attrition": (),
+    "files": {},
+}
+"""What stands for parts of a manifest that one of an earlier version may lack."""
+
+
 def write_cards(out: Storage, manifest: Mapping[str, Any]) -> None:
     """Write both files, or what of them may be written again."""
+    manifest = {**_LACKING, **manifest}
     before = out.read(CARD)
     card = updated(None if before is None else before.decode("utf-8", "replace"), manifest)
     if card is not None:
@@ -90,7 +102,7 @@ def _name(manifest: Mapping[str, Any]) -> str:
 
 def _lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of curate's part of the card."""
-    tars = manifest["files"]["shards"]
+    tars = {"files": 0, "bytes": 0, **manifest["files"].get("shards", {})}
     yield "## Content"
     yield ""
     yield from _table(
@@ -104,7 +116,7 @@ def _lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", "`load_dataset` of this folder reads the tars. `key.json` of a sample holds all kept texts, their scores")
     yield from ("and the image's URL; `decisions/` has every record with what dropped it.", "", "## How it was made", "")
     yield from _recipe(manifest)
-    rules = manifest["recipe"]["filters"]
+    rules = manifest["recipe"].get("filters") or {}
     yield from _table(
         ("filter", "seen", "dropped", "of seen", "left", "parameters"),
         ([*_attrition(row), _parameters(rules.get(row["filter"]) or {})] for row in manifest["attrition"]),
@@ -131,7 +143,7 @@ def _parameters(values: Mapping[str, Any]) -> str:
 def _recipe(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the recipe is, and its text where it is one."""
     recipe, versions = manifest["recipe"], manifest["versions"]
-    yield f"Recipe {_plain(recipe['name'])} (hash `{_plain(manifest['recipe_hash'])}`), curate {_plain(versions['curate'])}."
+    yield f"Recipe {_name(manifest)} (hash `{_plain(manifest['recipe_hash'])}`), curate {_plain(versions.get('curate', ''))}."
     if "merged_from" in manifest:
         yield f"Merged from {len(manifest['merged_from'])} outputs."
     source = str(recipe.get("source") or "").strip("\n")
@@ -143,7 +155,7 @@ def _recipe(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _evaluation_sets(manifest: Mapping[str, Any]) -> str:
-    rules = manifest["recipe"]["filters"]
+    rules = manifest["recipe"].get("filters") or {}
     if "eval_overlap" not in rules:
         return "None was checked: images of evaluation sets may be among these."
     sets = rules["eval_overlap"].get("sets") or ()
@@ -208,7 +220,7 @@ _FIELDS = (
 
 def croissant(manifest: Mapping[str, Any], before: bytes | None = None) -> bytes:
     """Return croissant.json (Croissant 1.0, JSON-LD): the tars, and their index as records. Keeps what FILLED_IN names."""
-    kept, recipe = manifest["kept"], manifest["recipe"]["name"]
+    kept, recipe = manifest["kept"], _name(manifest)
     described = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
