@@ -25,7 +25,8 @@ def main() -> None:
       curate why curated 000000123
 
     \b
-    Exit codes: 0 done, 1 error, 2 wrong usage or recipe, 3 finished, but some shards were cut short or given up.
+    Exit codes: 0 done; 1 error; 2 wrong usage or recipe; 3 finished, but a shard was cut short or given up, more
+    records than --max-bad-records cannot be read, or nothing is kept; 130 interrupted.
     """
 
 
@@ -116,12 +117,13 @@ def extract(given: options.Extract) -> None:
 @flags.MODELS
 @flags.PLUGINS
 @flags.COLUMNS
+@flags.MAX_BAD
 @flags.JSON
 @gathered(options.DryRun)
 def dry_run(given: options.DryRun) -> None:
     """Try RECIPE on one SHARD: attrition, rate of each stage, bottleneck, core-hours and kept pairs for --pairs.
 
-    Writes nothing except the --html gallery. Filters of corpus counts are estimated only with --counts.
+    Writes nothing except the --html gallery. Exit code 3 as for `run`. Filters of corpus counts are estimated only with --counts.
 
     \b
     Example:
@@ -129,7 +131,7 @@ def dry_run(given: options.DryRun) -> None:
     """
     from curate.commands.dry_run import dry_run_command
 
-    dry_run_command(given)
+    sys.exit(dry_run_command(given))
 
 
 @main.command()
@@ -139,6 +141,7 @@ def dry_run(given: options.DryRun) -> None:
 @flags.MODELS
 @flags.PLUGINS
 @flags.COLUMNS
+@flags.MAX_BAD
 @flags.JSON
 @gathered(options.Plan)
 def plan(given: options.Plan) -> None:
@@ -150,7 +153,7 @@ def plan(given: options.Plan) -> None:
     """
     from curate.commands.plan import plan_command
 
-    plan_command(given)
+    sys.exit(plan_command(given))
 
 
 @main.command()
@@ -158,6 +161,7 @@ def plan(given: options.Plan) -> None:
 @flags.html("Write the statistics as a page too.")
 @flags.workers()
 @flags.COLUMNS
+@flags.MAX_BAD
 @flags.JSON
 @gathered(options.Stats)
 def stats(given: options.Stats) -> None:
@@ -170,7 +174,7 @@ def stats(given: options.Stats) -> None:
     """
     from curate.commands.stats import stats_command
 
-    stats_command(given)
+    sys.exit(stats_command(given))
 
 
 @main.command()

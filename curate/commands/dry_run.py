@@ -8,6 +8,7 @@ import sys
 import click
 
 from curate.commands import common
+from curate.commands.ending import ended, print_problems
 from curate.commands.options import DryRun
 from curate.core.contracts import CorpusCount
 from curate.counts.lookup import Lookup
@@ -21,13 +22,14 @@ from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.planning import plugins
 from curate.report import attrition_table, report_page
+from curate.report.problems import faults
 from curate.stages.evalsets import default_cache
 from curate.storage.backend import Storage
 from curate.storage.manifest import read_manifest
 
 
-def dry_run_command(given: DryRun) -> None:
-    """Try a recipe on one shard and print the estimates."""
+def dry_run_command(given: DryRun) -> int:
+    """Try a recipe on one shard and print the estimates; return the exit code."""
     recipe = recipes.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
     shards = common.shards_of([given.shard], given.columns, given.table)
     plan = planning.plan(planning.fetching(recipe) if shards[0].on_the_web else recipe)
@@ -46,6 +48,7 @@ def dry_run_command(given: DryRun) -> None:
     plan, warnings = resolve(plan, default_cache())
     for warning in [*plan.warnings(), *warnings]:
         click.secho(f"curate: {warning}", err=True, fg="yellow")
+    code = 0
     for item in dry_run(plan, dataclasses.replace(shards[0], limit=given.samples), lookups, given.pairs):
         if isinstance(item, Storage):
             if given.html is not None:
@@ -53,9 +56,11 @@ def dry_run_command(given: DryRun) -> None:
             continue
         found = dataclasses.replace(item, not_estimated=unserved)
         if given.as_json:
-            common.print_json(as_json(found, given.pairs))
+            common.print_json({**as_json(found, given.pairs), "faults": faults(found.manifest, given.max_bad_records)})
         else:
             _print(found, given)
+        code = ended(found.manifest, given.max_bad_records)
+    return code
 
 
 def _print(found: Found, given: DryRun) -> None:
@@ -82,6 +87,7 @@ def _print(found: Found, given: DryRun) -> None:
     click.echo(f"{found.records:,} records tried, {found.kept:,} kept. For {given.pairs:,.0f} pairs:")
     click.echo(f"  kept pairs   {_range(found.kept_pairs)}")
     click.echo(f"  core-hours   {_range(found.core_hours)}  on cores, storage and network like these")
+    print_problems(found.manifest)
     if given.html is not None:
         click.echo(f"gallery: {given.html}")
 

@@ -6,9 +6,9 @@ import time
 
 from curate import api
 from curate.commands import common
+from curate.commands.ending import NO_SUCCESS
 from curate.commands.options import Extract
 from curate.commands.progress import Bars
-from curate.commands.run import PARTIAL
 from curate.commands.runners import open_runner
 from curate.driver.extract import Extracted, Extraction
 from curate.sources.webarchive.pairs import Options
@@ -30,7 +30,7 @@ def extract_command(given: Extract) -> int:
         common.print_json(_described(outcome, seconds))
     else:
         _print(outcome, seconds)
-    return PARTIAL if outcome.failed or outcome.cut_short() else 0
+    return NO_SUCCESS if outcome.failed or outcome.cut_short() else 0
 
 
 def _described(outcome: Extracted, seconds: float) -> dict[str, object]:

@@ -88,6 +88,28 @@ PLUGINS = click.option(
     metavar="FILE",
     help="Python file with filters, stages, models or sources of yours; repeatable. It runs as you.",
 )
+
+
+def _share(context: click.Context, option: click.Parameter, value: str) -> float:
+    """Read a share, written as 5% or 0.05, as a number from 0 to 1."""
+    text = value.strip()
+    try:
+        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        raise click.BadParameter(f"{value!r} is not a share: write 5% or 0.05", context, option)
+    return found
+
+
+MAX_BAD = click.option(
+    "--max-bad-records",
+    callback=_share,
+    default="5%",
+    show_default=True,
+    metavar="SHARE",
+    help="Exit code 3 if a larger share of the records cannot be read; what filters drop does not count.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 COLUMNS = together(
     click.option("--column", "columns", multiple=True, metavar="ROLE=NAME",
@@ -149,6 +171,7 @@ RUN = together(
     click.option("--out", required=True, type=str, help="Output folder: new, empty, or from an earlier run to resume."),
     WHERE,
     _EXECUTION,
+    MAX_BAD,
     SET,
     MODELS,
     PLUGINS,

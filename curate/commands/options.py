@@ -40,6 +40,7 @@ class Run(Work):
     plugins: tuple[str, ...]
     columns: tuple[str, ...]
     table: str
+    max_bad_records: float
     as_json: bool
 
 
@@ -97,6 +98,7 @@ class DryRun:
     plugins: tuple[str, ...]
     columns: tuple[str, ...]
     table: str
+    max_bad_records: float
     as_json: bool
 
 
@@ -111,6 +113,7 @@ class Plan:
     plugins: tuple[str, ...]
     columns: tuple[str, ...]
     table: str
+    max_bad_records: float
     as_json: bool
 
 
@@ -123,6 +126,7 @@ class Stats:
     workers: int | None
     columns: tuple[str, ...]
     table: str
+    max_bad_records: float
     as_json: bool
 
 

@@ -8,11 +8,13 @@ import click
 
 from curate.commands import common
 from curate.commands.common import print_table
+from curate.commands.ending import ended, print_problems
 from curate.commands.options import Plan
 from curate.core.contracts import CorpusCount, Stage
 from curate.core.shards import Shards
-from curate.driver.download_estimate import savings
+from curate.driver.download_estimate import Savings, savings
 from curate.driver.fields import check_fields
+from curate.driver.look import look
 from curate.driver.manifest import checked
 from curate.planning import loader as recipe
 from curate.planning import plan as planning
@@ -20,15 +22,15 @@ from curate.planning import plugins
 from curate.runners.local.runner import LocalRunner
 
 
-def plan_command(given: Plan) -> None:
-    """Print the passes of a recipe."""
+def plan_command(given: Plan) -> int:
+    """Print the passes of a recipe; return the exit code."""
     wanted = recipe.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
     shards = common.shards_of(given.inputs, given.columns, given.table) if given.inputs else Shards([])
     plan = planning.plan(planning.fetching(wanted) if shards.on_the_web.any() else wanted)
     models = checked(plan)
     check_fields(plan, shards)
-    with LocalRunner(1) as runner:
-        saved = savings(plan, shards, runner) if plan.fetches and len(shards) else None
+    seen = look(shards) if len(shards) else None
+    saved = _savings(plan, shards)
     rows = _passes(plan)
     if given.as_json:
         passes = [dict(zip(("pass", "rows", "what", "cost"), row, strict=True)) for row in rows]
@@ -36,8 +38,9 @@ def plan_command(given: Plan) -> None:
         downloads = None if saved is None else dataclasses.asdict(saved)
         described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": plan.warnings()}
         described["tables"] = common.dialects(shards)
-        common.print_json({**described, "recipe_hash": plan.recipe.digest()})
-        return
+        problems = None if seen is None else {"records": seen.records, **seen.manifest["problems"]}
+        common.print_json({**described, "problems": problems, "recipe_hash": plan.recipe.digest()})
+        return 0 if seen is None else ended(seen.manifest, given.max_bad_records)
     print_table(("pass", "rows", "what", "core time per record"), rows)
     if models:
         print_table(("stage", "model", "revision", "sha256"), [[_short(one[name]) for name in _MODEL] for one in models])
@@ -48,6 +51,20 @@ def plan_command(given: Plan) -> None:
         click.echo(saved.sentence())
     for warning in plan.warnings():
         click.secho(f"warning: {warning}", fg="yellow")
+    if seen is None:
+        return 0
+    click.echo(seen.sentence())
+    print_problems(seen.manifest)
+    for shard in seen.manifest["partial_shards"]:
+        click.secho(f"cut short: {shard['shard']}: {shard['reason']}", err=True, fg="yellow")
+    return ended(seen.manifest, given.max_bad_records)
+
+
+def _savings(plan: planning.Plan, shards: Shards) -> Savings | None:
+    if not plan.fetches or not len(shards):
+        return None
+    with LocalRunner(1) as runner:
+        return savings(plan, shards, runner)
 
 
 def _passes(plan: planning.Plan) -> list[tuple[str, str, str, str]]:

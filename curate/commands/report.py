@@ -8,7 +8,9 @@ import sys
 import click
 
 from curate.commands import common
+from curate.commands.ending import print_problems
 from curate.commands.options import Report
+from curate.report.problems import faults
 from curate.storage.manifest import read_manifest
 
 
@@ -25,7 +27,11 @@ def report_command(given: Report) -> None:
         rows = attrition(out, rules_of(manifest))
         path = write_report(out)
     if given.as_json:
-        common.print_json({"report": path, "attrition": [dataclasses.asdict(row) for row in rows]})
+        common.print_json({"report": path, "attrition": [dataclasses.asdict(row) for row in rows],
+                           "problems": manifest.get("problems"), "faults": faults(manifest)})  # fmt: skip
         return
     Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows, manifest["records"]))
+    print_problems(manifest)
+    for fault in faults(manifest):
+        click.secho(f"curate: {fault}", err=True, fg="red")
     click.echo(f"report: {path}")

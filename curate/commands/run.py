@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from curate import api
 from curate.commands import common, options
+from curate.commands.ending import ended, print_problems
 from curate.commands.progress import Bars, warn
 from curate.commands.runners import Crew, crew
 from curate.core.errors import InputError
@@ -24,13 +25,12 @@ from curate.planning import plan as planning
 from curate.planning import plugins
 from curate.planning.plan import Plan
 from curate.report.fetches import fetches
+from curate.report.problems import faults
 from curate.stages.evalsets import default_cache
 from curate.storage.backend import storage
 from curate.storage.manifest import read_manifest
 from curate.storage.shared_facts import with_facts
 from curate.storage.store import Store
-
-PARTIAL = 3
 
 
 def run_command(given: options.Run) -> int:
@@ -58,10 +58,10 @@ def run_command(given: options.Run) -> int:
         outcome = Run(plan, shards, store, workers.runner, run_options, bars).run()
     seconds = time.monotonic() - started
     if given.as_json:
-        common.print_json(_described(outcome, seconds, plan))
+        common.print_json(_described(outcome, seconds, plan, given.max_bad_records))
     else:
         _print(outcome, seconds, plan)
-    return PARTIAL if outcome.failed or outcome.partial else 0
+    return ended(read_manifest(store.storage), given.max_bad_records)
 
 
 def _options(given: options.Run, workers: Crew) -> RunOptions:
@@ -77,7 +77,8 @@ def _options(given: options.Run, workers: Crew) -> RunOptions:
     )
 
 
-def _described(outcome: Outcome, seconds: float, plan: Plan) -> dict[str, object]:
+def _described(outcome: Outcome, seconds: float, plan: Plan, max_bad: float) -> dict[str, object]:
+    manifest = read_manifest(storage(outcome.out))
     fetched = fetches(storage(outcome.out)) if plan.fetches else None
     return {
         "state": outcome.state,
@@ -88,6 +89,8 @@ def _described(outcome: Outcome, seconds: float, plan: Plan) -> dict[str, object
         "core_seconds": {name: round(value, 3) for name, value in sorted(outcome.seconds.items()) if name != WAIT},
         "models_idle": outcome.idle(),
         "fetch": None if fetched is None else {**dataclasses.asdict(fetched), "saved": fetched.saved},
+        "problems": manifest["problems"],
+        "faults": faults(manifest, max_bad),
         "failed_shards": outcome.failed,
         "partial_shards": outcome.partial,
         "report": f"{outcome.out}/report.html",
@@ -113,6 +116,7 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
     if plan.fetches and (fetched := fetches(out)) is not None:
         click.echo(fetched.sentence())
+    print_problems(manifest)
     if (idle := outcome.idle()) is not None and gpus():  # on a CPU, models and decoding share the same cores
         click.echo(f"captioner and matcher waited for images {idle:.0%} of their time")
     for item in outcome.partial:

@@ -9,30 +9,40 @@ from tempfile import TemporaryDirectory
 import click
 
 from curate.commands import common
+from curate.commands.ending import ended, print_problems
 from curate.commands.options import Stats
 from curate.core.contracts import Needs, TaskDied, shard_name
+from curate.passes import problems
 from curate.passes.collect import _Collect
+from curate.report.problems import faults
 from curate.runners.local.runner import LocalRunner
 
 
-def stats_command(given: Stats) -> None:
-    """Print statistics of a dataset."""
+def stats_command(given: Stats) -> int:
+    """Print statistics of a dataset; return the exit code."""
     from rich.console import Console
 
     from curate.report.statistics import as_json, render, statistics, write_html
 
     shards = common.shards_of(given.inputs, given.columns, given.table)
+    broken = []
     with TemporaryDirectory(prefix="curate-stats-") as folder:
         with LocalRunner(min(common.workers(given.workers), max(1, len(shards)))) as runner:
             for answer in runner.map(_Collect(Path(folder)), shards, Needs()):
                 problem = f"{shard_name(answer.item)}: {answer.reason}" if isinstance(answer, TaskDied) else answer
                 if problem:
+                    broken.append(problem)
                     click.secho(f"cut short: {problem}", err=True, fg="yellow")
         found = statistics(sorted(str(path) for path in Path(folder).glob("*.parquet")))
     if given.html is not None:
         write_html(found, given.html)
+    counted = problems.described(problems.of_counted(found.errors))
+    manifest = {"records": found.records, "kept": found.records, "problems": counted, "partial_shards": broken}
     if given.as_json:
-        common.print_json({**as_json(found), "tables": common.dialects(shards)})
+        described = {**as_json(found), "tables": common.dialects(shards), "problems": counted}
+        common.print_json({**described, "faults": faults(manifest, given.max_bad_records)})
     else:
         Console(width=None if sys.stdout.isatty() else 120).print(render(found))
         common.print_dialects(shards)
+        print_problems(manifest)
+    return ended(manifest, given.max_bad_records)

@@ -8,4 +8,10 @@ REMOVED = "removed"
 MERGE_DUPLICATE = "merge_duplicate"
 """An output before this one in the same merge has the same image with the same text."""
 
-NOT_FILTERS = (REMOVED, MERGE_DUPLICATE)
+MISSING_TEXT = "missing_text"
+"""No filter drops it, but it has no text, and the recipe does not say that an empty one will do (`output.empty_text: keep`)."""
+
+TAKEN_OUT = (REMOVED, MERGE_DUPLICATE)
+"""What no threshold brings back."""
+
+NOT_FILTERS = (*TAKEN_OUT, MISSING_TEXT)

@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from curate.core.contracts import Report, Shard
+from curate.core.contracts import Report, Shard, shard_name
 from curate.core.shards import Shards
 from curate.counts.lookup import Lookup, load
+from curate.driver.manifest import attrition as counted_of
 from curate.driver.manifest import described
 from curate.driver.progress import idle
 from curate.passes.evaluation import WAIT
@@ -53,6 +54,7 @@ class DryRun:
     kept_pairs: Estimate
     not_estimated: list[str]
     wall: float
+    manifest: dict[str, Any]  # records, kept, attrition, problems, failed_shards, partial_shards: as of a run
 
     def work(self) -> dict[str, float]:
         """Return the seconds by activity, without waiting, which keeps no core busy."""
@@ -104,13 +106,15 @@ def dry_run(plan: Plan, shard: Shard, lookups: dict[str, Lookup], pairs: float) 
             rows.update({name: value for name, value in report.counts.items() if name in report.seconds})
         judged = reports[-1].counts
         records, kept = judged["records"], judged["kept"]
-        counted = {"records": records, "texts": judged["texts"], "kept": kept}
-        totals = {**counted, "files": {}, "failed_shards": [], "partial_shards": []}
+        counted = counted_of([step.name for step in plan.steps], judged)
+        broken = [{"shard": shard_name(shard), "reason": reports[-1].error}] if reports[-1].error else []
+        totals = {**counted, "files": {}, "failed_shards": [], "partial_shards": broken}
         write_json(out / "try" / "manifest.json", {**described(plan, Shards([shard]), lookups, plan.warnings()), **totals})
         yield storage(out / "try")
         yield DryRun(
             records=records, kept=kept, attrition=table, seconds=seconds, rows=rows,
             core_hours=_hours(reports, records, pairs), kept_pairs=_share(kept, records, pairs), not_estimated=[], wall=wall,
+            manifest=totals,
         )  # fmt: skip
 
 
@@ -169,4 +173,5 @@ def as_json(found: DryRun, pairs: float) -> dict[str, Any]:
         "core_hours": dataclasses.asdict(found.core_hours),
         "kept_pairs": dataclasses.asdict(found.kept_pairs),
         "not_estimated": found.not_estimated,
+        "problems": found.manifest["problems"],
     }

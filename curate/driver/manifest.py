@@ -14,6 +14,7 @@ from curate.core.shards import Shards
 from curate.core.verdicts import NOT_FILTERS
 from curate.core.version import __version__
 from curate.counts.lookup import Lookup
+from curate.passes import problems
 from curate.planning.plan import Plan
 from curate.report import rules
 from curate.stages import language
@@ -142,4 +143,5 @@ def attrition(filters: Iterable[str], tally: Mapping[str, int]) -> dict[str, Any
         left -= dropped
     counted = {name: tally[name] for name in ("records", "texts", "kept")}
     modes = {name.removeprefix(_MODE): count for name, count in sorted(tally.items()) if name.startswith(_MODE)}
-    return {**counted, "kept_texts": left, "attrition": rows, "image_modes": modes}
+    found = {"attrition": rows, "problems": problems.described(tally), "image_modes": modes}
+    return {**counted, "kept_texts": left, **found}

@@ -46,7 +46,7 @@ from curate.storage.marks import Mark
 from curate.storage.shared_facts import enter
 from curate.storage.store import Store
 
-FORMAT = 4
+FORMAT = 5
 """The format of marks and manifest. An OUT with another one is judged again."""
 
 

@@ -187,7 +187,7 @@ class ShardEvaluation:
 
     def _settled(self, facts: Batch, gone: Mask) -> Verdict:
         """Return the verdicts that cost nothing; filters from `fetch` on judge only images that were requested."""
-        verdict = Verdict(self.plan, texts_of(facts), gone)
+        verdict = Verdict(self.plan, texts_of(facts), gone, self._textless(facts))
         where = np.ones(facts.num_rows, np.bool_)
         for step in self.plan.steps:
             if step.name == FETCH:
@@ -197,6 +197,13 @@ class ShardEvaluation:
             if step.name == FETCH:
                 where = pc.is_in(facts["fetched"], pa.array(["ok", "here"])).to_numpy(zero_copy_only=False)
         return verdict
+
+    def _textless(self, facts: Batch) -> Mask | None:
+        """Return the records without a text, where the recipe drops them."""
+        if self.plan.recipe.output.empty_text == "keep":
+            return None
+        mask: Mask = pc.equal(pc.coalesce(facts["characters"], 0), 0).to_numpy(zero_copy_only=False)
+        return mask
 
     def _check_fetched(self, facts: Batch, verdict: Verdict) -> None:
         """Raise FetchedImagesLost where a record that must be fetched was not: its piece of the log is gone or damaged."""

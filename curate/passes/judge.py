@@ -17,7 +17,7 @@ from curate.core.hashing import file_sha256
 from curate.core.timing import Activities
 from curate.counts.lookup import Lookup
 from curate.fetch.image_log import base_batches, open_images
-from curate.passes import decisions
+from curate.passes import decisions, problems
 from curate.passes.evaluation import FetchedImagesLost, ShardEvaluation, count_facts, evaluating
 from curate.passes.sampler import Sampler, Thumb, thumbs_in
 from curate.passes.texts import by_text
@@ -184,3 +184,5 @@ def count(tally: dict[str, int], table: pa.Table) -> None:
     for item in pc.value_counts(table["dropped_by"]).to_pylist():
         name = "kept_texts" if item["values"] is None else f"dropped:{item['values']}"
         tally[name] = tally.get(name, 0) + item["counts"]
+    for name, records in problems.of_decisions(table).items():
+        tally[name] = tally.get(name, 0) + records

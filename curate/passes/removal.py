@@ -21,7 +21,7 @@ import xxhash
 
 from curate.core.contracts import ROW_GROUP, Batch, Report, Shard
 from curate.core.hashing import file_sha256
-from curate.core.verdicts import NOT_FILTERS, REMOVED
+from curate.core.verdicts import REMOVED, TAKEN_OUT
 from curate.fetch.image_log import Committed, ImageLog
 from curate.passes import judge, removed
 from curate.passes.pack import Block, mark_of, staged
@@ -174,7 +174,7 @@ class Rewritten:
     file: File
     counts: dict[str, int]
     kept: str
-    dropped: dict[str, list[int]]  # by what dropped them (curate.core.verdicts.NOT_FILTERS)
+    dropped: dict[str, list[int]]  # by what dropped them (curate.core.verdicts.TAKEN_OUT)
 
 
 def rewrite_decisions(
@@ -182,7 +182,7 @@ def rewrite_decisions(
 ) -> Rewritten:
     """Write the decisions at `path` to `target`, after a change to tables of whole records. `schema` is of the result."""
     tally, kept = dict(judge.EMPTY), xxhash.xxh3_128()
-    dropped: dict[str, list[int]] = {reason: [] for reason in NOT_FILTERS}
+    dropped: dict[str, list[int]] = {reason: [] for reason in TAKEN_OUT}
     file = pq.ParquetFile(path)
     writer = ParquetWriter(target, schema or file.schema_arrow)
     for table in _whole_records(file):

@@ -133,7 +133,7 @@ class Sampler:
         if len(held) == self._size and -held[0][0] <= rank:
             return
         record = {name: table[name][place].as_py() for name in ("shard_index", "row", "key", "text")}
-        evidence = None if category in ("kept", CAPTIONS) else table[category][place].as_py()
+        evidence = table[category][place].as_py() if category in table.schema.names else None
         shown = f"{evidence:.4g}" if isinstance(evidence, float) else str(evidence)
         record["category"], record["reason"] = category, None if evidence is None else shown
         record["drawn"] = self._veil.drawn(table["failed"][place].as_py(), table["not_evaluated"][place].as_py())

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.core.contracts import Batch, Shard, shard_name
+from curate.core.verdicts import MISSING_TEXT
 from curate.passes import decisions
 from curate.passes.texts import Index, Mask, Texts
 from curate.planning.plan import Plan, Step
@@ -55,10 +56,13 @@ class Verdict:
     every text, still see the image (a captioner sees every living image).
     """
 
-    def __init__(self, plan: Plan, texts: Texts, removed: Mask | None = None) -> None:
+    def __init__(self, plan: Plan, texts: Texts, removed: Mask | None = None, textless: Mask | None = None) -> None:
         self.rows, self.texts = len(texts.number), texts
         self._plan = plan
         self._judged = np.ones(self.rows, np.bool_) if removed is None else ~removed  # no filter sees what was taken out
+        self._textless = np.zeros(self.rows, np.bool_) if textless is None else textless  # dropped if nothing else drops them
+        if plan.fetches and plan.captions is None:
+            self._judged &= ~self._textless  # no site is asked for their images
         self._web = Judged(plan.steps, self.rows)
         self._captions = 0 if plan.captions is None else plan.captions.per_image
         self._written = Judged([step for step in plan.steps if step.rule.per_text], len(texts.first) * self._captions)
@@ -108,7 +112,10 @@ class Verdict:
             **{name: columns[name] for name in ("row", "key", "url", "text", "error")},
             **{fact.name: columns.get(fact.name, pa.nulls(self.rows, fact.type)) for fact in self._plan.shown},
         }
-        web = pa.table({**values, **_judgement(self._web)})
+        judgement = _judgement(self._web)
+        lacking = pc.and_(pa.array(self._textless), judgement["dropped_by"].is_null())
+        judgement["dropped_by"] = pc.if_else(lacking, MISSING_TEXT, judgement["dropped_by"])
+        web = pa.table({**values, **judgement})
         written = self._written_table(web, columns["captions"]) if self._captions else web.slice(0, 0)
         both = web if not written.num_rows else pa.concat_tables([web, written.select(web.column_names)])
         both = both.append_column("sample_key", _sample_keys(key_prefix, shard.index, both["row"], both["dropped_by"]))

@@ -210,7 +210,8 @@ class Plan:
 
     def decisive(self) -> dict[str, Any]:
         """Return everything that decides verdicts, keys and thumbnails, as JSON values."""
-        output = [self.recipe.output.key_prefix, self.recipe.output.show_nsfw]
+        packing = self.recipe.output
+        output = [packing.key_prefix, packing.show_nsfw, packing.empty_text]
         recipe = {**self.recipe.resolved(), "output": output, "name": None, "fetch": None}
         foreign = {name: code for name, rule in self.recipe.filters.items() if (code := code_of(type(rule))) is not None}
         return {"recipe": recipe, "stages": self.keys, "foreign": foreign}

@@ -20,7 +20,7 @@ _LONGEST = 65_500  # pixels of a side, as JPEG has them
 
 @dataclass(frozen=True)
 class Output:
-    """How samples are packed. None of it changes which samples are kept."""
+    """How samples are packed. None of it but `empty_text` changes which samples are kept."""
 
     samples_per_shard: int = field(default=10_000, metadata={"doc": "samples a tar; the last tar of a block has fewer"})
     block_shards: int = field(default=10, metadata={"doc": "consecutive input shards that are packed together"})
@@ -35,6 +35,10 @@ class Output:
     )
     keep: tuple[str, ...] | None = field(
         default=None, metadata={"doc": "further fields of the input that key.json keeps: none: all scalar ones; []: no field"}
+    )
+    empty_text: Literal["drop", "keep"] = field(
+        default="drop",
+        metadata={"doc": "what becomes of a record without text that no filter drops: dropped as missing_text, or kept"},
     )
     show_nsfw: bool = field(default=False, metadata={"doc": "draw images that fail nsfw in the report as they are, not blurred"})
     format: Literal["original", "jpg", "webp", "png"] = field(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.report import charts, gallery, histograms
+from curate.report import charts, gallery, histograms, problems
 from curate.report.attrition import COLUMNS, Attrition, Combination, combinations, overlaps, percent, tally
 from curate.report.card import write_cards
 from curate.report.query import opened, parquet_files
@@ -57,6 +57,8 @@ class Content:
     kept: int
     texts: Texts
     warnings: list[str]
+    faults: list[str]
+    problems: list[problems.Problem]
     overlap: list[list[int]]
     evidence: list[histograms.Histogram]
     facts: list[histograms.Histogram]
@@ -125,6 +127,8 @@ def _content(out: Storage, manifest: dict[str, Any]) -> Content:
         kept=kept,
         texts=texts,
         warnings=[*map(str, manifest.get("warnings") or []), *_contradictions(manifest, records, kept)],
+        faults=[] if manifest.get("dry_run") else problems.faults(manifest),
+        problems=problems.listed(manifest),
         overlap=overlaps(found, names),
         evidence=evidence,
         facts=facts,

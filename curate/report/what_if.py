@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from curate.core.contracts import CorpusCount, Filter
 from curate.core.errors import OutputError, RecipeError
-from curate.core.verdicts import NOT_FILTERS
+from curate.core.verdicts import TAKEN_OUT
 from curate.planning import loader as recipes
 from curate.report.query import parquet_files
 from curate.storage.backend import Storage, opened
@@ -71,7 +71,8 @@ def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) ->
     after = recipes.recorded(manifest["recipe"], overrides)
     _refuse(before, after, manifest)
     answer = WhatIf(was=manifest["kept"], filters=[FilterCount(name) for name in after])
-    counted = partial(_counted, after, captioned="captions" in manifest["recipe"])
+    textless_kept = manifest["recipe"]["output"].get("empty_text", "keep") == "keep"  # by versions before there was a choice
+    counted = partial(_counted, _Rules(after, textless_kept), captioned="captions" in manifest["recipe"])
     files = parquet_files(out, "decisions")
     with ThreadPoolExecutor(_FILES) as threads:
         for start in range(0, len(files), _QUEUED):
@@ -80,10 +81,27 @@ def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) ->
     return answer
 
 
-def _counted(rules: dict[str, Filter], url: str, *, captioned: bool) -> WhatIf:
+@dataclass(frozen=True)
+class _Rules:
+    """The filters by name, and whether a record without text is kept if no filter drops it."""
+
+    filters: dict[str, Filter]
+    textless_kept: bool
+
+    def textless(self, batch: pa.RecordBatch) -> Mask:
+        """Return the web texts that are dropped for being empty, whatever the thresholds."""
+        if self.textless_kept:
+            return np.zeros(batch.num_rows, np.bool_)
+        empty = pc.and_(pc.equal(pc.coalesce(batch["characters"], 0), 0), pc.equal(batch["text_no"], 0))
+        found: Mask = empty.to_numpy(zero_copy_only=False)
+        return found
+
+
+def _counted(rules: _Rules, url: str, *, captioned: bool) -> WhatIf:
     """Return the result for the records of one file; `captioned` is whether images get captions."""
-    answer, tally = WhatIf(filters=[FilterCount(name) for name in rules]), _Tally(captioned)
-    columns = ["row", "text_no", "source", "dropped_by", "not_evaluated", *rules]
+    answer, tally = WhatIf(filters=[FilterCount(name) for name in rules.filters]), _Tally(captioned)
+    known = ["row", "text_no", "source", "dropped_by", "not_evaluated", *([] if rules.textless_kept else ["characters"])]
+    columns = list(dict.fromkeys([*known, *rules.filters]))
     try:
         file = pq.ParquetFile(opened(url), pre_buffer=True)
         # one thread per file: pyarrow's threads would wait for remote reads one by one
@@ -153,13 +171,13 @@ def _refuse(before: dict[str, Filter], after: dict[str, Filter], manifest: dict[
                 )
 
 
-def _judged(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> _Fate:
-    rows = batch.num_rows
+def _judged(answer: WhatIf, batch: pa.RecordBatch, given: _Rules) -> _Fate:
+    rows, rules = batch.num_rows, given.filters
     missing = _not_evaluated(batch["not_evaluated"], list(rules))
     written = pc.equal(batch["source"], "synthetic").to_numpy(zero_copy_only=False)
     unmade = np.zeros(rows, np.bool_)  # captions of images that are now dropped before the captioner
     captioner = next((name for name, rule in rules.items() if rule.per_text), None)
-    gone = pc.is_in(batch["dropped_by"], value_set=pa.array(NOT_FILTERS)).to_numpy(zero_copy_only=False)
+    gone = pc.is_in(batch["dropped_by"], value_set=pa.array(TAKEN_OUT)).to_numpy(zero_copy_only=False)
     alive, doubtful, image = ~gone, np.zeros(rows, np.bool_), ~gone  # no threshold brings back what was taken out
     for line, (name, rule) in zip(answer.filters, rules.items(), strict=True):
         kept = rule.keep(batch[name]).to_numpy(zero_copy_only=False) | missing[name]
@@ -175,6 +193,7 @@ def _judged(answer: WhatIf, batch: pa.RecordBatch, rules: dict[str, Filter]) -> 
         alive &= ~unmade
         line.dropped += int((alive & ~kept).sum())
         alive &= kept
+    alive &= ~given.textless(batch)
     answer.texts += rows - int((unmade | gone).sum())
     return _Fate(alive, alive & ~doubtful, image)
 
