@@ -1,6 +1,16 @@
-"""`python -m curate`: the command line."""
+"""`curate` and `python -m curate`: the command line."""
 
-from curate.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is imported is no traceback either."""
+    try:
+        from curate.cli import main as commands
+    except KeyboardInterrupt:
+        sys.exit(130)
+    commands(prog_name="curate")
+
 
 if __name__ == "__main__":
-    main(prog_name="curate")
+    main()

@@ -71,7 +71,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.yaml").write_text(KEEP_ALL)
     (folder / "out").mkdir()
     before = listing(folder)
-    done = curate("run", folder / "recipe.yaml", folder / "in", "--out", folder / "out", "--workers", 2)
+    done = curate(
+        "run", folder / "recipe.yaml", folder / "in", "--out", folder / "out", "--workers", 2, "--max-bad-records", "10%"
+    )
     assert done.returncode == 0, done.stderr
     assert {path for path in listing(folder) - before if not path.startswith(f"{folder / 'out'}/")} == set()
     return folder / "out"

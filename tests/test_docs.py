@@ -122,6 +122,7 @@ def test_the_tour_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tarfile.open("crawl/00000.tar") as tar:
         key = tar.getnames()[0].partition(".")[0]
     instead = {"blip-large": "mini", "000012345": key}  # a model of the hub; a key of this crawl
+    instead["min_side.larger_than=256"] = "min_side.larger_than=100"  # its pictures are small: none would be kept
     tour = [words for words in commands(ROOT / "README.md") if words[0] == "curate"]
     assert len(tour) == 15
     for _, *words in tour:

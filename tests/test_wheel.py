@@ -37,7 +37,7 @@ def test_the_wheel_holds_the_package_and_no_weights_of_another_licence(tmp_path:
     assert sum(item.compress_size for item in found.infolist()) < 3_000_000
     told = Parser().parsestr(found.read("curate_image_text-0.1.0.dist-info/METADATA").decode())
     assert (told["Name"], told["License-Expression"]) == ("curate-image-text", "Apache-2.0 AND CC-BY-SA-3.0")
-    assert "curate = curate.cli:main" in found.read("curate_image_text-0.1.0.dist-info/entry_points.txt").decode()
+    assert "curate = curate.__main__:main" in found.read("curate_image_text-0.1.0.dist-info/entry_points.txt").decode()
 
 
 def test_the_mini_models_are_a_wheel_with_their_own_licence(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,18 @@ from curate.core.errors import CurateError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+_RESUMED = ("run", "fetch", "extract", "merge", "remove")
+"""The commands that go on where they were interrupted."""
+
+_STORES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "google", "aiohttp", "fsspec", "huggingface_hub")
+"""Packages that talk to stores: an error of theirs that nobody has translated says that a store cannot be used."""
+
+
 class Commands(click.Group):
-    """Prints our own errors as one line, with an exit code; a bug shows its traceback."""
+    """Prints errors that a user can mend as one line, with an exit code; a bug shows its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -28,6 +39,38 @@ class Commands(click.Group):
             sys.exit(error.exit_code)
         except BrokenPipeError:
             sys.exit(0)
+        except KeyboardInterrupt:
+            goes_on = "; the same command goes on where it stopped" if ctx.invoked_subcommand in _RESUMED else ""
+            click.echo(f"curate: interrupted{goes_on}", err=True)
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            line = _of_a_place(error)
+            if line is None:
+                raise
+            click.echo(f"curate: {line}", err=True)
+            sys.exit(1)
+        finally:
+            _flush()
+
+
+def _of_a_place(error: Exception) -> str | None:
+    """Return one line for an error of a file, a folder or a store; None for any other, which is a bug."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    said = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if type(error).__module__.partition(".")[0] in _STORES:
+        return f"a store cannot be used: {said}"
+    return said if isinstance(error, OSError) else None
+
+
+def _flush() -> None:
+    """Write what is left of the output; where its reader is gone, nowhere, so that Python has nothing to complain of."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ValueError:  # closed
+        pass
 
 
 def gathered(kind: Callable[..., Any]) -> Callable[[Callable[[Any], Any]], Callable[..., Any]]:

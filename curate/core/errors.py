@@ -7,6 +7,7 @@ CurateError
 ├── OutputError     OUT is in use, full, or not one of ours       exit 1
 │   └── InUse       another process holds OUT
 ├── DiskFull        OUT's disk is full                            exit 1
+├── NetworkDown     no site can be reached                        exit 1
 ├── StorageError    a remote store gives no answer                exit 1
 ├── RunnerError     an engine or its cluster cannot be had        exit 1
 ├── ModelError      a model cannot be loaded                      exit 1
@@ -47,6 +48,10 @@ class StorageError(CurateError, OSError):
 
 class DiskFull(CurateError, OSError):
     """The disk of OUT has no room left: says which file could not be written."""
+
+
+class NetworkDown(CurateError):
+    """Nothing that was requested could be reached: says what failed, and how to go on."""
 
 
 class OutputError(CurateError):

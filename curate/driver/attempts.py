@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from curate.core.contracts import Needs, Report, Runner, Shard, ShardBreak, TaskDied, shard_name
-from curate.core.errors import DiskFull, OutOfDeviceMemory, OutputError
+from curate.core.errors import DiskFull, NetworkDown, OutOfDeviceMemory, OutputError
 from curate.driver.progress import Progress, Quiet
 from curate.fetch.image_log import open_images
 from curate.passes.isolate import FindCrashes
@@ -92,7 +92,8 @@ class Attempts:
         """Run a task over items until each is done or given up.
 
         `advice` is added to the failure of an item that did not fit a GPU's memory. With None, OutOfDeviceMemory is raised
-        instead, once no item is being worked on. Raises OutputError when a disk is full or too many shards failed.
+        instead, once no item is being worked on. Raises OutputError when a disk is full or too many shards failed, and
+        NetworkDown when a fetch reached no site.
         """
         tried: Counter[int] = Counter()
         waiting: Iterable[T] = items
@@ -111,17 +112,18 @@ class Attempts:
     def _round(self, task: Callable[[T], Report], items: Iterable[T], needs: Needs, *, stop_when_full: bool) -> list[TaskDied]:
         """Run a task once over items; return the items that failed."""
         deaths: list[TaskDied] = []
-        full: list[TaskDied] = []
+        last: list[TaskDied] = []  # after which no other item is begun
         brought = carried(task, self.plugins)
-        for answer in self.runner.map(brought, takewhile(lambda _: not full, items), needs):
+        for answer in self.runner.map(brought, takewhile(lambda _: not last, items), needs):
             if isinstance(answer, TaskDied):
-                (full if stop_when_full and _is_full(answer) else deaths).append(answer)
+                offline = answer.error == NetworkDown.__name__  # every other item would fail in the same way
+                (last if offline or (stop_when_full and _is_full(answer)) else deaths).append(answer)
                 continue
             for name, seconds in answer.seconds.items():
                 self.seconds[name] = self.seconds.get(name, 0.0) + seconds
             self.progress.advance(answer.rows)
-        if full:
-            raise OutOfDeviceMemory
+        for death in last:
+            raise OutOfDeviceMemory if _is_full(death) else NetworkDown(death.reason.partition(": ")[2])
         return deaths
 
     def _retried(self, death: TaskDied, tried: Counter[int], advice: str) -> list[Shard | Block]:

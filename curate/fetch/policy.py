@@ -26,6 +26,9 @@ class FetchPolicy:
     max_bytes: int = _key(50_000_000, "maximum bytes of an image")
     max_redirects: int = _key(5, "maximum redirects per image")
     retries: int = _key(2, "retries after a failed connection, 429 or 5xx")
+    offline_after: int = _key(
+        200, "failures by dns or connect, with no other answer before, after which a shard's fetch stops the run; 0 = never"
+    )
     robots: bool = _key(default=True, doc="honour robots.txt, for the token curate")
     opt_out: tuple[str, ...] = _key(("noai", "noimageai"), "X-Robots-Tag directives to honour")
     tdm: bool = _key(default=True, doc="honour reservations of text and data mining, by header or tdmrep.json")
@@ -39,8 +42,8 @@ class FetchPolicy:
             raise ValueError("connections, per_host, max_bytes and timeout must be more than 0")
         if self.per_host > 1024:
             raise ValueError("per_host must be at most 1024")
-        if min(self.rate, self.max_redirects, self.retries) < 0:
-            raise ValueError("rate, max_redirects and retries must be at least 0")
+        if min(self.rate, self.max_redirects, self.retries, self.offline_after) < 0:
+            raise ValueError("rate, max_redirects, retries and offline_after must be at least 0")
         if not self.contact.isprintable() or not self.contact.isascii() or set(self.contact) & set("()"):
             raise ValueError("contact must be printable ASCII without parentheses")
         for network in self.networks:

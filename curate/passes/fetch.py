@@ -20,6 +20,7 @@ from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard
 from curate.core.timing import Activities
 from curate.fetch import FetchRequest, FetchResult, fetch
 from curate.fetch.image_log import HEADER, SCHEMA, ImageLog, Piece
+from curate.fetch.offline import while_online
 from curate.fetch.policy import FetchPolicy
 from curate.passes.evaluation import ShardEvaluation, evaluating
 from curate.passes.judge import Judge
@@ -127,7 +128,7 @@ def _arriving(rows: _Rows, download: Download, policy: FetchPolicy) -> Arriving:
     requests = [FetchRequest(several[0].row, url) for url, several in rows.of.items()]
     if requests:
         with closing(download(requests, policy)) as answers:
-            for got in answers:
+            for got in while_online(answers, {one.row: one.url for one in requests}, policy.offline_after):
                 yield None if got is None else _Arrived(of_row.pop(got.row), got.error, got.body)
     if of_row:
         raise RuntimeError(f"{len(of_row)} urls were not answered by the downloader")

@@ -13,14 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-UNREADABLE = frozenset(
-    [
-        *("missing_image", "missing_url", "image_too_large", "image_not_found", "image_is_url", "unsafe_path"),
-        *("bad_base64", "bad_json", "bad_row"),
-    ]
-)
-"""The errors (curate.sources.records.ERRORS) of a record that could not be read: its image, its address or its fields are not
-known. Images that do not decode are not among them: the filter `unreadable` drops these, as crawls have many."""
+from curate.core.verdicts import UNREADABLE
 
 _CODE = re.compile(r"[a-z0-9_]{1,40}")
 _HERE = ("ok", "here")  # of `fetch`: images that were fetched, and those that need not be

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from curate.core.verdicts import UNREADABLE
 from curate.report.attrition import percent
 
 MAX_BAD = 0.05
-"""Share of records that may be unreadable (curate.passes.problems.UNREADABLE) in a run that counts as a success."""
+"""Share of records that may be unreadable (curate.core.verdicts.UNREADABLE) in a run that counts as a success."""
 
 _NAMED = 3  # reasons in a line
 
@@ -52,9 +53,10 @@ def faults(manifest: Mapping[str, Any], max_bad: float = MAX_BAD) -> list[str]:
         lines.append("nothing is kept: the input holds no records")
     else:
         bad = int(found.get("unreadable") or 0)
+        unreadable = {code: rows for code, rows in (found.get("errors") or {}).items() if code in UNREADABLE}
         if bad > max_bad * records:
             what = f"{bad:,} of {records:,} records ({percent(bad, records)}) cannot be read, more than --max-bad-records"
-            lines.append(f"{what} {max_bad:.4g}: {_most(found.get('errors') or {})}")
+            lines.append(f"{what} {max_bad:.4g}: {_most(unreadable)}")
         if not kept:
             lines.append(f"nothing is kept: 0 of {records:,} records{_why(manifest)}")
     return [line for line in lines if line]

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
 from typing import Any, TypeVar
@@ -75,7 +75,8 @@ class _Worker(SpawnProcess):
 
     def start(self) -> None:
         self._started, self._signal = multiprocessing.Pipe(duplex=False)
-        super().start()
+        with _without_interrupts():
+            super().start()
         self._signal.close()
 
     def run(self) -> None:
@@ -85,6 +86,21 @@ class _Worker(SpawnProcess):
     def wait_started(self) -> None:
         """Wait until the worker has read what it needs to start, or is dead: both close its end of the pipe."""
         self._started.poll(None)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back in this thread: a process that is started here inherits that, and is not interrupted in its imports."""
+    import signal
+
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Spawn(SpawnContext):
