@@ -16,6 +16,7 @@ from curate.driver.dry_run import DryRun as Found
 from curate.driver.dry_run import Estimate, as_json, dry_run, earlier_counts
 from curate.driver.fields import check_fields
 from curate.driver.manifest import checked
+from curate.driver.preflight import check_weights
 from curate.driver.resolve import resolve
 from curate.fetch.preflight import check_ready
 from curate.planning import loader as recipes
@@ -43,6 +44,7 @@ def dry_run_command(given: DryRun) -> int:
     plan = plan.without(unserved)
     checked(plan)
     check_fields(plan, shards)
+    check_weights(plan)
     if len(shards) > 1:
         click.echo(f"curate: {given.shard} is {len(shards)} shards; the first is tried", err=True)
     plan, warnings = resolve(plan, default_cache())

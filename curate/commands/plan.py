@@ -11,15 +11,19 @@ from curate.commands.common import print_table
 from curate.commands.ending import ended, print_problems
 from curate.commands.options import Plan
 from curate.core.contracts import CorpusCount, Stage
+from curate.core.errors import InputError
 from curate.core.shards import Shards
 from curate.driver.download_estimate import Savings, savings
 from curate.driver.fields import check_fields
 from curate.driver.look import look
 from curate.driver.manifest import checked
+from curate.driver.preflight import check_lists, check_weights
+from curate.fetch.preflight import check_ready
 from curate.planning import loader as recipe
 from curate.planning import plan as planning
 from curate.planning import plugins
 from curate.runners.local.runner import LocalRunner
+from curate.stages.evalsets import default_cache
 
 
 def plan_command(given: Plan) -> int:
@@ -29,14 +33,17 @@ def plan_command(given: Plan) -> int:
     plan = planning.plan(planning.fetching(wanted) if shards.on_the_web.any() else wanted)
     models = checked(plan)
     check_fields(plan, shards)
+    check_weights(plan)
+    check_lists(plan, default_cache())
+    refused = _refused(plan)
     seen = look(shards) if len(shards) else None
     saved = _savings(plan, shards)
-    rows = _passes(plan)
+    rows, warnings = _passes(plan), [*plan.warnings(), *([refused] if refused else [])]
     if given.as_json:
         passes = [dict(zip(("pass", "rows", "what", "cost"), row, strict=True)) for row in rows]
         sizes = {"shards": len(shards), "bytes": shards.bytes()}
         downloads = None if saved is None else dataclasses.asdict(saved)
-        described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": plan.warnings()}
+        described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": warnings}
         described["tables"] = common.dialects(shards)
         problems = None if seen is None else {"records": seen.records, **seen.manifest["problems"]}
         common.print_json({**described, "problems": problems, "recipe_hash": plan.recipe.digest()})
@@ -49,7 +56,7 @@ def plan_command(given: Plan) -> int:
     common.print_dialects(shards)
     if saved is not None:
         click.echo(saved.sentence())
-    for warning in plan.warnings():
+    for warning in warnings:
         click.secho(f"warning: {warning}", fg="yellow")
     if seen is None:
         return 0
@@ -58,6 +65,16 @@ def plan_command(given: Plan) -> int:
     for shard in seen.manifest["partial_shards"]:
         click.secho(f"cut short: {shard['shard']}: {shard['reason']}", err=True, fg="yellow")
     return ended(seen.manifest, given.max_bad_records)
+
+
+def _refused(plan: planning.Plan) -> str | None:
+    """Return why a run could not fetch the images, if so: a plan can be made without a contact."""
+    try:
+        if plan.fetches:
+            check_ready(plan.recipe.policy)
+    except InputError as error:
+        return f"a run will be refused: {error}"
+    return None
 
 
 def _savings(plan: planning.Plan, shards: Shards) -> Savings | None:

@@ -16,9 +16,11 @@ from curate.core.errors import InputError
 from curate.driver.fields import check_fields
 from curate.driver.manifest import checked
 from curate.driver.options import RunOptions
+from curate.driver.preflight import check_room, check_weights
 from curate.driver.progress import Outcome
 from curate.driver.resolve import resolve
 from curate.driver.run import Run
+from curate.fetch.preflight import check_ready
 from curate.passes.evaluation import WAIT
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
@@ -47,8 +49,12 @@ def run_command(given: options.Run) -> int:
     plan = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
     checked(plan)
     check_fields(plan, shards)
+    check_weights(plan)
+    if plan.fetches:
+        check_ready(plan.recipe.policy)
+    room = check_room(store.storage, 0 if plan.fetches else shards.bytes())
     plan, unread = resolve(plan, default_cache())
-    warnings = [*plan.warnings(), *unread]
+    warnings = [*plan.warnings(), *unread, *([room] if room else [])]
     for warning in warnings:
         warn(warning)
     counted_only = 0 if judged is None else len(shards) - judged
