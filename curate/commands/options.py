@@ -35,6 +35,9 @@ class Run(Work):
     replace: bool
     add: bool
     facts: str | None
+    progress: Literal["auto", "bar", "lines", "none"]
+    log_format: Literal["text", "json"]
+    quiet: bool
     overrides: tuple[str, ...]
     models: str | None
     plugins: tuple[str, ...]

@@ -7,16 +7,17 @@ from types import TracebackType
 
 
 class Bars:
-    """Shows records, rate and time left of each step; shows no bars if standard error is not a terminal."""
+    """Shows records, rate and time left of each step; shows no bars if standard error is not a terminal, or with `hidden`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hidden: bool = False, quiet: bool = False) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
         columns = [TextColumn("{task.description:20}"), BarColumn(30), MofNCompleteColumn(), TextColumn("shards"),
                    TextColumn("{task.fields[rate]:>16}"), TimeElapsedColumn(), TimeRemainingColumn()]  # fmt: skip
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._progress = Progress(*columns, console=console, disable=hidden or not console.is_terminal)
+        self._quiet = quiet
         self._task: object = None
         self._records, self._since = 0, 0.0
 
@@ -40,7 +41,8 @@ class Bars:
 
     def warn(self, text: str) -> None:
         """Print a warning above the bars."""
-        warn(text)
+        if not self._quiet:
+            warn(text)
 
 
 def warn(text: str) -> None:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from curate import api
 from curate.commands import common, options
 from curate.commands.ending import ended, print_problems
-from curate.commands.progress import Bars, warn
+from curate.commands.events import Events
+from curate.commands.progress import Bars
 from curate.commands.runners import Crew, crew
 from curate.core.errors import InputError
 from curate.driver.fields import check_fields
@@ -29,7 +30,7 @@ from curate.planning.plan import Plan
 from curate.report.fetches import fetches
 from curate.report.problems import faults
 from curate.stages.evalsets import default_cache
-from curate.storage.backend import storage
+from curate.storage.backend import Storage, storage
 from curate.storage.manifest import read_manifest
 from curate.storage.shared_facts import with_facts
 from curate.storage.store import Store
@@ -55,11 +56,12 @@ def run_command(given: options.Run) -> int:
     room = check_room(store.storage, 0 if plan.fetches else shards.bytes())
     plan, unread = resolve(plan, default_cache())
     warnings = [*plan.warnings(), *unread, *([room] if room else [])]
+    progress = _shown(given, store.storage)
     for warning in warnings:
-        warn(warning)
+        progress.warn(warning)
     counted_only = 0 if judged is None else len(shards) - judged
     started = time.monotonic()
-    with Bars() as bars, crew(given, plan, len(shards)) as workers:
+    with progress as bars, crew(given, plan, len(shards)) as workers:
         run_options = replace(_options(given, workers), warnings=warnings, counted_only=counted_only)
         outcome = Run(plan, shards, store, workers.runner, run_options, bars).run()
     seconds = time.monotonic() - started
@@ -68,6 +70,13 @@ def run_command(given: options.Run) -> int:
     else:
         _print(outcome, seconds, plan)
     return ended(read_manifest(store.storage), given.max_bad_records)
+
+
+def _shown(given: options.Run, out: Storage) -> Events:
+    """Return the progress as the command wants it shown."""
+    lines = given.progress == "lines" or (given.progress == "auto" and not sys.stderr.isatty())
+    bars = Bars(hidden=given.quiet or given.progress in ("lines", "none"), quiet=given.quiet)
+    return Events(out.own, bars, given.log_format if lines and not given.quiet else "none")
 
 
 def _options(given: options.Run, workers: Crew) -> RunOptions:
