@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from curate.commands import options
+from curate.commands import completion, options
 from curate.core.errors import CurateError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,7 +107,7 @@ def html(text: str) -> Callable[[F], F]:
     return click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help=text)
 
 
-RECIPE = click.argument("recipe")
+RECIPE = click.argument("recipe", shell_complete=completion.recipes)
 OUT = click.argument("out")
 INPUTS = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 
@@ -116,6 +116,7 @@ SET = click.option(
     "overrides",
     multiple=True,
     metavar="FILTER.PARAM=VALUE",
+    shell_complete=completion.settings,
     help="Change a parameter of the recipe; repeatable. Separate the items of a list with commas.",
 )
 MODELS = click.option(
