@@ -599,6 +599,43 @@ def test_inputs_are_listed_in_order(tmp_path):
     ]
 
 
+def test_brace_lists_and_lists_of_inputs(tmp_path):
+    for name in ("00008.tar", "00009.tar", "00010.tar", "{x,y}.tar", "sub/a.tar", "sub/b.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(tar_bytes(pairs(1)))
+    names = lambda *inputs: [Path(s.url).name for s in list_shards([str(tmp_path / one) for one in inputs], {})]  # noqa: E731
+    numbered = ["00008.tar", "00009.tar", "00010.tar"]
+    assert names("{00008..00010}.tar") == numbered and names("{00010..00008..2}.tar") == ["00010.tar", "00008.tar"]
+    assert names("{x,y}.tar") == ["{x,y}.tar"]  # a file of this very name
+    assert names("{000{08..09},sub/{a,b}}.tar") == ["00008.tar", "00009.tar", "a.tar", "b.tar"]
+    assert names("{sub,.}/*.tar") == ["a.tar", "b.tar", *numbered, "{x,y}.tar"]
+    for missing in ("{00008..99999}.tar", "{00008,00011}.tar"):
+        with pytest.raises(InputError, match=r"/00011\.tar: no such file"):
+            names(missing)
+    (tmp_path / "sub/list.txt").write_text(f"# ours\n\nb.tar\n../{{00008..00009}}.tar\n{tmp_path}/0001?.tar\n@more.txt\n")
+    (tmp_path / "sub/more.txt").write_text("a.tar\nb.tar\n")
+    found = [Path(s.url).name for s in list_shards([f"@{tmp_path}/sub/list.txt"], {})]
+    assert found == ["b.tar", *numbered, "a.tar"]
+    (tmp_path / "sub/more.txt").write_text("@list.txt")
+    (tmp_path / "empty.txt").write_text("# none")
+    for name, message in (("sub/list.txt", "circle"), ("empty.txt", "names no input"), ("no.txt", "No such file")):
+        with pytest.raises(InputError, match=message):
+            list_shards([f"@{tmp_path}/{name}"], {})
+
+
+def test_brace_lists_of_remote_files(memory):
+    url, fs = memory
+    folder = url.removeprefix("memory:/")
+    for number in range(3):
+        fs.pipe(f"{folder}/{number:03d}.tar", tar_bytes(pairs(1)))
+    fs.pipe(f"{folder}/list.txt", b"{000..001}.tar")
+    names = lambda name: [s.url.rpartition("/")[2] for s in list_shards([name], {})]  # noqa: E731
+    assert names(f"{url}/{{000..002}}.tar") == ["000.tar", "001.tar", "002.tar"]
+    assert names(f"@{url}/list.txt") == ["000.tar", "001.tar"]
+    with pytest.raises(InputError, match=r"003\.tar: no such file"):
+        names(f"{url}/{{000..003}}.tar")
+
+
 def test_a_fingerprint_follows_the_content(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(tar_bytes(pairs(1)))

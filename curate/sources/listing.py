@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
@@ -12,24 +13,27 @@ from curate.core.contracts import Shard, ShardBreak
 from curate.core.errors import InputError
 from curate.core.shards import Shards
 from curate.sources.fields import check_named
+from curate.sources.names import expanded, given, pattern
 from curate.sources.registry import source as source_of_kind
 from curate.sources.registry import source_of, suffixes
 from curate.sources.source import Source
-from curate.storage.paths import Entry, find, is_local, plain, tree
+from curate.storage.paths import Entry, exists, find, globbed, is_local, plain, tree
+
+_GLOB = re.compile(r"[*?\[]")
 
 
 def list_shards(inputs: Sequence[str], columns: Mapping[str, str]) -> Shards:
-    """List the shards of files, globs, folders and fsspec URLs, in order; a file that is named twice counts once.
+    """List the shards of files, globs, brace lists, folders, fsspec URLs and @lists of these, in order, each file once.
 
     `columns` names the columns of tables by role (image, text, url, key); the others are guessed. Raises InputError when
     nothing matches, or when an input cannot be used.
     """
     if not inputs:
         raise InputError("no input: name a tar, a table, or a folder of images")
-    if len(inputs) == 1:
+    if len(inputs) == 1 and inputs[0][0:1] != "@" and "{" not in inputs[0]:
         found = Shards(_listed(plain(inputs[0]), columns))
     else:
-        found = Shards(_distinct(shard for url in map(plain, inputs) for shard in _listed(url, columns)))
+        found = Shards(_distinct(shard for name in given(inputs) for shard in _named(name, columns)))
     if columns:
         _check_fields(found)
     return found
@@ -45,9 +49,19 @@ def _check_fields(shards: Shards) -> None:
             return
 
 
-def _listed(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:
+def _named(name: str, columns: Mapping[str, str]) -> Iterator[Shard]:
+    """List the shards of an input that may be a brace list. Raises InputError where a file of it is missing."""
+    if "{" not in name or exists(plain(name)):
+        yield from _listed(plain(name), columns)
+        return
+    known = globbed(plain(pattern(name))) if "://" in name and not _GLOB.search(name) else {}
+    for one in map(plain, expanded(name)):
+        yield from _listed(one, columns, known.get(one))
+
+
+def _listed(url: str, columns: Mapping[str, str], known: Entry | None = None) -> Iterator[Shard]:
     try:
-        entries, is_folder = find(url)
+        entries, is_folder = ([known], False) if known else find(url)
         if is_folder:
             yield from _folder(url, columns)
         else:

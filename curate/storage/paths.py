@@ -126,6 +126,27 @@ def find(url: str) -> tuple[list[Entry], bool]:
     return entries, False
 
 
+def exists(url: str) -> bool:
+    """Return whether there is a file or folder of exactly this name. Raises InputError when its backend is not installed."""
+    if is_local(url):
+        return os.path.lexists(url)
+    fs, path = filesystem(url)
+    try:
+        return bool(tried(lambda: fs.exists(path)))
+    except OSError:
+        return False
+
+
+def globbed(url: str) -> dict[str, Entry]:
+    """Return the files of a remote folder that match a glob, by url; nothing for local ones, which are asked for one by one."""
+    if is_local(url):
+        return {}
+    fs, path = filesystem(url)
+    found = tried(lambda: fs.glob(path, detail=True))
+    entries = (_remote_entry(fs, info) for info in found.values() if info["type"] == "file")
+    return {entry.url: entry for entry in entries}
+
+
 def _is_glob(path: str) -> bool:
     return any(sign in path for sign in "*?[")
 
