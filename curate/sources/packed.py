@@ -1,10 +1,11 @@
-"""Files of text that are packed by gzip, bzip2 or zstd, read as a stream."""
+"""Files that are packed by gzip, bzip2, xz or zstd, read as a stream."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import io
+import lzma
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO, cast
@@ -14,6 +15,7 @@ import pyarrow as pa
 _UNPACKED: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
     ".zst": lambda file: io.BufferedReader(cast(Any, pa.input_stream(file, compression="zstd"))),
 }
 
@@ -22,7 +24,7 @@ def with_packed(*suffixes: str) -> tuple[str, ...]:
     """Return suffixes, each also with those of packed files.
 
     >>> with_packed(".csv")
-    ('.csv', '.csv.gz', '.csv.bz2', '.csv.zst')
+    ('.csv', '.csv.gz', '.csv.bz2', '.csv.xz', '.csv.zst')
     """
     return tuple(suffix + packed for suffix in suffixes for packed in ("", *_UNPACKED))
 
@@ -39,7 +41,7 @@ def is_packed(url: str) -> bool:
 
 @contextmanager
 def unpacked(url: str, opening: Callable[[], BinaryIO]) -> Iterator[BinaryIO]:
-    """Open a file; reading what is damaged raises OSError, EOFError, zlib.error or ArrowException."""
+    """Open a file; reading what is damaged raises OSError, EOFError, zlib.error, LZMAError or ArrowException."""
     unpack = next((unpack for suffix, unpack in _UNPACKED.items() if url.lower().endswith(suffix)), nullcontext)
     with opening() as packed, unpack(packed) as file:
         yield file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import posixpath
 import zlib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pyarrow as pa
 from curate.core.contracts import Shard, ShardBreak
 from curate.core.errors import StorageError
 
-DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, EOFError, zlib.error)
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, EOFError, zlib.error, lzma.LZMAError)
 """What pyarrow raises for a damaged file (the third for names and messages with bytes of the file in them), and gzip."""
 
 

@@ -36,9 +36,10 @@ class Member(NamedTuple):
 class Cut(ShardBreak):
     """A break, with the name of the damaged member; None when it is unknown."""
 
-    def __init__(self, message: str, name: bytes | None) -> None:
+    def __init__(self, message: str, name: bytes | None, *, between: bool = False) -> None:
         super().__init__(message)
         self.name = name
+        self.between = between  # the members before it are whole: only the end mark is missing
 
     def hits(self, key: bytes) -> bool:
         """Return whether the damaged member may belong to the record `key`."""
@@ -51,7 +52,8 @@ class Cut(ShardBreak):
 def members(file: BinaryIO) -> Iterator[Member]:
     """Yield the regular files of a tar, with `file` positioned at the member's data.
 
-    Raises ShardBreak where a header's checksum is wrong, a size makes no sense, or the file ends too early.
+    Raises ShardBreak where a header's checksum is wrong, a size makes no sense, or the file ends too early: a whole tar ends
+    with a block of zeros (two, by the standard; one is enough here).
     """
     return iter(_Scanner(file))
 
@@ -68,6 +70,7 @@ class _Scanner:
 
     def __iter__(self) -> Iterator[Member]:
         self.end = self.file.seek(0, os.SEEK_END)
+        ended = False
         while self.at < self.end:
             self.file.seek(self.at)
             block = self.file.read(BLOCK)
@@ -75,12 +78,16 @@ class _Scanner:
                 known = b"\0" in block[:100] and not self.extended
                 raise Cut(self._cut_header(), _text(block[:100]) if known else None)
             if block[0] == 0 and block == _ZERO:
+                ended = True
                 break
             member = self._member(block)
             if member is not None:
                 yield member
         if self.extended or self.at > self.end:
             raise Cut(f"cut off at byte {self.end}, after a member or before what its header announces", None)
+        if not ended:
+            what = f"cut off at byte {self.end}, after a member: there is no end mark" if self.end else "empty: no tar, at byte 0"
+            raise Cut(what, None, between=True)
         self._check_end()
 
     def _cut_header(self) -> str:

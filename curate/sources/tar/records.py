@@ -64,6 +64,10 @@ class _Group:
         elif self.text is None:
             self.text = decode(data, self.text_codes)
 
+    def whole(self, before: set[bytes]) -> bool:
+        """Return whether nothing seems to be missing, judged by the extensions of the record before it."""
+        return self.has_image and self.text is not None and self.extensions >= before
+
     def _parse(self, data: bytes) -> None:
         try:
             fields = json.loads(data.decode() if data[:1] == b"{" else data)  # else json guesses the encoding, slowly
@@ -118,6 +122,7 @@ def records(file: BinaryIO, reading: Reading = USUAL) -> Iterator[Record]:
     """Yield the records of a tar. Raises ShardBreak after the last record that is surely whole."""
     group: _Group | None = None
     seen: set[int] = set()
+    before: set[bytes] = set()
     try:
         for member in members(file):
             folder, slash, base = member.name.rpartition(b"/")
@@ -130,11 +135,12 @@ def records(file: BinaryIO, reading: Reading = USUAL) -> Iterator[Record]:
             if group is None or key != group.key or again or extension in group.extensions:
                 if group is not None:
                     yield group.record(reading)
+                    before = group.extensions
                 group = _Group(key, ["second_image"] if again else _repeated(key, seen))
             group.extensions.add(extension)
             group.add(role, member, file)
     except Cut as cut:
-        if group is not None and not cut.hits(group.key):
+        if group is not None and (group.whole(before) if cut.between else not cut.hits(group.key)):
             yield group.record(reading)
         raise ShardBreak(str(cut)) from None
     if group is not None:
