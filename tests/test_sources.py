@@ -316,7 +316,32 @@ def test_a_packed_tar_behind_a_url(memory):
         ([("a.jpg", b"i"), ("a.npy", b"n"), ("b", b"n"), (".c.jpg", b"n"), ("a.txt", b"t")], [("a", "t", b"i", None)]),
         (
             [("a.jpg", b"i"), ("a.png", b"j"), ("a.txt", b"t")],
-            [("a", None, b"i", "missing_text"), ("a", "t", b"j", "second_image")],
+            [("a.jpg", "t", b"i", None), ("a.png", "t", b"j", None)],
+        ),
+        (
+            [("a.left.jpg", b"i"), ("a.right.jpg", b"j"), ("a.txt", b"t"), ("b.jpg", b"k"), ("b.txt", b"u")],
+            [("a.left", "t", b"i", None), ("a.right", "t", b"j", None), ("b", "u", b"k", None)],
+        ),
+        (
+            [("a.txt", b"t"), ("a.jpg", b"i"), ("a.2.jpg", b"j"), ("a.2.json", b"{}"), ("a.3.jpg", b"k"), ("a.3.txt", b"u")],
+            [("a", "t", b"i", None), ("a.2", "t", b"j", None), ("a.3", "u", b"k", None)],
+        ),
+        (
+            [(f"2024.05.{i}.{kind}", b"%d" % i) for i in range(3) for kind in ("jpg", "txt")],
+            [(f"2024.05.{i}", str(i), b"%d" % i, None) for i in range(3)],
+        ),
+        (
+            [(f"{i}.jpg", b"%d" % i) for i in range(3)] + [(f"{i}.txt", b"%d" % i) for i in (2, 0, 1)],
+            [(str(i), str(i), b"%d" % i, None) for i in range(3)],
+        ),
+        (
+            [("0.txt", b"t"), ("1.json", b'{"text": "u"}'), ("2.txt", b"v"), ("1.jpg", b"j"), ("0.jpg", b"i"), ("1.jpg", b"k")],
+            [
+                ("0", "t", b"i", None),
+                ("1", "u", b"j", None),
+                ("2", "v", None, "missing_image"),
+                ("1", None, b"k", "duplicate_key,missing_text"),
+            ],
         ),
         (
             [("a.txt", b"t"), ("a.jpg", b"i"), ("b.txt", b"u"), ("b.jpg", b"j"), ("a.txt", b"v"), ("a.jpg", b"k")],

@@ -52,7 +52,6 @@ ERRORS: dict[str, str] = {
     "bad_json": "the record's JSON is not valid JSON, is no object, or is too large",
     "bad_row": "the row has another number of columns than the header",
     "duplicate_key": "an earlier record of the shard has the same key",
-    "second_image": "a further image under the key of the record before",
     "unsafe_key": "the key holds '..', a backslash or a control character, or starts with '/'",
     "key_not_utf8": "the key is not UTF-8: what could not be decoded was replaced",
 }
