@@ -647,15 +647,31 @@ def test_a_folder_of_images(tmp_path, monkeypatch):
         ("b", "u", "json", None),
         ("c", None, None, "bad_json,missing_text"),
         ("d", None, "listed", None),
-        ("e", None, None, "unsafe_path,missing_text"),
+        ("e", None, None, "missing_text"),
         ("sub/f", None, "one", None),
         ("sub/f", None, None, "missing_text,duplicate_key"),
     ]
-    assert rows[4]["image"] is None and again(shard, rows) == [row["image"] for row in rows]
+    assert rows[4]["image"] == b"secret" and again(shard, rows) == [row["image"] for row in rows]
     monkeypatch.setattr(folder_source, "SHARD_IMAGES", 3)
     shards = list_shards([str(root)], {})
     assert [shard.part for shard in shards] == [(0, 3), (3, 6), (6, 7)]
     assert [row["key"] for shard in shards for row in rows_of(shard)[0]] == [row["key"] for row in rows]
+
+
+def test_links_in_folders_are_followed_once(tmp_path):
+    for name in ("in/a/0.tar", "elsewhere/1.tar"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(tar_bytes(pairs(1)))
+    for name, target in (
+        ("b", "../elsewhere"),
+        ("a/loop", "../../in"),
+        ("again", "a"),
+        ("gone", "nowhere"),
+        ("c.tar", "a/0.tar"),
+    ):
+        (tmp_path / "in" / name).symlink_to(target)
+    names = [Path(shard.url).relative_to(tmp_path / "in").as_posix() for shard in list_shards([str(tmp_path / "in")], {})]
+    assert names == ["a/0.tar", "b/1.tar", "c.tar"]
 
 
 # Listing

@@ -46,7 +46,7 @@ class FolderShard:
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the images of `rows` (column row)."""
         images, _ = self._files()
-        folder = Folder(self.shard.url)
+        folder = Folder(self.shard.url, listed=True)
         for row in rows.column("row").to_pylist():
             yield folder.load(self._relative(images[row].url))[0] if 0 <= row < len(images) else None
 
@@ -68,7 +68,7 @@ class FolderShard:
 
     def _records(self) -> Iterator[Record]:
         images, files = self._files()
-        folder, reading = Folder(self.shard.url), Reading.of(CAPTIONS, self.shard.columns)
+        folder, reading = Folder(self.shard.url, listed=True), Reading.of(CAPTIONS, self.shard.columns)
         listed = self._listed({self._relative(image.url) for image in images}, files)
         before = None
         for image in images:
@@ -92,10 +92,10 @@ class FolderShard:
             yield Record(key, url, text, join(codes), data, more_texts=more, input=further)
 
     def _beside(self, stem: str, files: dict[str, Entry], codes: list[str]) -> tuple[str | None, dict[str, object]]:
-        """Return the text and the fields of the sidecar files of an image. Symbolic links are not followed."""
+        """Return the text and the fields of the sidecar files of an image."""
         text = None
         fields: dict[str, object] = {}
-        folder = Folder(self.shard.url)
+        folder = Folder(self.shard.url, listed=True)
         if stem + ".txt" in files:
             data, _ = folder.load(self._relative(stem + ".txt"))
             text = None if data is None else decode(data[: MAX_TEXT * 4 + 4], codes)
@@ -110,7 +110,7 @@ class FolderShard:
         """Return the fields of the images `names` in caption lists. Others are not kept: a list may be larger than memory."""
         found: dict[str, dict[str, object]] = {}
         for url in files:
-            if posixpath.basename(url) not in LISTS or files[url].link:
+            if posixpath.basename(url) not in LISTS:
                 continue
             below = posixpath.dirname(self._relative(url))
             with staged(url) as path, open(path, "rb") as file:

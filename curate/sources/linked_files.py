@@ -1,4 +1,4 @@
-"""Files that a table refers to by path. Nothing outside the table's folder is ever opened."""
+"""Files that a table refers to by path. Nothing outside the table's folder is ever opened, but links of a folder's own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from curate.storage.retry import tried
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder. Files are read by relative name, which may be hostile: nothing outside the folder is ever opened."""
+    """A folder. Files are read by relative name, which may be hostile: nothing outside the folder is ever opened.
+
+    `listed`: names come from a listing of the folder, and links that stand in it are followed, as its owner means them.
+    """
 
     url: str
+    listed: bool = False
 
     @classmethod
     def of_file(cls, url: str) -> Folder:
@@ -35,7 +39,7 @@ class Folder:
         root = os.path.realpath(self.url)
         try:
             path = os.path.realpath(os.path.join(root, name))
-            if not path.startswith(root.rstrip(os.sep) + os.sep):
+            if not self.listed and not path.startswith(root.rstrip(os.sep) + os.sep):
                 return None, "unsafe_path"
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):

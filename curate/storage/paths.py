@@ -67,7 +67,7 @@ def at_once(fs: Any) -> dict[str, Any]:
 
 
 def tree(url: str) -> list[Entry]:
-    """List the files below a folder, sorted by url; hidden ones and linked folders are left out."""
+    """List the files below a folder, sorted by url; hidden ones are left out, links followed, each folder once."""
     if is_local(url):
         return sorted(_walk(url))
     fs, path = filesystem(url)
@@ -82,16 +82,23 @@ def tree(url: str) -> list[Entry]:
 
 
 def _walk(folder: str) -> Iterator[Entry]:
-    with os.scandir(folder) as found:
-        for item in found:
-            if item.name.startswith("."):
-                continue
-            if item.is_dir(follow_symlinks=False):
-                yield from _walk(item.path)
-            elif item.is_file(follow_symlinks=False):
-                yield _local_entry(item.path, item.stat())
-            elif item.is_file():
-                yield _local_entry(item.path, item.stat())._replace(link=True)
+    """Yield the files below a folder. Each folder is entered once: a linked one after the real ones, a link in a circle not."""
+    entered: set[tuple[int, int]] = set()
+    waiting, links = [folder], list[str]()
+    while waiting or links:
+        at = waiting.pop() if waiting else links.pop(links.index(min(links)))
+        status = os.stat(at)
+        if (status.st_dev, status.st_ino) in entered:
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        with os.scandir(at) as found:
+            for item in found:
+                if item.name.startswith("."):
+                    continue
+                if item.is_dir():
+                    (links if item.is_symlink() else waiting).append(item.path)
+                elif item.is_file():
+                    yield _local_entry(item.path, item.stat())._replace(link=item.is_symlink())
 
 
 def _local_entry(path: str, status: os.stat_result) -> Entry:
