@@ -674,6 +674,19 @@ def test_links_in_folders_are_followed_once(tmp_path):
     assert names == ["a/0.tar", "b/1.tar", "c.tar"]
 
 
+def test_images_that_img2dataset_wrote_as_files(tmp_path):
+    table = {"url": ["http://e.org/0"], "caption": ["t"], "key": ["000000000"], "status": ["success"]}
+    pq.write_table(pa.table(table), tmp_path / "00000.parquet")
+    (tmp_path / "00000_stats.json").write_text("{}")
+    (tmp_path / "00000").mkdir()
+    for kind, data in (("jpg", b"i"), ("txt", b"t"), ("json", b'{"url": "http://e.org/0"}')):
+        (tmp_path / f"00000/000000000.{kind}").write_bytes(data)
+    shard, rows = one(tmp_path)
+    assert not shard.on_the_web and [(row["key"], row["url"], row["text"], row["image"]) for row in rows] == [
+        ("00000/000000000", "http://e.org/0", "t", b"i")
+    ]
+
+
 # Listing
 
 

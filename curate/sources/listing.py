@@ -19,6 +19,9 @@ from curate.sources.registry import source_of, suffixes
 from curate.sources.source import Source
 from curate.storage.paths import Entry, exists, find, globbed, is_local, plain, tree
 
+STATS = "_stats.json"
+"""What img2dataset writes beside each shard, as 00000_stats.json."""
+
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -87,10 +90,13 @@ def _folder(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:
     from curate.sources.folder import LISTS, image_shards, is_image
 
     entries = _inputs(url, tree(url))
-    has_images = any(is_image(entry.url) for entry in entries)
-    some = False
+    with_images = {posixpath.dirname(entry.url) for entry in entries if is_image(entry.url)}
+    counted = {entry.url.removesuffix(STATS) for entry in entries if entry.url.endswith(STATS)}
+    has_images, some = bool(with_images), False
     for entry, source in _known(entries):
-        if not (has_images and posixpath.basename(entry.url) in LISTS):
+        stem = posixpath.splitext(entry.url)[0]
+        logged = stem in with_images and stem in counted  # of what img2dataset wrote as files
+        if not logged and not (has_images and posixpath.basename(entry.url) in LISTS):
             some = True
             yield from source.shards(entry, columns)
     if not some and has_images:

@@ -20,7 +20,6 @@ class Entry(NamedTuple):
     url: str
     size: int
     stamp: str
-    link: bool = False
 
 
 def is_local(url: str) -> bool:
@@ -98,7 +97,7 @@ def _walk(folder: str) -> Iterator[Entry]:
                 if item.is_dir():
                     (links if item.is_symlink() else waiting).append(item.path)
                 elif item.is_file():
-                    yield _local_entry(item.path, item.stat())._replace(link=item.is_symlink())
+                    yield _local_entry(item.path, item.stat())
 
 
 def _local_entry(path: str, status: os.stat_result) -> Entry:
