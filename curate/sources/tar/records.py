@@ -21,6 +21,7 @@ from curate.sources.texts import Texts, together
 
 KEYS_REMEMBERED = 2_000_000  # about 140 MB; a repeated key is not noticed past so many records
 IMAGES_HELD = 1000  # of one key, before its text is known
+EXTENSIONS = 100
 CAPTIONS = ("caption", "captions", "text", "alt", "TEXT", "alt_text", "title")
 
 USUAL = Reading(CAPTIONS)
@@ -175,13 +176,16 @@ class _Part(NamedTuple):
     member: Member
 
 
-def _parts(file: BinaryIO) -> Iterator[_Part]:
+def _parts(file: BinaryIO, unknown: Counter[str] | None = None) -> Iterator[_Part]:
+    """Yield the members that are part of a record; count the others in `unknown` by extension, the first EXTENSIONS kinds."""
     for member in members(file):
         folder, slash, base = member.name.rpartition(b"/")
         stem, _, extension = base.partition(b".")
         role = _ROLES.get(extension.rpartition(b".")[2].lower())
         if stem and role is not None:
             yield _Part(folder + slash + stem, extension, role, member)
+        elif stem and unknown is not None and (len(unknown) < EXTENSIONS or shown(extension) in unknown):
+            unknown[shown(extension)] += 1
 
 
 def _is_part(roles: set[str]) -> bool:
@@ -202,13 +206,15 @@ class _Reader:
         self.file, self.reading = file, reading
         self.seen: set[int] = set()
         self.apart: dict[bytes, list[list[_Part]]] | None = None
+        self.unknown = Counter[str]()
+        self.has_image = False
         self.taken: set[int] = set()  # places of runs that an earlier record has
 
     def __iter__(self) -> Iterator[Record]:
         group: _Group | None = None
         before: _Group | None = None
         try:
-            for part in _parts(self.file):
+            for part in _parts(self.file, self.unknown):
                 if group is None or part.key != group.key or part.extension in group.extensions:
                     if group is not None:
                         yield from self._finished(group)
@@ -223,6 +229,9 @@ class _Reader:
             raise ShardBreak(str(cut)) from None
         if group is not None:
             yield from self._finished(group)
+        if self.unknown and not self.has_image:
+            met = ", ".join(f".{name} ({count})" for name, count in self.unknown.most_common(8))
+            raise ShardBreak(f"no image among its members; their extensions are not known: {met}")
 
     def _is_whole(self, group: _Group, before: _Group | None) -> bool:
         return group.start in self.taken or group.whole(before)
@@ -233,6 +242,7 @@ class _Reader:
 
     def _finished(self, group: _Group) -> Iterator[Record]:
         """Yield the records of a run of members, with those of its key that stand elsewhere."""
+        self.has_image = self.has_image or "image" in group.roles
         if group.start in self.taken:
             return
         if _is_part(group.roles):
