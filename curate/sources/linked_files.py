@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from curate.sources.records import MAX_IMAGE
 from curate.storage.paths import filesystem, is_local
 from curate.storage.retry import tried
+
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+def unescaped(data: bytes) -> bytes:
+    """Return what percent escapes stand for.
+
+    >>> unescaped(b"a%20b%zz")
+    b'a b%zz'
+    """
+    return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), data)
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,13 @@ class Folder:
             return None, "image_is_url"
         if not name or "\0" in name:
             return None, "unsafe_path"
-        return self._load_local(name.removeprefix("file://")) if is_local(self.url) else self._load_remote(name)
+        if not is_local(self.url):
+            return self._load_remote(name)
+        for path in _spellings(name):
+            found = self._load_local(path)
+            if found[1] != "image_not_found":
+                break
+        return found
 
     def _load_local(self, name: str) -> tuple[bytes | None, str | None]:
         root = os.path.realpath(self.url)
@@ -69,3 +88,16 @@ class Folder:
             return bytes(tried(lambda: fs.cat_file(path))), None
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None, "image_not_found"
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """Yield the paths that a name may mean, the likeliest first: a file: URI, or backslashes that separate folders."""
+    path = name
+    if name[:7].lower() == "file://":
+        path = name[7:]
+        path = path[len("localhost") :] if path.lower().startswith("localhost/") else path
+        if "%" in path:
+            yield os.fsdecode(unescaped(path.encode(errors="replace")))
+    yield path
+    if "\\" in path:
+        yield path.replace("\\", "/")

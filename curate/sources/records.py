@@ -49,6 +49,7 @@ ERRORS: dict[str, str] = {
     "image_is_url": "the record names its image by an http(s) address where others name a file: it is not fetched",
     "unsafe_path": "the image path that the record names leaves the folder of its table, or cannot be a path",
     "bad_base64": "the image is not base64",
+    "bad_bytes": "the image is a list of numbers that are not all bytes",
     "bad_json": "the record's JSON is not valid JSON, is no object, or is too large",
     "bad_row": "the row has another number of columns than the header",
     "duplicate_key": "an earlier record of the shard has the same key",

@@ -13,11 +13,14 @@ from curate.sources.texts import of_lines, of_value, together
 
 GUESSES: dict[str, tuple[str, ...]] = {
     "image": (
-        *("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "image_base64", "base64"),
+        *("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "image_base64", "base64", "images"),
         *("path", "image_path", "file_name", "filename", "filepath", "file_path", "file"),
     ),
-    "text": ("text", "caption", "alt", "alt_text", "title", "txt", "captions", "description"),
-    "url": ("url", "image_url", "img_url"),
+    "text": (
+        *("text", "caption", "alt", "alt_text", "title", "txt", "captions", "description", "texts"),
+        *("json.caption", "json.text", "json.captions"),  # of a webdataset that the hub turned into parquet
+    ),
+    "url": ("url", "image_url", "img_url", "urls", "image_urls", "json.url"),
     "key": ("key", "id", "__key__", "sample_id", "uid"),
     "sha256": ("sha256", "image_sha256"),
 }
@@ -86,7 +89,8 @@ def _by_role(url: str, wanted: Mapping[str, str]) -> dict[str, str]:
 
 def on_the_web(columns: Mapping[str, str], found: Mapping[str, Sequence[object]]) -> dict[str, str]:
     """Return the columns of a table, given sample values of some: an image column with only http(s) URLs becomes the url."""
-    values = [value for value in found.get(columns.get("image", ""), ()) if value is not None]
+    values = [value for value in found.get(columns.get("image", ""), ()) if value is not None and value != []]
+    values = [item for value in values for item in (value if isinstance(value, list) else [value])]
     if not values or not all(isinstance(value, str) and value.lower().startswith(("http://", "https://")) for value in values):
         return dict(columns)
     return {**{role: name for role, name in columns.items() if role != "image"}, "url": columns["image"]}
@@ -113,6 +117,11 @@ def is_string(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a type holds lists."""
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
 def clean_text(column: pa.Array) -> tuple[pa.Array, list[Code]]:
     """Return a column of any type as valid strings of at most MAX_TEXT characters, and the error codes of its rows."""
     column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
@@ -137,8 +146,7 @@ def clean_texts(column: pa.Array, *, lines: bool = False) -> tuple[pa.Array, pa.
 
     A row of a list has its items as texts, each once; with `lines`, a row has those lines as texts that are not empty.
     """
-    lists = any(test(column.type) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
-    if not (lists or lines):
+    if not (is_list(column.type) or lines):
         text, codes = clean_text(column)
         return text, pa.nulls(len(column), pa.list_(pa.string())), codes
     found = []

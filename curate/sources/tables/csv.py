@@ -79,6 +79,10 @@ class Csv:
         """Return how many rows have another number of columns than the first."""
         return self.skipped
 
+    def several(self, name: str) -> bool:
+        """Return False: a value is one image."""
+        return False
+
     def skips(self, at: int, row: int) -> bool:
         """Return False: a row is found by reading all rows before it."""
         return False

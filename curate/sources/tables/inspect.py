@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from curate.core.errors import InputError
 from curate.sources.lines import SAMPLE_LINES
-from curate.sources.tables.columns import clean_text, is_binary, is_string, on_the_web, resolve, without_images
+from curate.sources.tables.cells import can_hold_images
+from curate.sources.tables.columns import clean_text, is_list, is_string, on_the_web, resolve, without_images
 from curate.sources.tables.reader import DAMAGE, Reader, is_damage
 
 R = TypeVar("R", bound=Reader)
@@ -40,21 +41,28 @@ def inspect(url: str, opening: Callable[[], R], wanted: Mapping[str, str]) -> tu
 def _check_texts(url: str, name: str, kind: pa.DataType) -> None:
     """Raise InputError for a column of objects, or of lists of anything but texts."""
     inside = kind
-    while pa.types.is_list(inside) or pa.types.is_large_list(inside) or pa.types.is_fixed_size_list(inside):
+    while is_list(inside):
         inside = inside.value_type
     if pa.types.is_struct(inside) or pa.types.is_map(inside) or (inside is not kind and pa.types.is_nested(inside)):
-        raise InputError(f"{url}: column {name} cannot hold texts, it is {kind}; choose another with --column text=NAME")
+        other = f"choose another with --column text=NAME{_or_field(name, kind)}"
+        raise InputError(f"{url}: column {name} cannot hold texts, it is {kind}; {other}")
 
 
 def _sample(url: str, name: str, column: pa.Array) -> list[Any]:
     """Return values of an image column of strings, [] for other types. Raises InputError when it cannot hold images."""
     kind = column.type
-    column = column.dictionary_decode() if pa.types.is_dictionary(kind) else column
-    if is_string(column.type):
-        return list(clean_text(column.drop_null()[:SAMPLE_LINES])[0].to_pylist())
-    if not (is_binary(column.type) or pa.types.is_struct(kind) or pa.types.is_null(kind)):
-        raise InputError(f"{url}: column {name} cannot hold images, it is {kind}; choose another with --column")
-    return []
+    if not can_hold_images(kind):
+        other = f"choose another with --column{_or_field(name, kind)}"
+        raise InputError(f"{url}: column {name} cannot hold images, it is {kind}; {other}")
+    column = column.drop_null()[:SAMPLE_LINES]
+    column = column.flatten() if is_list(kind) else column
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return list(clean_text(column.drop_null()[:SAMPLE_LINES])[0].to_pylist()) if is_string(column.type) else []
+
+
+def _or_field(name: str, kind: pa.DataType) -> str:
+    fields = [kind.field(i).name for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+    return f", or a field of it: {', '.join(f'{name}.{field}' for field in fields)}" if fields else ""
 
 
 __all__ = ["inspect", "without_images"]

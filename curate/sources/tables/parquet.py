@@ -15,6 +15,7 @@ from curate.sources.kept import scalar_columns
 from curate.sources.records import BATCH_BYTES
 from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tables.columns import is_string
+from curate.sources.tables.nested import is_several, names_of, picked, type_of
 from curate.sources.tables.reader import TableRows
 from curate.storage.input_file import InputFile
 from curate.storage.paths import Entry, is_local
@@ -46,8 +47,8 @@ class Parquet:
         self._ends = list(accumulate(about.row_group(group).num_rows for group in self._groups))
 
     def names(self) -> list[str]:
-        """Return the names of the columns."""
-        return list(self.file.schema_arrow.names)
+        """Return the names of the columns and of the fields of structs."""
+        return names_of(self.file.schema_arrow)
 
     def scalars(self) -> list[str]:
         """Return the names of the columns that hold one short value a row."""
@@ -61,6 +62,10 @@ class Parquet:
         """Return 0: parquet has no bad rows."""
         return 0
 
+    def several(self, name: str) -> bool:
+        """Return whether the rows of a column hold lists of images."""
+        return is_several(type_of(self.file.schema_arrow, name))
+
     def skips(self, at: int, row: int) -> bool:
         """Return whether a row is in a later row group than row `at`."""
         return bisect_right(self._ends, at) < bisect_right(self._ends, row)
@@ -72,20 +77,18 @@ class Parquet:
             if first < end:
                 size = self._batch_rows(group)
                 for batch in self.file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
-                    yield at, batch
+                    yield at, picked(batch, columns)
                     at += batch.num_rows
             at = end
 
     def sample(self, name: str) -> pa.Array | None:
         """Return the first values of a column, only one where they are no strings: it may be an image."""
-        schema = self.file.schema_arrow
-        place = schema.get_field_index(name)
-        kind = schema.field(place).type if place >= 0 else None
+        kind = type_of(self.file.schema_arrow, name)
         if kind is None or is_string(kind) or pa.types.is_dictionary(kind):
             found = next(self.pieces([name], 0), None)
             return None if found is None else found[1].column(0)
         one = next(self.file.iter_batches(1, row_groups=list(self._groups), columns=[name], use_threads=False), None)
-        return None if one is None else one.column(0)
+        return None if one is None else picked(one, [name]).column(0)
 
     def _batch_rows(self, group: int) -> int:
         # only the row group's own size is used: pyarrow 26 aborts the process on damaged metadata of a column

@@ -33,6 +33,9 @@ class Reader(Protocol):
     def sample(self, name: str) -> pa.Array | None:
         """Return the first values of a column (one will do where they are no strings); None where there are none."""
 
+    def several(self, name: str) -> bool:
+        """Return whether the rows of a column hold lists of images."""
+
     def skips(self, at: int, row: int) -> bool:
         """Return whether `pieces` from `row` on reads less than going on at row `at`, which is smaller."""
 

@@ -1,4 +1,4 @@
-"""Tables: parquet (bytes, HF structs, local paths), csv and tsv, and JSON lines. Columnar where no file must be opened.
+"""Tables: parquet (bytes, HF structs, local paths), csv and tsv. Columnar where no file must be opened.
 
 A parquet file is cut into shards by row groups, the others where rows begin (see curate.sources.tables.cutting).
 """
@@ -18,8 +18,9 @@ from curate.core.errors import InputError
 from curate.sources.kept import MAX_FIELDS, kept_columns, said
 from curate.sources.linked_files import Folder
 from curate.sources.records import BATCH_BYTES, MAX_IMAGE, UNSAFE_KEY, Record, batches, join
-from curate.sources.tables.cells import _bytes_of, _load_cell
+from curate.sources.tables.cells import bytes_of, load_cell
 from curate.sources.tables.columns import LINES, Code, clean_text, clean_texts, joined, resolve
+from curate.sources.tables.nested import ITEM, exploded
 from curate.sources.tables.reader import DAMAGE, Reader, TableRows, broken, stem
 
 
@@ -75,13 +76,13 @@ class TableShard:
         name = self.columns.get("image")
         for row in rows.column("row").to_pylist():
             start, held = (0, None) if name is None else self._piece_of(self._images, name, row)
-            yield None if name is None or held is None else _load_cell(held.column(0), row - start, name, self.folder)[0]
+            yield None if name is None or held is None else load_cell(held.column(0), row - start, name, self.folder)[0]
 
     def _piece_of(self, reader: Reader, name: str, row: int) -> tuple[int, pa.RecordBatch | None]:
         """Return the piece of the image column that holds `row`, and its first row. For ascending rows it is read once."""
         start, held = self._held
         end = start + (held.num_rows if held is not None else 0)
-        if self._ahead is None or row < start or (row >= end and reader.skips(end, row)):
+        if self._ahead is None or row < start or (row >= end and not self._several(reader) and reader.skips(end, row)):
             self._ahead, end = self._pieces(reader, [name], row), 0
         while row >= end or held is None:
             found = next(self._ahead, None)
@@ -93,10 +94,17 @@ class TableShard:
         return self._held
 
     def _pieces(self, reader: Reader, columns: list[str], first: int) -> Iterator[TableRows]:
+        """Yield pieces; where rows hold lists of images, a row of theirs is an image, and all are counted from the first on."""
+        several = self._several(reader)
         try:
-            yield from reader.pieces(columns, first)
+            yield from reader.pieces(columns, first) if several is None else exploded(reader.pieces(columns, 0), several)
         except DAMAGE as error:
             raise broken(self.shard.url, error) from None
+
+    def _several(self, reader: Reader) -> str | None:
+        """Return the column whose rows hold lists of images, or of addresses of images; None where there is none."""
+        name = self.columns.get("image") or self.columns.get("url")
+        return name if name is not None and reader.several(name) else None
 
     def _read_columns(self) -> list[str]:
         return sorted({*self._further, *(name for role, name in self.columns.items() if role != LINES)})
@@ -122,7 +130,7 @@ class TableShard:
             yield _batch(fields)
             return
         column = piece.column(piece.schema.get_field_index(name))
-        image = _bytes_of(column, name)
+        image = bytes_of(column, name)
         if image is None:
             fields["error"] = joined(codes, len(piece))
             yield from batches(self._row_by_row(fields, column), start)
@@ -148,7 +156,10 @@ class TableShard:
         numbers = _numbers(start, rows)
         key = pc.binary_join_element_wise(pa.scalar(stem(self.shard)), numbers.cast(pa.string()), "/")
         if "key" in have:
-            key = pc.coalesce(have["key"][0], key)
+            own = have["key"][0]
+            if (item := columns.get(ITEM)) is not None:  # an own key is that of all images of its row
+                own = pc.coalesce(pc.binary_join_element_wise(own, item, "/"), own)
+            key = pc.coalesce(own, key)
             codes.append(("unsafe_key", pc.match_substring_regex(key, UNSAFE_KEY)))
             codes += [("key_not_utf8", mask) for code, mask in have["key"][1] if code == "text_not_utf8"]
         further = kept_columns([(name, columns[name]) for name in self._further], rows, written=self.shard.kind == "csv")
@@ -159,7 +170,7 @@ class TableShard:
         names = ("key", "url", "text", "error", "more_texts", "input")
         found = zip(*(fields[name].to_pylist() for name in names), strict=True)
         for i, (key, url, text, error, more, further) in enumerate(found):
-            image, code = _load_cell(column, i, self.columns["image"], self.folder)
+            image, code = load_cell(column, i, self.columns["image"], self.folder)
             yield Record(key, url, text, join([c for c in (code, error) if c]), image, more_texts=more, input=further)
 
 
