@@ -92,11 +92,13 @@ def _folder(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:
     entries = _inputs(url, tree(url))
     with_images = {posixpath.dirname(entry.url) for entry in entries if is_image(entry.url)}
     counted = {entry.url.removesuffix(STATS) for entry in entries if entry.url.endswith(STATS)}
-    has_images, some = bool(with_images), False
-    for entry, source in _known(entries):
+    has_images, some, known = bool(with_images), False, list(_known(entries))
+    others = has_images or any(not source.beside for _, source in known)
+    for entry, source in known:
         stem = posixpath.splitext(entry.url)[0]
         logged = stem in with_images and stem in counted  # of what img2dataset wrote as files
-        if not logged and not (has_images and posixpath.basename(entry.url) in LISTS):
+        aside = others and source.beside
+        if not logged and not aside and not (has_images and posixpath.basename(entry.url) in LISTS):
             some = True
             yield from source.shards(entry, columns)
     if not some and has_images:

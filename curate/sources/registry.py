@@ -25,11 +25,12 @@ _added: dict[str, Source] = {}
 def _built_in() -> dict[str, Source]:
     """Return the sources of this package by kind. Their modules import the libraries of a format only when it is read."""
     from curate.sources import folder
-    from curate.sources.tables import csv, jsonl, parquet
+    from curate.sources.tables import address_list, csv, json_file, jsonl, parquet
     from curate.sources.tar import source as tar
     from curate.sources.webarchive import archive
 
-    return {module.SOURCE.kind: module.SOURCE for module in (tar, parquet, csv, jsonl, archive, folder)}
+    modules = (tar, parquet, csv, jsonl, json_file, address_list, archive, folder)
+    return {module.SOURCE.kind: module.SOURCE for module in modules}
 
 
 def register(source: Source) -> None:
@@ -62,7 +63,7 @@ def source_of(url: str) -> Source | None:
 
     >>> [found.kind for found in map(source_of, ("s3://b/0.TAR", "a.b.warc.gz", "t.tsv")) if found]
     ['tar', 'archive', 'csv']
-    >>> source_of("notes.txt") is None
+    >>> source_of("notes.md") is None
     True
     """
     name = posixpath.basename(url).lower()

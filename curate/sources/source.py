@@ -60,6 +60,9 @@ class Source:
     yields_to: tuple[str, ...] = ()
     """In a folder, a file is skipped when there is one of the same stem with one of these suffixes, which it describes."""
 
+    beside: bool = False
+    """In a folder, its files are skipped where there are images or files of another source: they mostly describe these."""
+
     def shards(self, entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
         """Return the shards of a file, each with index 0. Raises InputError when the file cannot be used."""
         return [shard_of(entry, self.kind)] if self.list is None else self.list(entry, columns)

@@ -28,7 +28,8 @@ def cut(file: InputFile, size: int, start: Callable[[bytes], int | None]) -> Par
     wanted = list(range(PART, size - PART // 2, PART))
     found: dict[int, int] = {}
     for window in _WINDOWS:
-        asked = [place for place in wanted if place not in found]
+        if not (asked := [place for place in wanted if place not in found]):
+            break
         # from the byte before: the newline of a row that ends there
         pieces = file.pieces((place - 1, min(window, size - place + 1)) for place in asked)
         for place, data in zip(asked, pieces, strict=True):
