@@ -112,6 +112,11 @@ def _inputs(url: str, entries: list[Entry]) -> list[Entry]:
     base = url.rstrip("/")
     if any(entry.url == base + "/manifest.json" for entry in entries):  # a run's output: its tars, not its decisions
         entries = [entry for entry in entries if entry.url.startswith(base + "/shards/")] or entries
+    saved = {posixpath.dirname(entry.url) for entry in entries if posixpath.basename(entry.url) == "state.json"}
+    if saved:  # HF datasets keep results that they computed beside the data
+        caches = [url for url in (entry.url for entry in entries) if posixpath.basename(url).startswith("cache-")]
+        hidden = {url for url in caches if url.endswith(".arrow") and posixpath.dirname(url) in saved}
+        entries = [entry for entry in entries if entry.url not in hidden]
     if any(entry.url == base + "/extract.json" for entry in entries):  # an extraction's: pairs, and tars of some of them
         entries = [entry for entry in entries if not entry.url.startswith(base + "/shards/")]
     return entries

@@ -25,11 +25,11 @@ _added: dict[str, Source] = {}
 def _built_in() -> dict[str, Source]:
     """Return the sources of this package by kind. Their modules import the libraries of a format only when it is read."""
     from curate.sources import folder
-    from curate.sources.tables import address_list, csv, json_file, jsonl, parquet
+    from curate.sources.tables import address_list, arrow, csv, json_file, jsonl, parquet
     from curate.sources.tar import source as tar
     from curate.sources.webarchive import archive
 
-    modules = (tar, parquet, csv, jsonl, json_file, address_list, archive, folder)
+    modules = (tar, parquet, arrow, csv, jsonl, json_file, address_list, archive, folder)
     return {module.SOURCE.kind: module.SOURCE for module in modules}
 
 

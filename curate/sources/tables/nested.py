@@ -38,14 +38,12 @@ def type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
 
 
 def picked(rows: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
-    """Return the columns `names` alone (as of `names_of`), in this order."""
-    if rows.schema.names == list(names):
-        return rows
+    """Return the columns `names` alone (as of `names_of`), in this order, without views."""
     found = []
     for name in names:
         first, *inner = _path(rows.schema, name)
         column = rows.column(rows.schema.names.index(first))
-        found.append(pc.struct_field(column, inner) if inner else column)
+        found.append(_without_views(pc.struct_field(column, inner) if inner else column))
     return pa.RecordBatch.from_arrays(found, list(names))
 
 
@@ -66,7 +64,7 @@ def exploded(pieces: Iterable[TableRows], name: str) -> Iterator[TableRows]:
         times = np.maximum(counts, 1)
         row = np.repeat(np.arange(len(counts)), times)
         number = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
-        items = column.flatten()
+        items = _without_views(column.flatten())
         if (empty := np.repeat(counts == 0, times)).any():
             items = items.take(pa.array(np.cumsum(~empty) - 1, mask=empty))
         taken = rows.take(pa.array(row))
@@ -77,6 +75,13 @@ def exploded(pieces: Iterable[TableRows], name: str) -> Iterator[TableRows]:
             part = whole.slice(begin, ROW_GROUP)
             yield at, part
             at += part.num_rows
+
+
+def _without_views(column: pa.Array) -> pa.Array:
+    """Return a column of views as one of the large type: Arrow takes no rows of views, and does not cut them (pyarrow 26)."""
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    return column.cast(pa.large_binary()) if pa.types.is_binary_view(column.type) else column
 
 
 def _fields(kind: pa.DataType) -> list[pa.Field]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import posixpath
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Protocol
@@ -15,6 +16,9 @@ from curate.core.errors import StorageError
 
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, EOFError, zlib.error, lzma.LZMAError)
 """What pyarrow raises for a damaged file (the third for names and messages with bytes of the file in them), and gzip."""
+
+
+_SAVED = re.compile(r"data-\d+-of-\d+")
 
 
 TableRows = tuple[int, pa.RecordBatch]
@@ -52,6 +56,8 @@ class Reader(Protocol):
 def stem(shard: Shard) -> str:
     """Return what the keys of records begin with that have none of their own: the name of the file, and where the part begins."""
     name = posixpath.splitext(posixpath.basename(shard.url))[0]
+    if _SAVED.fullmatch(name):  # HF datasets call the files of each split alike; the folder has the split's name
+        name = f"{posixpath.basename(posixpath.dirname(shard.url))}/{name}"
     return name if shard.part is None else f"{name}/{shard.part[0]}"
 
 
