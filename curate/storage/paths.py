@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from curate.core.errors import InputError
+from curate.core.errors import CurateError, InputError, StorageError
 from curate.storage.retry import tried
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hf"}
+"""What of this package brings the backend of a protocol."""
+
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -50,7 +55,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         fs, path = url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         protocol = url.partition("://")[0]
-        extra = 'pip install "curate-image-text[s3]"' if protocol in ("s3", "s3a") else str(error)
+        extra = f'pip install "curate-image-text[{_EXTRAS[protocol]}]"' if protocol in _EXTRAS else str(error)
         raise InputError(f"{url}: reading {protocol}:// needs a package that is not installed: {extra}") from None
     except ValueError as error:
         raise InputError(f"{url}: {error}") from None
@@ -70,7 +75,7 @@ def tree(url: str) -> list[Entry]:
     if is_local(url):
         return sorted(_walk(url))
     fs, path = filesystem(url)
-    found = fs.find(path, detail=True)
+    found = _answered(lambda: fs.find(path, detail=True))
     below = len(path.rstrip("/")) + 1
     entries = []
     while found:  # a listing of a million files is large: it goes as the entries come
@@ -105,7 +110,7 @@ def _local_entry(path: str, status: os.stat_result) -> Entry:
 
 
 def _remote_entry(fs: Any, info: dict[str, Any]) -> Entry:
-    known = ("ETag", "etag", "mtime", "LastModified", "updated", "created")
+    known = ("ETag", "etag", "blob_id", "mtime", "LastModified", "updated", "created")
     stamp = next((info[name] for name in known if info.get(name)), "")
     return Entry(str(fs.unstrip_protocol(info["name"])), int(info["size"] or 0), str(stamp))
 
@@ -119,16 +124,17 @@ def find(url: str) -> tuple[list[Entry], bool]:
         return _find_local(url)
     fs, path = filesystem(url)
     try:
-        if fs.isdir(path):
+        if _answered(lambda: fs.isdir(path)):
             return [], True
-        if fs.exists(path):
-            return [_remote_entry(fs, fs.info(path))], False
-        found = fs.glob(path, detail=True) if _is_glob(path) else {}
+        info, why = _answered(lambda: _info(fs, path))
+        if info is not None:
+            return [_remote_entry(fs, info)], False
+        found = _answered(lambda: fs.glob(path, detail=True)) if _is_glob(path) else {}
     except OSError as error:
-        raise InputError(f"{url}: {error}") from None
+        raise InputError(f"{url}: {_line(error)}") from None
     entries = [_remote_entry(fs, info) for _, info in sorted(found.items()) if info["type"] == "file"]
     if not entries:
-        raise InputError(f"{url}: no such file" if not _is_glob(path) else f"{url}: nothing matches")
+        raise InputError(f"{url}: no such file{why}" if not _is_glob(path) else f"{url}: nothing matches{why}")
     return entries, False
 
 
@@ -151,6 +157,31 @@ def globbed(url: str) -> dict[str, Entry]:
     found = tried(lambda: fs.glob(path, detail=True))
     entries = (_remote_entry(fs, info) for info in found.values() if info["type"] == "file")
     return {entry.url: entry for entry in entries}
+
+
+def _info(fs: Any, path: str) -> tuple[dict[str, Any] | None, str]:
+    """Return what a store says of a file; None for one that is not there, and why, where the store says more than that."""
+    try:
+        return fs.info(path), ""
+    except FileNotFoundError as error:
+        said = _line(error)
+        return None, f" {said[len(path) :].strip()}" if said.startswith(path + " (") else ""
+
+
+def _answered(ask: Callable[[], T]) -> T:
+    """Return the result of `ask`; whatever a backend raises that is no OSError becomes a StorageError, which is one."""
+    try:
+        return ask()
+    except (OSError, CurateError):
+        raise
+    except Exception as error:  # httpx, botocore and others have classes of their own
+        what = "" if isinstance(error, ValueError) else f"a store gives no answer: {type(error).__name__}: "
+        raise StorageError(what + _line(error)) from error
+
+
+def _line(error: Exception) -> str:
+    """Return an error as one line."""
+    return " ".join(str(error).split())[:300]
 
 
 def _is_glob(path: str) -> bool:
