@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from curate.stages.evalsets import default_cache
 from curate.storage.backend import storage
 from curate.storage.file_lists import listed
 from curate.storage.manifest import read_manifest
+from curate.storage.samples import open_samples
 from curate.storage.shared_facts import with_facts
 from curate.storage.store import Store
 
@@ -126,8 +126,9 @@ def samples(out: str | os.PathLike[str]) -> Iterator[Sample]:
     found = storage(out)
     read_manifest(found)
     for name, _ in listed(found, "shards"):
-        with found.reading(f"shards/{name}") as path, tarfile.open(path, "r:") as tar:
-            yield from _samples(tar)
+        with found.reading(f"shards/{name}") as path, open_samples(path, name) as reader:
+            for one in reader:
+                yield Sample(one.key, one.extension, one.image, one.text.decode(), json.loads(one.about))
 
 
 def what_if(out: str | os.PathLike[str], overrides: Sequence[str], settings: Settings = _DEFAULT) -> WhatIf:
@@ -174,17 +175,3 @@ def _runner(settings: Settings, shards: int) -> AbstractContextManager[Runner]:
     if settings.runner is not None:
         return nullcontext(settings.runner)
     return LocalRunner(min(settings.workers or cores(), max(1, shards)), settings.options.gpus)
-
-
-def _samples(tar: tarfile.TarFile) -> Iterator[Sample]:
-    """Yield the samples of a tar: image, json and txt of a key are adjacent, in this order (see curate.passes.pack)."""
-    parts: dict[str, bytes] = {}
-    for member in tar:
-        key, _, extension = member.name.partition(".")
-        file = tar.extractfile(member)
-        parts[extension] = b"" if file is None else file.read()
-        if extension == "txt":
-            text, about = parts.pop("txt").decode(), json.loads(parts.pop("json"))
-            [(form, image)] = parts.items()
-            yield Sample(key, form, image, text, about)
-            parts = {}

@@ -58,8 +58,14 @@ def datasets(call: str) -> list[tuple[str, str, str]]:
     import datasets
 
     samples = eval(call, vars(datasets))
-    forms = ("jpg", "png", "webp")
-    return [(one["txt"], pixels(next(one[form] for form in forms if one.get(form))), one["json"]["key"]) for one in samples]
+    return [_read(one) for one in samples]
+
+
+def _read(one: dict[str, Any]) -> tuple[str, str, str]:
+    """Return a sample of tars, or of parquet files."""
+    if "image" in one:
+        return one["text"], pixels(one["image"]), json.loads(one["json"])["key"]
+    return one["txt"], pixels(next(one[form] for form in ("jpg", "png", "webp") if one.get(form))), one["json"]["key"]
 
 
 def datasets_of_folder(out: str) -> list[tuple[str, str, str]]:

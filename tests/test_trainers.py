@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from curate.report.trainers import for_datasets
+from curate.report.trainers import for_datasets, for_trainers
 from tests import loaders
 from tests.loaders import pixels
-from tests.running import KEEP_ALL, Setup, command, make_tar, picture, run_job
+from tests.running import KEEP_ALL, Setup, command, make_tar, manifest, picture, run_job
 from tests.s3 import upload
 from tests.test_pack import FORMATS, body, inputs, samples
 
@@ -156,3 +156,19 @@ def test_datasets_of_one_extension_need_no_columns(tmp_path: Path) -> None:
         wanted = sorted((s["txt"].decode(), pixels(Image.open(io.BytesIO(s["jpg"]))), key) for key, s in samples(out).items())
         assert len(wanted) == len(forms)
         assert child({"datasets": guessed.format(out)}, tmp_path / "cache") == {"datasets": wanted}
+
+
+@pytest.mark.parametrize("setting", ["extension: jpg", "format: webp"])
+def test_one_name_of_images_is_one_column(setting: str, tmp_path: Path) -> None:
+    """In the line for datasets and in the card, which is how datasets reads the folder."""
+    if importlib.util.find_spec("datasets") is None:
+        pytest.skip("needs datasets (extra dev)")
+    given = {f"{form.lower()}{seed}": picture(seed, form) for seed in range(2) for form in FORMATS}
+    run_job(Setup(KEEP_ALL.replace("{", "{" + setting + ", "), inputs(tmp_path / "in", given)), tmp_path / "out")
+    name = setting.partition(": ")[2]
+    call = for_trainers(str(tmp_path / "out"), manifest(tmp_path / "out"))[-1].removeprefix("datasets: ")
+    assert f"Features({name}=Image(), txt=" in call
+    strings = {"datasets": call, "datasets of a folder": str(tmp_path / "out")}
+    found = child(strings, tmp_path)
+    assert found["datasets"] == found["datasets of a folder"]
+    assert len(found["datasets"]) == len(given)

@@ -15,6 +15,8 @@ from curate.driver.merging import Merged
 from curate.report.trainers import for_trainers
 from curate.runners.local.runner import LocalRunner
 from curate.storage.backend import storage
+from curate.storage.manifest import read_manifest
+from curate.storage.samples import FILES, kind_in
 from curate.storage.store import Store
 
 
@@ -33,11 +35,13 @@ def merge_command(given: Merge) -> None:
 def _print(merged: Merged) -> None:
     if merged.state == "nothing to do":
         click.echo(f"{merged.out} is a merge of these outputs already; nothing to do")
-    click.echo(f"{merged.outputs} outputs: {merged.kept:,} of {merged.records:,} records kept, in {merged.tars:,} tars")
+    manifest = read_manifest(storage(merged.out))
+    kind = kind_in(manifest)
+    click.echo(f"{merged.outputs} outputs: {merged.kept:,} of {merged.records:,} records kept, in {merged.tars:,} {FILES[kind]}")
     if merged.duplicates:
         click.echo(f"{merged.duplicates:,} dropped, since an output before keeps the same image and text")
     if merged.removed:
         click.echo(f"{merged.removed:,} left out, since they were removed from another output")
-    click.echo(f"tars: {merged.out}/shards   report: {merged.out}/report.html")
-    if merged.tars:
-        click.echo("\n".join(for_trainers(merged.out, merged.tars, merged.kept)))
+    click.echo(f"{kind}: {merged.out}/shards   report: {merged.out}/report.html")
+    for line in for_trainers(merged.out, manifest):
+        click.echo(line)

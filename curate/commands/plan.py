@@ -24,6 +24,7 @@ from curate.planning import plan as planning
 from curate.planning import plugins
 from curate.runners.local.runner import LocalRunner
 from curate.stages.evalsets import default_cache
+from curate.storage.samples import FILES
 
 
 def plan_command(given: Plan) -> int:
@@ -102,7 +103,9 @@ def _passes(plan: planning.Plan) -> list[tuple[str, str, str, str]]:
             rows.append((one.name, "images alive", "the image, by its url", ""))
     rows += [("judge", "kept records", stage.name, _cost(stage)) for stage in plan.last]
     output = plan.recipe.output
-    rows.append(("pack", f"blocks of {output.block_shards} shards", f"tars of {output.samples_per_shard} samples", ""))
+    rows.append(
+        ("pack", f"blocks of {output.block_shards} shards", f"{FILES[output.kind]} of {output.samples_per_shard} samples", "")
+    )
     return rows
 
 

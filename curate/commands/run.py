@@ -120,6 +120,7 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     from curate.report.attrition import attrition, attrition_table
     from curate.report.rules import rules_of
     from curate.report.trainers import for_trainers
+    from curate.storage.samples import kind_in
 
     if outcome.state == "nothing to do":
         click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
@@ -138,7 +139,6 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
         click.secho(f"cut short: {item['shard']}: {item['reason']} (the records before are kept)", err=True, fg="yellow")
     for item in outcome.failed:
         click.secho(f"failed: {item['shard']}: {item['reason']} (run again to retry it)", err=True, fg="red")
-    tars = manifest["files"]["shards"]["files"]
-    click.echo(f"tars: {outcome.out}/shards   report: {outcome.out}/report.html")
-    if tars:
-        click.echo("\n".join(for_trainers(outcome.out, tars, outcome.kept)))
+    click.echo(f"{kind_in(manifest)}: {outcome.out}/shards   report: {outcome.out}/report.html")
+    for line in for_trainers(outcome.out, manifest):
+        click.echo(line)

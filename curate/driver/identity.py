@@ -22,6 +22,7 @@ from curate.core.errors import InputError, OutputError
 from curate.core.shards import LIST_SCHEMA, Shards, listed
 from curate.storage.manifest import IDENTITY, LISTS, list_name
 from curate.storage.parquet import ParquetWriter
+from curate.storage.samples import FILES, kind_in
 from curate.storage.store import Store
 
 NAME, FOLDER = IDENTITY, LISTS
@@ -106,7 +107,7 @@ def goes(store: Store) -> str:
     tars = manifest.get("files", {}).get("shards", {})
     if not tars:
         return "its tars and decisions"
-    return f"its {tars['files']:,} tars with {tars['samples']:,} samples, and its decisions"
+    return f"its {tars['files']:,} {FILES[kind_in(manifest)]} with {tars['samples']:,} samples, and its decisions"
 
 
 def differences(was: Identity, now: Identity) -> Iterator[str]:

@@ -20,6 +20,7 @@ from curate.report import rules
 from curate.stages import language
 from curate.storage.file_lists import LISTED, SIZES, WIDS_INDEX, FileLists, listed, unlisted, writing_lists
 from curate.storage.marks import File, Mark
+from curate.storage.samples import is_tar
 from curate.storage.store import Store
 
 _MODE = "mode:"
@@ -111,9 +112,15 @@ def _add(lists: FileLists, mark: Mark) -> None:
 
 
 def _write_sizes(store: Store) -> None:
-    """Write what trainers look for beside the tars: open_clip's sizes.json (samples of each tar), and an index for wids."""
+    """Write what trainers look for beside the tars: open_clip's sizes.json (samples of each file), and an index for wids.
+
+    wids reads tars alone: parquet files have none.
+    """
     sizes = (f" {json.dumps(name)}: {file.samples}" for name, file in listed(store.storage, "shards"))
     _write_json_lines(store, SIZES, "{", sizes, "}")
+    if not all(is_tar(name) for name, _ in listed(store.storage, "shards")):
+        store.storage.remove([WIDS_INDEX])
+        return
     tars = (f" {json.dumps(_of_wids(name, file))}" for name, file in listed(store.storage, "shards"))
     _write_json_lines(store, WIDS_INDEX, '{"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": [', tars, "]}")
 

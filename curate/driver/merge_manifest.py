@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from curate.driver.manifest import versions
 from curate.driver.merge_sources import Finished
+from curate.planning.recipe import Output
 
 _OF_VERDICTS = ("order", "filters", "captions", "plugins")
 """Parts of a recipe that decide what is kept."""
@@ -27,6 +29,7 @@ def described(outs: Sequence[Finished]) -> dict[str, Any]:
     manifests = [out.manifest for out in outs]
     filters = list(dict.fromkeys(name for one in manifests for name in one["filters"]))
     recipe = dict(manifests[0]["recipe"]) if one_recipe(outs) else _recipe(manifests, filters)
+    recipe["output"] = _output([one["recipe"]["output"] for one in manifests])
     return {
         "recipe": recipe,
         "recipe_hash": _joined(one["recipe_hash"] for one in manifests),
@@ -60,8 +63,14 @@ def _recipe(manifests: Sequence[Mapping[str, Any]], filters: Sequence[str]) -> d
     recipes = [one["recipe"] for one in manifests]
     rules = {name: _united([recipe["filters"][name] for recipe in recipes if name in recipe["filters"]]) for name in filters}
     name, source = (_joined(recipe[part] for recipe in recipes) for part in ("name", "source"))
-    output = _united([recipe["output"] for recipe in recipes])
-    return {"name": name, "about": "", "source": source, "order": list(filters), "filters": rules, "output": output}
+    return {"name": name, "about": "", "source": source, "order": list(filters), "filters": rules}
+
+
+def _output(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return output settings as one; a setting that some do not say has its default there."""
+    default = dataclasses.asdict(Output())
+    names = dict.fromkeys(name for one in settings for name in one)
+    return _united([{name: one.get(name, default.get(name)) for name in names} for one in settings])
 
 
 def _united(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from curate.storage.file_lists import listed
 from curate.storage.manifest import read_manifest
 from curate.storage.marks import Mark
 from curate.storage.paths import plain
+from curate.storage.samples import kind_in
 from curate.storage.store import Store
 
 _KEPT = {"shard_index": "INTEGER", "row": "BIGINT", "text_no": "SMALLINT", "sample_key": "VARCHAR", "sha256": "VARCHAR",
@@ -106,6 +107,35 @@ def decisions_schema(outs: Sequence[Finished]) -> pa.Schema:
         return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
     except pa.ArrowException as error:
         raise OutputError(f"the decisions of these outputs do not go together: {error}") from None
+
+
+def check_kinds(outs: Sequence[Finished]) -> None:
+    """Raise OutputError unless the samples of all outputs are in files of one kind, and parquet files have the same columns.
+
+    Readers take the columns of the first file for those of all.
+    """
+    first, *others = outs
+    for other in others:
+        kinds = [kind_in(one.manifest) for one in (first, other)]
+        if kinds[0] != kinds[1]:
+            both = " and ".join(f"{one.out.root} has {kind}" for one, kind in zip((first, other), kinds, strict=True))
+            raise OutputError(f"{both}: run one of them again with another --set output.kind=KIND")
+    columns = [(one, found) for one in outs if (found := _columns_of_samples(one)) is not None]
+    for one, found in columns[1:]:
+        if found != columns[0][1]:
+            roots = f"{columns[0][0].out.root} and {one.out.root}"
+            raise OutputError(
+                f"the parquet files of {roots} have other columns, since their recipes have other filters: merge tars"
+            )
+
+
+def _columns_of_samples(one: Finished) -> pa.Schema | None:
+    """Return the columns of an output's parquet files, None where it has none."""
+    name = None if kind_in(one.manifest) == "tars" else next((name for name, _ in listed(one.out, "shards")), None)
+    if name is None:
+        return None
+    with one.out.reading(f"shards/{name}") as path:
+        return pq.read_schema(path)
 
 
 # What several have ----------------------------------------------------------------------------------------------------

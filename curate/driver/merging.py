@@ -27,6 +27,7 @@ from curate.driver.merge_sources import (
     Finished,
     check_apart,
     check_keys,
+    check_kinds,
     count_duplicates,
     decisions_schema,
     find_duplicates,
@@ -98,6 +99,7 @@ class Merge:
                 self.store.sweep()
                 write_report(out)
             return self._merged("nothing to do")
+        check_kinds(outs)
         check_keys(self.outs)
         self.store.write_json(MERGE, about)
         run = xxhash.xxh3_64_hexdigest(json.dumps([__version__, about], sort_keys=True).encode())

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from curate.passes.pack import mark_of
-from curate.passes.tars import STAGED, index_beside, index_name, tar_name
+from curate.passes.sample_files import STAGED
 from curate.storage.marks import Mark
+from curate.storage.samples import index_beside, number_of, sample_files
 from curate.storage.store import Store
 
 
@@ -27,7 +29,7 @@ class Place(NamedTuple):
 
 def place_of(mark: Mark) -> Place:
     """Return the place of a packed block."""
-    numbers = [_number(name) for name in mark.files if name.endswith(".tar")]
+    numbers = [number_of(name) for name in sample_files(mark.files)]
     staged = any(name.startswith(STAGED) for name in mark.files)
     return Place(None if staged or not numbers else min(numbers), len(numbers))
 
@@ -93,10 +95,7 @@ class Numbering:
 
 def _moves(files: Iterable[str], first: int) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     """Return the moves of a block's tars, each with its index, in an order in which none meets another's file."""
-    tars = sorted((name for name in files if name.endswith(".tar")), key=_number)
-    found = [((tar, index_beside(tar)), (f"shards/{tar_name(n)}", f"index/{index_name(n)}")) for n, tar in enumerate(tars, first)]
-    return found[::-1] if tars and first > _number(tars[0]) else found
-
-
-def _number(name: str) -> int:
-    return int(name[name.rfind("/") + 1 : name.rfind(".")])
+    tars = sample_files(files)
+    names = [f"shards/{number:05d}{PurePosixPath(tar).suffix}" for number, tar in enumerate(tars, first)]
+    found = [((tar, index_beside(tar)), (name, index_beside(name))) for tar, name in zip(tars, names, strict=True)]
+    return found[::-1] if tars and first > number_of(tars[0]) else found

@@ -14,7 +14,7 @@ from curate.driver.attempts import Attempts
 from curate.driver.numbering import Numbering, Place, in_order, moved, place_of
 from curate.driver.resume import Index, Resume, index_of, without
 from curate.passes.pack import Block, Pack
-from curate.passes.tars import STAGED
+from curate.passes.sample_files import STAGED
 from curate.storage.marks import Mark
 from curate.storage.spool import Spool
 

@@ -15,8 +15,9 @@ from curate.driver.numbering import Numbering, in_order, moved, place_of
 from curate.driver.resume import Index, index_of
 from curate.passes.pack import Block, mark_of
 from curate.passes.removal import RemoveFromBlock
-from curate.passes.tars import STAGED
+from curate.passes.sample_files import STAGED
 from curate.storage.marks import Mark
+from curate.storage.samples import sample_files
 from curate.storage.spool import Spool
 from curate.storage.store import Store
 
@@ -45,7 +46,7 @@ class Rewriting:
         """Yield these blocks."""
         for block, mark in self.every(shards):
             inside = index_of(shard.index for shard in block.shards)
-            samples = sum(file.samples or 0 for name, file in mark.files.items() if name.endswith(".tar"))
+            samples = sum(mark.files[name].samples or 0 for name in sample_files(mark.files))
             if np.isin(inside, touched).any() or samples != sum(part.counts.get("kept", 0) for part in mark.parts.values()):
                 yield block
 

@@ -20,13 +20,13 @@ from curate.core.verdicts import MERGE_DUPLICATE, REMOVED
 from curate.passes import removed
 from curate.passes.pack import Block, mark_of
 from curate.passes.removal import Rewritten, rewrite_decisions
-from curate.passes.tars import index_name, tar_name
 from curate.passes.texts import Mask
 from curate.passes.verdict import combined
 from curate.storage.backend import Storage, opened
 from curate.storage.links import link_or_copy
 from curate.storage.marks import File, Mark
 from curate.storage.parquet import ParquetWriter
+from curate.storage.samples import index_beside, sample_files
 from curate.storage.store import Store
 
 JUDGED = "judge-merged"
@@ -65,10 +65,9 @@ class MergeBlock:
         for name, part in mark.parts.items():
             parts[f"{source.first_shard + int(name):06d}"] = self._verdicts(source, int(name), part)
         files: dict[str, File] = {}
-        tars = sorted((name for name in mark.files if name.endswith(".tar")), key=_number)
-        for number, tar in enumerate(tars, block.first_tar):
-            index = f"index/{index_name(_number(tar))}"
-            for old, new in ((tar, f"shards/{tar_name(number)}"), (index, f"index/{index_name(number)}")):
+        for number, tar in enumerate(sample_files(mark.files), block.first_tar):
+            name = f"shards/{number:05d}{PurePosixPath(tar).suffix}"
+            for old, new in ((tar, name), (index_beside(tar), index_beside(name))):
                 link_or_copy(source.out, old, self.store.storage, new)
                 files[new] = mark.files[old]
         self.store.commit(self.run, mark_of(block.index), Mark(files, mark.counts, made_with=mark.made_with, parts=parts))
@@ -120,10 +119,6 @@ def _committed(store: Store, run: str, shard: int, found: Rewritten, error: str 
     mark = Mark({f"decisions/{shard:06d}.parquet": found.file}, found.counts, error, made_with=found.kept)
     store.commit(run, f"{JUDGED}/{shard:06d}", mark)
     return mark
-
-
-def _number(name: str) -> int:
-    return int(PurePosixPath(name).stem)
 
 
 def _adapted(table: pa.Table, shard: int, source: Source, schema: pa.Schema) -> pa.Table:

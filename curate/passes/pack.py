@@ -1,6 +1,6 @@
-"""Pack: the kept samples of a block of consecutive input shards into WebDataset tars, original bytes untouched.
+"""Pack: the kept samples of a block of consecutive input shards into WebDataset tars or parquet files, original bytes untouched.
 
-Tars are numbered without gaps over the whole output: the verdicts say how many tars the blocks before a block fill. Beside
+These are numbered without gaps over the whole output: the verdicts say how many the blocks before a block fill. Beside
 `shards/N.tar`, `index/N.parquet` says where its images are.
 """
 
@@ -24,10 +24,11 @@ from curate.core.contracts import Report, Shard
 from curate.core.timing import Activities
 from curate.fetch.image_log import base_batches, open_images
 from curate.passes.pictures import Picture, extension_of, told_of, written
-from curate.passes.tars import STAGED, Names, PackedSamples, Sample, Tars
+from curate.passes.sample_files import STAGED, Names, PackedSamples, Sample, SampleFiles, kind_of
 from curate.planning.plan import Plan
 from curate.sources.tar.own import FIELDS
 from curate.storage.marks import Mark
+from curate.storage.samples import Packed
 from curate.storage.store import Store
 
 
@@ -82,7 +83,7 @@ class Pack:
             size = self.plan.recipe.output.samples_per_shard
             names = staged(block.index, verdicts) if block.first_tar is None else Names(block.first_tar, "")
             packed = PackedSamples(self.store, before)
-            with activities.doing("pack"), packed, Tars(self.store, names, size) as tars:
+            with activities.doing("pack"), packed, SampleFiles(self.store, names, size, kind_of(self.plan)) as tars:
                 for shard in block.shards:
                     for sample in self._samples(shard, packed):
                         tars.add(sample)
@@ -148,9 +149,9 @@ class Pack:
         described = self._described(texts, json.loads(carried.earlier_texts or "[]"), facts) | more | self._kept(carried)
         text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         caption = (self._best(texts)["text"] or "").encode("utf-8", "replace")
-        sidecars = {"json": text, "txt": caption}
         extension = extension_of(facts["format"], self.plan.recipe.output)
-        return Sample(record["sample_key"], record["key"], extension, image.body, image.sha256, sidecars, more.get("mode"))
+        packed = Packed(record["sample_key"], extension, image.body, text, caption)
+        return Sample(packed, record["key"], image.sha256, more.get("mode"))
 
     def _kept(self, carried: Carried) -> dict[str, Any]:
         """Return the further fields of the input that the recipe keeps: under their names, where these are none of ours."""

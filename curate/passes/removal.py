@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,9 +24,10 @@ from curate.core.verdicts import REMOVED, TAKEN_OUT
 from curate.fetch.image_log import Committed, ImageLog
 from curate.passes import judge, removed
 from curate.passes.pack import Block, mark_of, staged
-from curate.passes.tars import Sample, Tars, index_beside
+from curate.passes.sample_files import Sample, SampleFiles
 from curate.storage.marks import File, Mark, Note
 from curate.storage.parquet import ParquetWriter
+from curate.storage.samples import Kind, index_beside, kind_like, open_samples, sample_files
 from curate.storage.store import FETCHED, Store
 
 BASE = "base-"
@@ -123,12 +123,14 @@ class RemoveFromBlock:
         verdicts = {name: self.store.mark(self.run, f"{self.judged}/{name}") or part for name, part in mark.parts.items()}
         keys = self._kept(verdicts)
         files, samples, modes = mark.files, 0, mark.counts
-        in_tars = [file.samples or 0 for name, file in mark.files.items() if name.endswith(".tar")]
+        names = sample_files(mark.files)
+        in_tars = [mark.files[name].samples or 0 for name in names]
         if sum(in_tars) != len(keys):
             # of several tars all but the last are full, and one is not too small for fewer samples
-            with Tars(self.store, staged(block.index, verdicts), max(in_tars, default=1)) as tars:
-                for sample in self._samples(mark):
-                    if sample.key in keys:
+            where = staged(block.index, verdicts)
+            with SampleFiles(self.store, where, max(in_tars, default=1), self._kind(names[0])) as tars:
+                for sample in self._samples(names):
+                    if sample.packed.key in keys:
                         tars.add(sample)
                 tars.close()
             files, samples, modes = tars.files, tars.samples, tars.modes
@@ -142,29 +144,19 @@ class RemoveFromBlock:
                 found.update(pq.read_table(path, columns=["sample_key"])["sample_key"].drop_null().to_pylist())
         return found
 
-    def _samples(self, mark: Mark) -> Iterator[Sample]:
-        """Yield the samples of a block's tars as they are."""
-        for name in sorted(name for name in mark.files if name.endswith(".tar")):
-            with self.store.storage.reading(name) as path, self.store.storage.reading(index_beside(name)) as rows:
+    def _kind(self, name: str) -> Kind:
+        with self.store.storage.reading(name) as path:
+            return kind_like(path, name)
+
+    def _samples(self, names: Sequence[str]) -> Iterator[Sample]:
+        """Yield the samples of some files as they are."""
+        reading = self.store.storage.reading
+        for name in names:
+            with reading(name) as path, reading(index_beside(name)) as rows, open_samples(path, name) as reader:
                 known = {row["key"]: row for row in pq.read_table(rows, columns=["key", "original_key", "sha256"]).to_pylist()}
-                for key, members in _members(path):
-                    [(extension, image)] = ((name, body) for name, body in members.items() if name not in ("json", "txt"))
-                    sidecars = {name: members[name] for name in ("json", "txt")}
-                    mode = json.loads(sidecars["json"]).get("mode")
-                    yield Sample(key, known[key]["original_key"], extension, image, known[key]["sha256"], sidecars, mode)
-
-
-def _members(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield key and members (by extension) of each sample of one of our own tars."""
-    members: dict[str, bytes] = {}
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            file = tar.extractfile(member)
-            members[extension] = b"" if file is None else file.read()
-            if extension == "txt":  # the last of a sample
-                yield key, members
-                members = {}
+                for packed in reader:
+                    row = known[packed.key]
+                    yield Sample(packed, row["original_key"], row["sha256"], json.loads(packed.about).get("mode"))
 
 
 @dataclass(frozen=True)

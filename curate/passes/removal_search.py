@@ -20,8 +20,8 @@ from curate.images.header import MAX_DECODED_BYTES, read_header
 from curate.images.listed_hashes import HASHES, listed_hash
 from curate.images.phash import Hashes
 from curate.passes.pack import Block, mark_of
-from curate.passes.tars import tar_beside
 from curate.stages.hash_lists import CONTENTS, words
+from curate.storage.samples import index_beside, open_samples, sample_files
 from curate.storage.store import Store
 
 COMPUTED = ("sha1", "md5", *HASHES)
@@ -84,17 +84,16 @@ class FindInTars:
     def __call__(self, block: Block) -> Report:
         """Look through the tars of one block."""
         mark = self.store.mark(self.run, mark_of(block.index))
-        names = sorted(() if mark is None else (name for name in mark.files if name.endswith(".parquet")))
+        names = sample_files(() if mark is None else mark.files)
         found = [key for name in names for key in self._keys(name)]
         _note(self.store, f"block-{block.index:06d}", found)
         return Report(block.index, len(found), {}, {})
 
-    def _keys(self, index: str) -> Iterator[str]:
+    def _keys(self, name: str) -> Iterator[str]:
         out = self.store.storage
-        with out.reading(index) as rows, out.reading(tar_beside(index)) as path, path.open("rb") as file:
+        with out.reading(index_beside(name)) as rows, out.reading(name) as path, open_samples(path, name) as reader:
             for row in pq.read_table(rows, columns=["key", "offset", "size"]).to_pylist():
-                file.seek(row["offset"])
-                if file.read(row["size"]) in self.wanted:
+                if reader.image(row["offset"], row["size"]) in self.wanted:
                     yield row["key"]
 
 

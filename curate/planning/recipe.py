@@ -22,8 +22,12 @@ _LONGEST = 65_500  # pixels of a side, as JPEG has them
 class Output:
     """How samples are packed. None of it but `empty_text` changes which samples are kept."""
 
-    samples_per_shard: int = field(default=10_000, metadata={"doc": "samples a tar; the last tar of a block has fewer"})
+    samples_per_shard: int = field(default=10_000, metadata={"doc": "samples a file; the last file of a block has fewer"})
     block_shards: int = field(default=10, metadata={"doc": "consecutive input shards that are packed together"})
+    kind: Literal["tars", "parquet"] = field(
+        default="tars",
+        metadata={"doc": "what samples are written into: WebDataset tars, or parquet files as Hugging Face has them"},
+    )
     longest_side: int | None = field(default=None, metadata={"doc": "re-encode larger images to JPEG with this longest side"})
     quality: int = field(default=92, metadata={"doc": "quality of what is re-encoded to JPEG or WebP"})
     key_prefix: str | None = field(
@@ -104,7 +108,7 @@ class Output:
         return {name: value for name, value in settings.items() if name not in _LATER or value != getattr(default, name)}
 
 
-_LATER = ("format", "extension", "reencode", "shortest_side", "crop", "pad", "only_if_bigger")
+_LATER = ("kind", "format", "extension", "reencode", "shortest_side", "crop", "pad", "only_if_bigger")
 """Settings that the first outputs did not have."""
 
 

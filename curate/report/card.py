@@ -1,7 +1,7 @@
 """OUT/README.md and OUT/croissant.json: the dataset card, for people and for programs. Neither holds a text or URL of a record.
 
 Both are the same bytes for the same manifest. What a person fills in or changes stays: of README.md only the part between two
-marks is written again, and only if it is as it was written; of croissant.json, the fields of FILLED_IN are kept.
+marks is written again, and only if it is as it was written; of croissant.json, the fields of croissant.FILLED_IN are kept.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from typing import Any
 import xxhash
 
 from curate.report.attrition import percent
+from curate.report.croissant import CROISSANT, croissant, name_of
+from curate.report.trainers import IMAGES, image_columns
 from curate.storage.backend import Storage
+from curate.storage.samples import FILES, kind_in
 
-CARD, CROISSANT = "README.md", "croissant.json"
+CARD = "README.md"
 
 _BEGIN = "<!-- curate writes from here, again with every change of the dataset, unless you change it -->"
 _END = "<!-- curate ends here: {} -->"
@@ -26,26 +29,7 @@ license: unknown  # fill in: the images have licences of their own
 pretty_name: {name}
 source_datasets: []  # fill in
 task_categories: [image-to-text, zero-shot-image-classification]
-tags: [webdataset]
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: shards/*.tar
-dataset_info:
-- config_name: default
-  features:
-  - name: jpg
-    dtype: image
-  - name: png
-    dtype: image
-  - name: webp
-    dtype: image
-  - name: txt
-    dtype: string
-  - name: json
-    dtype: json
----
+{configs}---
 
 # {name}
 
@@ -53,9 +37,21 @@ Source of the images and texts: fill in. Licence: fill in. Contact for removals:
 
 """
 
-FILLED_IN = ("license", "creator", "url", "citeAs", "datePublished", "description")
-"""Fields of croissant.json that are for a person to fill in."""
+_CONFIGS = """tags: [{tag}]
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: shards/*.{suffix}
+"""
 
+_FEATURES = """dataset_info:
+- config_name: default
+  features:
+"""
+
+_WORDS = {"tars": ("tars (WebDataset)", "`key.json`"), "parquet": (FILES["parquet"], "The column `json`")}
+"""What samples are in, and what tells all of a sample, by kind."""
 
 _LACKING: Mapping[str, Any] = {
     **dict.fromkeys(("records", "kept", "texts", "kept_texts"), 0),
@@ -83,26 +79,41 @@ def updated(before: str | None, manifest: Mapping[str, Any]) -> str | None:
     part = "\n".join(_lines(manifest))
     written = f"{_BEGIN}\n{part}\n{_END.format(_digest(part))}\n"
     if before is None:
-        return _HEAD.format(name=_name(manifest)) + written
+        return _HEAD.format(name=name_of(manifest), configs=_configs(manifest)) + written
     head, begin, rest = before.partition(f"{_BEGIN}\n")
     part, end, tail = rest.rpartition(f"\n{_END.partition('{')[0]}")
     said, _, tail = tail.partition(" -->\n")
-    return head + written + tail if begin and end and said == _digest(part) else None
+    return _with_configs(head, manifest) + written + tail if begin and end and said == _digest(part) else None
+
+
+def _configs(manifest: Mapping[str, Any]) -> str:
+    """Return the part of the head that says how `load_dataset` reads the samples: parquet files say their columns themselves."""
+    if kind_in(manifest) == "parquet":
+        return _CONFIGS.format(tag="parquet", suffix="parquet")
+    return _of_tars(image_columns(manifest))
+
+
+def _of_tars(images: Iterable[str]) -> str:
+    columns = {**dict.fromkeys(images, "image"), "txt": "string", "json": "json"}
+    features = "".join(f"  - name: {name}\n    dtype: {kind}\n" for name, kind in columns.items())
+    return _CONFIGS.format(tag="webdataset", suffix="tar") + _FEATURES + features
+
+
+def _with_configs(head: str, manifest: Mapping[str, Any]) -> str:
+    """Return a head whose part about the files, if a person has not changed it, is that of the files there are now."""
+    ours = [_CONFIGS.format(tag="parquet", suffix="parquet"), *map(_of_tars, (IMAGES, *((one,) for one in IMAGES)))]
+    found = max((one for one in ours if one in head), key=len, default=None)
+    return head if found is None else head.replace(found, _configs(manifest), 1)
 
 
 def _digest(part: str) -> str:
     return xxhash.xxh3_64_hexdigest(part.encode("utf-8", "replace"))
 
 
-def _name(manifest: Mapping[str, Any]) -> str:
-    """Return the name of the recipe as letters that YAML and Markdown take for nothing else."""
-    name = str((manifest.get("recipe") or {}).get("name") or "dataset")
-    return "".join(one if one.isalnum() or one in "_-" else "-" for one in name)
-
-
 def _lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of curate's part of the card."""
     tars = {"files": 0, "bytes": 0, **manifest["files"].get("shards", {})}
+    files, about = _WORDS[kind_in(manifest)]
     yield "## Content"
     yield ""
     yield from _table(
@@ -110,10 +121,11 @@ def _lines(manifest: Mapping[str, Any]) -> Iterator[str]:
         [
             ("samples", f"{manifest['kept']:,} of {manifest['records']:,} records"),
             ("texts kept", f"{manifest['kept_texts']:,} of {manifest['texts']:,}"),
-            ("tars (WebDataset)", f"{tars['files']:,}, {tars['bytes']:,} bytes"),
+            (files, f"{tars['files']:,}, {tars['bytes']:,} bytes"),
         ],
     )
-    yield from ("", "`load_dataset` of this folder reads the tars. `key.json` of a sample holds all kept texts, their scores")
+    what = files.partition(" (")[0]
+    yield from ("", f"`load_dataset` of this folder reads the {what}. {about} of a sample holds all kept texts, their scores")
     yield from ("and the image's URL; `decisions/` has every record with what dropped it.", "", "## How it was made", "")
     yield from _recipe(manifest)
     rules = manifest["recipe"].get("filters") or {}
@@ -143,7 +155,7 @@ def _parameters(values: Mapping[str, Any]) -> str:
 def _recipe(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the recipe is, and its text where it is one."""
     recipe, versions = manifest["recipe"], manifest["versions"]
-    yield f"Recipe {_name(manifest)} (hash `{_plain(manifest['recipe_hash'])}`), curate {_plain(versions.get('curate', ''))}."
+    yield f"Recipe {name_of(manifest)} (hash `{_plain(manifest['recipe_hash'])}`), curate {_plain(versions.get('curate', ''))}."
     if "merged_from" in manifest:
         yield f"Merged from {len(manifest['merged_from'])} outputs."
     source = str(recipe.get("source") or "").strip("\n")
@@ -185,90 +197,3 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]
 def _plain(text: object) -> str:
     """Return a text as one line that ends no cell and no comment, and is no HTML."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
-
-
-# Croissant ---------------------------------------------------------------------------------------------------------------
-
-_CR = (
-    "citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format", "includes",
-    "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex", "repeated", "replace",
-    "samplingRate", "separator", "source", "subField", "transform",
-)  # fmt: skip
-
-_CONTEXT = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "conformsTo": "dct:conformsTo",
-    "cr": "http://mlcommons.org/croissant/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/",
-    "sc": "https://schema.org/",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    **{name: f"cr:{name}" for name in _CR},
-}
-"""The context that the specification, version 1.0, prescribes."""
-
-_FIELDS = (
-    ("key", "sc:Text", "key of the sample, the name of its members"),
-    ("original_key", "sc:Text", "key of the record in the input"),
-    ("size", "sc:Integer", "bytes of the image"),
-    ("sha256", "sc:Text", "sha256 of the image, hex"),
-)
-
-
-def croissant(manifest: Mapping[str, Any], before: bytes | None = None) -> bytes:
-    """Return croissant.json (Croissant 1.0, JSON-LD): the tars, and their index as records. Keeps what FILLED_IN names."""
-    kept, recipe = manifest["kept"], _name(manifest)
-    described = {
-        "@context": _CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": _name(manifest),
-        "description": f"{kept:,} images with texts, curated by the recipe {recipe}. Sources and licence: fill in.",
-        "license": "unknown",
-        "url": ".",
-        "version": "1.0.0",
-        "distribution": [
-            _files("tars", "WebDataset tars: KEY.jpg, .png or .webp, KEY.txt, KEY.json", "application/x-tar", "shards/*.tar"),
-            _files("index", "where the images are in the tars", "application/x-parquet", "index/*.parquet"),
-        ],
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "samples",
-                "name": "samples",
-                "description": "one a sample, of the index",
-                "key": {"@id": "samples/key"},
-                "field": [_field(*one) for one in _FIELDS],
-            }
-        ],
-    }
-    return (json.dumps({**described, **_filled_in(before)}, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "replace")
-
-
-def _filled_in(before: bytes | None) -> dict[str, Any]:
-    """Return what a person has filled in: values that are not those of curate."""
-    try:
-        found = json.loads(before or b"{}")
-    except ValueError:
-        return {}
-    ours = {"license": "unknown", "url": "."}
-    told = {name: found[name] for name in FILLED_IN if isinstance(found, dict) and name in found}
-    return {
-        name: value
-        for name, value in told.items()
-        if value != ours.get(name) and not (name == "description" and str(value).endswith("Sources and licence: fill in."))
-    }
-
-
-def _files(name: str, description: str, form: str, pattern: str) -> dict[str, Any]:
-    named = {"@type": "cr:FileSet", "@id": name, "name": name, "description": description}
-    return {**named, "encodingFormat": form, "includes": pattern}
-
-
-def _field(name: str, kind: str, description: str) -> dict[str, Any]:
-    source = {"fileSet": {"@id": "index"}, "extract": {"column": name}}
-    named = {"@type": "cr:Field", "@id": f"samples/{name}", "name": name, "description": description}
-    return {**named, "dataType": kind, "source": source}

@@ -17,6 +17,7 @@ from curate.report.query import opened, parquet_files
 from curate.report.rules import Rule, rules_of
 from curate.storage.backend import Storage, storage
 from curate.storage.manifest import read_manifest
+from curate.storage.samples import FILES, kind_in
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -168,6 +169,7 @@ def _complete(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "failed": _shards(manifest.get("failed_shards")),
         "partial": _shards(manifest.get("partial_shards")),
         "tars": int(tars.get("files") or 0),
+        "file": FILES.get(kind_in(manifest), "files").removesuffix("s"),
         "bytes": int(tars.get("bytes") or 0),
         "modes": sorted((manifest.get("image_modes") or {}).items()),
         "listed": LISTED,

@@ -22,6 +22,7 @@ from curate.stages.header import HeaderStage
 from curate.storage.backend import Storage, opened
 from curate.storage.file_lists import SIZES, listed, unlisted
 from curate.storage.marks import File
+from curate.storage.samples import SampleReader, index_beside, open_samples
 
 _INDEX = ["key", "offset", "size", "sha256"]
 """Columns of the index that are read."""
@@ -53,7 +54,7 @@ class CheckFile:
 
 @dataclass(frozen=True)
 class Tar:
-    """A tar to check, with its entry in the manifest."""
+    """A file of samples to check, with its entry in the manifest."""
 
     name: str
     expected: File
@@ -61,7 +62,7 @@ class Tar:
 
 @dataclass(frozen=True)
 class CheckTar:
-    """Task: compares a tar with its checksums and decodes every image in it; a remote tar is copied to this disk first."""
+    """Task: compares a file of samples with its checksums and decodes every image in it; a remote one is copied here first."""
 
     out: Storage
     tolerated: tuple[str, ...] = ()
@@ -81,26 +82,28 @@ class CheckTar:
             yield f"has {size} bytes, the manifest says {expected.bytes}"
         if file_sha256(path) != expected.sha256:
             yield "sha256 differs from the manifest's"
-        rows = pq.read_table(opened(self.out.url(f"index/{Path(tar.name).stem}.parquet")), columns=_INDEX)
+        rows = pq.read_table(opened(self.out.url(index_beside(f"shards/{tar.name}"))), columns=_INDEX)
         if rows.num_rows != expected.samples:
             yield f"the index has {rows.num_rows} samples, the manifest {expected.samples}"
-        yield from self._images(path, rows)
+        try:
+            with open_samples(path, tar.name) as reader:
+                yield from self._images(reader, rows)
+        except (pa.ArrowException, OSError) as error:
+            yield f"cannot be read: {str(error).partition(chr(10))[0]}"
 
-    def _images(self, path: Path, rows: pa.Table) -> Iterator[str]:
+    def _images(self, reader: SampleReader, rows: pa.Table) -> Iterator[str]:
         header, decode = HeaderStage(), DecodeStage()
-        with path.open("rb") as file:
-            for batch in rows.to_batches(IMAGE_ROWS):
-                images = []
-                for row in batch.to_pylist():
-                    file.seek(row["offset"])
-                    images.append(file.read(row["size"]))
-                    if hashlib.sha256(images[-1]).hexdigest() != row["sha256"]:
-                        yield f"{row['key']}: the bytes at its place are not its image"
-                columns = [pa.array(range(len(images)), pa.int64()), pa.array(images, pa.binary())]
-                found = decode(header(pa.RecordBatch.from_arrays(columns, names=["row", "image"])))["decoding"].to_pylist()
-                for key, state in zip(batch["key"].to_pylist(), found, strict=True):
-                    if state != "ok" and not set(str(state).removeprefix("damaged: ").split("+")) <= set(self.tolerated):
-                        yield f"{key}: does not decode: {state}"
+        for batch in rows.to_batches(IMAGE_ROWS):
+            images = []
+            for row in batch.to_pylist():
+                images.append(reader.image(row["offset"], row["size"]))
+                if hashlib.sha256(images[-1]).hexdigest() != row["sha256"]:
+                    yield f"{row['key']}: the bytes at its place are not its image"
+            columns = [pa.array(range(len(images)), pa.int64()), pa.array(images, pa.binary())]
+            found = decode(header(pa.RecordBatch.from_arrays(columns, names=["row", "image"])))["decoding"].to_pylist()
+            for key, state in zip(batch["key"].to_pylist(), found, strict=True):
+                if state != "ok" and not set(str(state).removeprefix("damaged: ").split("+")) <= set(self.tolerated):
+                    yield f"{key}: does not decode: {state}"
 
 
 def verify(out: Storage, manifest: dict[str, Any], runner: Runner) -> list[str]:
