@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate import filters
 from curate.core.contracts import Batch, Filter, setting
-from curate.core.expressions import columns_of, evaluate, fields_of
+from curate.core.expressions import UnknownFact, columns_of, evaluate, fields_of
 from curate.core.facts import FACTS
 
 
@@ -63,5 +64,8 @@ class Sql(Filter):
         return pc.fill_null(evidence, fill_value=False)
 
     def check(self) -> None:
-        """Refuse what is not an expression over known facts."""
-        columns_of(self.where)
+        """Refuse what is not an expression over known facts. The name of a filter is taken for the facts that it reads."""
+        try:
+            columns_of(self.where)
+        except UnknownFact as error:
+            raise UnknownFact(error.name, filters.facts_of(error.name) if error.name in filters.names() else error.near) from None

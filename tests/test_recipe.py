@@ -32,6 +32,9 @@ def written(tmp_path: Path, text: str) -> str:
         ("filters:\n  image_reuse: {max_texts: 5, record_from: 9}", 2, "counts between are unknown"),
         ("filters:\n  sql: {where: widht > 3}", 2, "did you mean 'width'?"),
         ("filters:\n  sql: {where: nsfw < 0.5}", 2, "did you mean 'nsfw_score'?"),
+        ("filters:\n  sql: {where: caption_words > 2}", 2, "did you mean 'words'?"),
+        ("filters:\n  sql: {where: min_side > 2}", 2, "did you mean 'width' or 'height'?"),
+        ("filters:\n  nsfw_score: {below: 0.5}", 2, "'nsfw_score': it is a fact, which nsfw and the expressions of sql read"),
         ("filters:\n  duplicate_pair: {same: text}", 2, "'pair' or 'image'"),
         ("filters:\n  min_side:\n  min_side:", 3, "is there twice"),
         ("filters: [min_side]", 1, "must be a mapping"),
@@ -57,6 +60,8 @@ def test_a_mistake_is_one_line_with_its_place_and_the_nearest_name(tmp_path: Pat
     [
         ("min_side.larger_tha=3", "did you mean 'larger_than'?"),
         ("min_sid.larger_than=3", "is not a filter; did you mean 'min_side'?"),
+        ("words.min_words=3", "is not a filter: it is a fact, which caption_words and the expressions of sql read"),
+        ("language_score.above=3", "is not a filter: it is a fact, which the expressions of sql read"),
         ("nsfw.below=0.3", "is not in this recipe"),
         ("min_side.larger_than=wide", "must be int"),
         ("min_side", "must be FILTER.PARAM=VALUE"),

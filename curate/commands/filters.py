@@ -24,12 +24,14 @@ def filters_command(given: Filters) -> None:
     plugins.load_installed()
     found = [(name, filters.load(name)) for name in filters.names()]
     if given.as_json:
-        common.print_json([{"name": name, **_described(rule)} for name, rule in found])
+        common.print_json([{"name": name, **_described(name, rule)} for name, rule in found])
         return
     for name, rule in found:
-        described = _described(rule)
+        described = _described(name, rule)
         click.secho(f"{name}  ({rule.about})", bold=True)
         click.echo(f"  {described['drops']}\n  {rule.paper}")
+        if described["reads"]:
+            click.echo(f"  reads {', '.join(described['reads'])}")
         for parameter in described["parameters"]:
             kind = "  (changes facts)" if parameter["changes_facts"] else ""
             click.echo(f"    {parameter['name']} = {parameter['default']}   {parameter['doc']}{kind}")
@@ -41,9 +43,10 @@ def filters_command(given: Filters) -> None:
     print_table(("fact", "type", "what"), [(fact.name, str(fact.type), fact.doc) for fact in facts.FACTS.values()])
 
 
-def _described(rule: type[Any]) -> dict[str, Any]:
+def _described(name: str, rule: type[Any]) -> dict[str, Any]:
     parameters = [
         {"name": item.name, "default": item.default, "doc": item.metadata["doc"], "changes_facts": item.metadata["setting"]}
         for item in dataclasses.fields(rule)
     ]
-    return {"about": rule.about, "drops": (rule.__doc__ or "").split("\n\n")[0], "paper": rule.paper, "parameters": parameters}
+    drops, reads = (rule.__doc__ or "").split("\n\n")[0], list(filters.facts_of(name))
+    return {"about": rule.about, "drops": drops, "paper": rule.paper, "reads": reads, "parameters": parameters}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -109,11 +109,21 @@ def _nodes(value: Json) -> Iterator[dict[str, Any]]:
             waiting.extend(item)
 
 
+class UnknownFact(ValueError):
+    """A name in an expression that is no fact; `near` are facts that it may be meant for."""
+
+    def __init__(self, name: str, near: Sequence[str]) -> None:
+        super().__init__(name, near)
+        self.name, self.near = name, near
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
+        return f"no fact is called {self.name!r}{hint}; a further field of the input is input.{self.name}"
+
+
 def _known(name: str) -> str:
     if name not in FACTS:
-        near = difflib.get_close_matches(name, FACTS, 1) or [fact for fact in FACTS if fact.startswith(f"{name}_")]
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no fact is called {name!r}{hint}; a further field of the input is input.{name}")
+        raise UnknownFact(name, difflib.get_close_matches(name, FACTS, 1))
     return name
 
 

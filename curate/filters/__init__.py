@@ -58,6 +58,11 @@ def names() -> list[str]:
     return sorted({*_own(), *_registered})
 
 
+def facts_of(name: str) -> tuple[str, ...]:
+    """Return the facts that a filter reads, with its defaults. Raises KeyError when there is no such filter."""
+    return tuple(load(name)().reads())
+
+
 def load(name: str) -> type[Filter]:
     """Return the filter class of filters/NAME.py, or the one that was registered. Raises KeyError when there is none."""
     if name in _registered:

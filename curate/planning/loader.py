@@ -15,6 +15,7 @@ import yaml
 from curate import filters
 from curate.core.contracts import Filter
 from curate.core.errors import RecipeError, near
+from curate.core.facts import FACTS
 from curate.fetch.policy import FetchPolicy
 from curate.planning import plugins
 from curate.planning.plugins import Plugin
@@ -99,6 +100,14 @@ def _model_set(name: str | None, rules: dict[str, Values], others: dict[str, Val
     return chosen
 
 
+def _reader_of(fact: str) -> str:
+    """Return what a message adds where a fact is named in place of a filter; nothing for any other name."""
+    if fact not in FACTS:
+        return ""
+    readers = [name for name in filters.names() if fact in filters.facts_of(name)]
+    return f": it is a fact, which {' and '.join([*readers, 'the expressions of sql'])} read"
+
+
 class _Loader:
     """Turns YAML nodes, which know their lines, into filters."""
 
@@ -119,7 +128,7 @@ class _Loader:
         rules = {}
         for key, (line, node) in self._mapping(top["filters"][1], "filters").items():
             if key not in filters.names():
-                raise self._error(line, f"unknown filter {key!r}{near(key, filters.names())}")
+                raise self._error(line, f"unknown filter {key!r}{_reader_of(key) or near(key, filters.names())}")
             rules[key] = self._parameters(node, key)
         others: dict[str, Values] = {key: self._parameters(top[key][1], key) for key in _SECTIONS if key in top}
         self.override(rules, others, [*_model_set(models, rules, others), *overrides])
@@ -198,7 +207,7 @@ class _Loader:
                 raise RecipeError(f"{_said(text)}: this recipe writes no captions; give it a section 'captions:'")
             else:
                 known = "is not in this recipe" if owner in filters.names() else "is not a filter"
-                raise RecipeError(f"{_said(text)}: {owner!r} {known}{near(owner, rules)}")
+                raise RecipeError(f"{_said(text)}: {owner!r} {known}{_reader_of(owner) or near(owner, rules)}")
 
     def build(self, kind: type[Any], owner: str, values: dict[str, tuple[str, Any]]) -> Any:
         known = {item.name: item for item in dataclasses.fields(kind)}
