@@ -29,7 +29,7 @@ from curate.driver.removal import Removal, Selection
 from curate.sources.listing import list_shards
 from curate.storage.backend import storage
 from curate.storage.store import Store
-from tests import outside_counts, running, test_capfilt, test_fetch_run, test_plugins, test_several_texts
+from tests import outside_counts, running, test_capfilt, test_fetch_run, test_parquet_output, test_plugins, test_several_texts
 from tests.archives import site
 from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, spark_home
 from tests.dangerous import full, worker_of
@@ -74,6 +74,14 @@ def test_a_plugin_outside_the_package_writes_the_bytes_of_one_machine(runner: Ru
 
 def test_several_texts_and_further_fields_have_the_bytes_of_one_machine(runner: Runner, tmp_path: Path) -> None:
     setup = Setup(test_several_texts.WORDS, test_several_texts.tars_with_fields(tmp_path))
+    run_job(setup, tmp_path / "alone")
+    outcome = run_job(setup, tmp_path / "there", runner)
+    assert (outcome.failed, outcome.partial) == ([], [])
+    assert written(tmp_path / "there") == written(tmp_path / "alone")
+
+
+def test_parquet_files_of_samples_have_the_bytes_of_one_machine(runner: Runner, tmp_path: Path) -> None:
+    setup = Setup(test_parquet_output.RECIPE, test_parquet_output.given(tmp_path / "in"))
     run_job(setup, tmp_path / "alone")
     outcome = run_job(setup, tmp_path / "there", runner)
     assert (outcome.failed, outcome.partial) == ([], [])

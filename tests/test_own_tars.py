@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from curate.passes import removed
 from curate.passes.removed import Tombstone
+from curate.sources.own import EARLIER_BYTES, own
 from curate.sources.records import MAX_TEXT
-from curate.sources.tar.own import EARLIER_BYTES, own
 from curate.storage.backend import storage
 from curate.storage.store import Store
 from tests.running import KEEP_ALL, Setup, decisions, jpeg, make_tar, run_job, written

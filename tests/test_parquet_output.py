@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -27,6 +28,7 @@ from curate.storage.backend import storage
 from curate.storage.samples import Packed, ParquetKind, open_samples
 from curate.storage.samples import parquet as parquet_samples
 from curate.storage.store import Store
+from tests import test_own_tars
 from tests.growing import one_run
 from tests.loaders import pixels
 from tests.running import InProcess, Setup, curate, make_tar, manifest, picture, run_job, written
@@ -191,10 +193,40 @@ def test_damage_is_found(out: Path) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_it_is_input_again(out: Path, tmp_path: Path) -> None:
-    run_job(Setup(AS_TARS, [out]), tmp_path / "again")
-    before, after = ([(one.image, one.text, one.about["url"]) for one in api.samples(at)] for at in (out, tmp_path / "again"))
-    assert after == before
+def test_it_is_input_again_as_tars_are(tmp_path: Path) -> None:
+    """First keys, all texts and their scores, and further fields go on; none is there twice or under our own names."""
+    recipe = test_own_tars.CAPFILT.replace("min_tokens: 3,", "min_tokens: 1,")
+    again = {}
+    for kind in ("tars", "parquet"):
+        run_job(Setup(recipe, given(tmp_path / "in"), (f"output.kind={kind}",)), tmp_path / kind)
+        run_job(Setup(AS_TARS, [tmp_path / kind]), tmp_path / f"{kind}_again")
+        again[kind] = [
+            (one.image, one.text, {name: value for name, value in one.about.items() if name not in ("shard", "row")})
+            for one in api.samples(tmp_path / f"{kind}_again")
+        ]
+    assert again["parquet"] == again["tars"]
+    assert len(again["tars"]) == len(list(api.samples(tmp_path / "tars"))) > 6
+    assert all("earlier_texts" in about and "score" in about for _, _, about in again["tars"])
+
+
+def test_fields_of_the_first_input_can_be_kept_and_others_are_an_error(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(AS_TARS)
+    line = ("run", tmp_path / "recipe.yaml", out, "--out", tmp_path / "again", "--set")
+    done = curate(*line, "output.keep=height")
+    assert done.returncode == 1 and "no field 'height'" in done.stderr
+    done = curate(*line, "output.keep=score")
+    assert done.returncode == 0, done.stderr
+    assert {one.about["score"] for one in api.samples(tmp_path / "again")} == {one.about["score"] for one in api.samples(out)}
+
+
+def test_a_table_that_only_looks_like_ours_is_believed_nothing(out: Path, tmp_path: Path) -> None:
+    table = pq.read_table(out / "shards" / FILES[0])
+    told = pa.array(["{}", "no json", None, '{"key":"x"}'])
+    pq.write_table(table.set_column(table.schema.get_field_index("json"), "json", told), tmp_path / "0.parquet")
+    run_job(Setup(AS_TARS, [tmp_path / "0.parquet"]), tmp_path / "again")
+    assert [(one.about["key"], one.text) for one in api.samples(tmp_path / "again")] == [
+        (row["key"], row["text"]) for row in table.to_pylist()
+    ]
 
 
 def test_row_groups_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

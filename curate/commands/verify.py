@@ -9,6 +9,7 @@ from curate.commands.options import Report
 from curate.report.verify import verify
 from curate.runners.local.runner import LocalRunner
 from curate.storage.manifest import read_manifest
+from curate.storage.samples import FILES, kind_in
 
 
 def verify_command(given: Report) -> int:
@@ -23,6 +24,6 @@ def verify_command(given: Report) -> int:
     else:
         for line in wrong:
             click.echo(line)
-        good = f"all well: {tars} tars, {manifest['kept']:,} samples"
+        good = f"all well: {tars} {FILES[kind_in(manifest)]}, {manifest['kept']:,} samples"
         click.echo(f"{len(wrong)} things are wrong" if wrong else good)
     return 1 if wrong else 0

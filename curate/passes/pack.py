@@ -26,7 +26,7 @@ from curate.fetch.image_log import base_batches, open_images
 from curate.passes.pictures import Picture, extension_of, told_of, written
 from curate.passes.sample_files import STAGED, Names, PackedSamples, Sample, SampleFiles, kind_of
 from curate.planning.plan import Plan
-from curate.sources.tar.own import FIELDS
+from curate.sources.own import FIELDS
 from curate.storage.marks import Mark
 from curate.storage.samples import Packed
 from curate.storage.store import Store

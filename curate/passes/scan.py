@@ -30,7 +30,7 @@ BASE_SCHEMA = pa.schema(
         *facts.schema(("key", "url", "text", "error")),
         pa.field("offset", pa.int64()),
         pa.field("given_sha256", pa.string()),
-        pa.field("earlier_texts", pa.string()),  # of a sample that an earlier run packed: JSON, see curate.sources.tar.own
+        pa.field("earlier_texts", pa.string()),  # of a sample that an earlier run packed: JSON, see curate.sources.own
         *facts.schema_of((*HeaderStage.facts, *TextStage.facts)),
         pa.field("text_key", pa.uint64()),  # xxh3 of the normal form; null without text
         pa.field("url_key", pa.uint64()),  # xxh3 of the url; null without

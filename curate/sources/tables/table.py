@@ -21,7 +21,9 @@ from curate.sources.records import BATCH_BYTES, MAX_IMAGE, UNSAFE_KEY, Record, b
 from curate.sources.tables.cells import bytes_of, load_cell
 from curate.sources.tables.columns import LINES, Code, clean_text, clean_texts, joined, resolve
 from curate.sources.tables.nested import ITEM, exploded
+from curate.sources.tables.own_rows import TOLD, as_first_read, further_names
 from curate.sources.tables.reader import DAMAGE, Reader, TableRows, broken, stem
+from curate.storage.samples.parquet import is_ours
 
 
 @dataclass
@@ -40,6 +42,7 @@ class TableShard:
         self._held: tuple[int, pa.RecordBatch | None] = (0, None)
         self._images: Reader | None = None
         self._further: list[str] = []  # columns that are carried
+        self._ours = False  # a file of samples of an earlier run
         self.folder = Folder.of_file(self.shard.url)
         self.columns = dict(self.shard.columns)
 
@@ -58,7 +61,7 @@ class TableShard:
     def read(self) -> Iterator[Batch]:
         """Yield batches of RECORD_SCHEMA. Raises ShardBreak after the last good row when the table is damaged."""
         reader, limit = self._opened(self.opening), self.shard.limit
-        self._further = self._further_of(reader)
+        self._ours, self._further = self._is_ours(reader), self._further_of(reader)
         end = 0
         for start, rows in self._pieces(reader, self._read_columns(), 0):
             if limit is not None and start >= limit:
@@ -107,10 +110,16 @@ class TableShard:
         return name if name is not None and reader.several(name) else None
 
     def _read_columns(self) -> list[str]:
-        return sorted({*self._further, *(name for role, name in self.columns.items() if role != LINES)})
+        told = [TOLD] if self._ours else []
+        return sorted({*self._further, *told, *(name for role, name in self.columns.items() if role != LINES)})
+
+    def _is_ours(self, reader: Reader) -> bool:
+        return self.shard.kind == "parquet" and is_ours(reader.names())
 
     def _further_of(self, reader: Reader) -> list[str]:
         """Return the columns that are carried. Raises ShardBreak."""
+        if self._is_ours(reader):  # what was carried before is in `json`
+            return []
         used = said(self.columns)
         try:
             return [name for name in reader.scalars() if name not in used][:MAX_FIELDS]
@@ -119,7 +128,11 @@ class TableShard:
 
     def fields(self) -> list[str]:
         """Return the names of the further columns that records carry. Raises ShardBreak when nothing of the table can be read."""
-        return self._further_of(self._opened(self.opening))
+        reader = self._opened(self.opening)
+        if not self._is_ours(reader):
+            return self._further_of(reader)
+        _, rows = next(self._pieces(reader, [TOLD], 0), (0, None))
+        return [] if rows is None else further_names(rows.column(0))
 
     def _records(self, start: int, piece: pa.RecordBatch) -> Iterator[Batch]:
         fields, codes = self._fields(start, piece)
@@ -164,14 +177,15 @@ class TableShard:
             codes += [("key_not_utf8", mask) for code, mask in have["key"][1] if code == "text_not_utf8"]
         further = kept_columns([(name, columns[name]) for name in self._further], rows, written=self.shard.kind == "csv")
         found = {"row": numbers, "key": key, "url": url, "text": text, "given_sha256": pc.utf8_lower(given)}
-        return {**found, "more_texts": more, "input": further}, codes
+        found = {**found, "more_texts": more, "input": further}
+        return (as_first_read(found, columns[TOLD], self.columns) if self._ours else found), codes
 
     def _row_by_row(self, fields: dict[str, pa.Array], column: pa.Array) -> Iterator[Record]:
-        names = ("key", "url", "text", "error", "more_texts", "input")
-        found = zip(*(fields[name].to_pylist() for name in names), strict=True)
-        for i, (key, url, text, error, more, further) in enumerate(found):
+        names = [name for name in ("key", "url", "text", "error", "more_texts", "input", "earlier_texts") if name in fields]
+        for i, values in enumerate(zip(*(fields[name].to_pylist() for name in names), strict=True)):
             image, code = load_cell(column, i, self.columns["image"], self.folder)
-            yield Record(key, url, text, join([c for c in (code, error) if c]), image, more_texts=more, input=further)
+            record = Record(**dict(zip(names, values, strict=True)), image=image)
+            yield record._replace(error=join([one for one in (code, record.error) if one]))
 
 
 def _batch(columns: dict[str, pa.Array]) -> Batch:

@@ -14,9 +14,9 @@ import xxhash
 
 from curate.core.contracts import ShardBreak
 from curate.sources.fields import FIRST, Reading, names_of
+from curate.sources.own import Own, own
 from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_JSON, MAX_TEXT, UNSAFE_KEY, Record, as_text, cut, decode, join
 from curate.sources.tar.members import Cut, Member, members, shown
-from curate.sources.tar.own import Own, own
 from curate.sources.texts import together
 
 KEYS_REMEMBERED = 2_000_000  # about 140 MB; a repeated key is not noticed past so many records

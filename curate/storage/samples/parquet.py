@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -43,6 +43,11 @@ _OF_RECORD = {
 }
 
 _HUGGING_FACE = b"huggingface"
+
+
+def is_ours(names: Sequence[str]) -> bool:
+    """Return whether a table with these columns is one of our files of samples."""
+    return [name for name in names if name != "evidence"] == [*_HEAD, "texts", *_OF_RECORD, "json"]
 
 
 @dataclass(frozen=True)
