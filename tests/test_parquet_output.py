@@ -25,6 +25,7 @@ from curate.driver.removal import Removal, Selection
 from curate.report.trainers import for_trainers
 from curate.report.verify import verify
 from curate.storage.backend import storage
+from curate.storage.manifest import read_manifest
 from curate.storage.samples import Packed, ParquetKind, open_samples
 from curate.storage.samples import parquet as parquet_samples
 from curate.storage.store import Store
@@ -32,6 +33,7 @@ from tests import test_own_tars
 from tests.growing import one_run
 from tests.loaders import pixels
 from tests.running import InProcess, Setup, curate, make_tar, manifest, picture, run_job, written
+from tests.s3 import download
 from tests.test_trainers import child
 
 RECIPE = """
@@ -166,6 +168,17 @@ def test_two_are_merged_and_records_taken_out_of_the_merge(out: Path, tmp_path: 
     assert [one.key for one in api.samples(tmp_path / "c")][:12] == [one.key for one in api.samples(out)]
     assert len(list(api.samples(tmp_path / "c"))) == 12 + 2  # 014 and 015
     assert well(tmp_path / "c")
+
+
+def test_an_output_on_s3_grows_and_shrinks(bucket: str, tmp_path: Path) -> None:
+    tars, there = given(tmp_path / "in"), storage(f"{bucket}/out")
+    run_job(Setup(RECIPE, tars[:1]), tmp_path / "there", at=f"{bucket}/out")
+    run_job(Setup(RECIPE, tars, into="add"), tmp_path / "there", at=f"{bucket}/out")
+    first = next(iter(api.samples(f"{bucket}/out")))
+    assert Removal(Store(there), InProcess()).remove(Selection(sha256=[first.about["sha256"]]), "2026-11-28").number == 1
+    assert verify(there, read_manifest(there), InProcess()) == []
+    here = download(f"{bucket}/out", tmp_path / "here")
+    assert written(here) == one_run(Setup(RECIPE, tars), here, tmp_path / "one")
 
 
 def merged(out: Path, other: Path, tmp_path: Path) -> None:
