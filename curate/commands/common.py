@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from curate.core.errors import CurateError, InputError, OptionError, OutputError
 from curate.core.platform import cores
 from curate.core.shards import Shards
+from curate.report.tables import WIDTH
 from curate.storage.backend import Disk, Storage, storage
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ROLES = ("image", "text", "url", "key", "sha256", "texts")
 
@@ -104,15 +109,16 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text under these titles."""
+def console(width: int = WIDTH) -> Console:
+    """Return the standard output, as wide as its terminal; without one as COLUMNS says, else `width` characters."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else width)
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text under these titles; no number is cut."""
+    from curate.report.tables import Column, table
+
+    out = console(140)
+    out.print(table([Column(title) for title in titles], rows, out.width))

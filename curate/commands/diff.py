@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -19,8 +18,6 @@ def diff_command(given: Diff) -> None:
     """Compare two outputs; print and write what differs."""
     import dataclasses
 
-    from rich.console import Console
-
     from curate.report.diff import diff, write_html
     from curate.report.diff_table import tables
 
@@ -34,7 +31,7 @@ def diff_command(given: Diff) -> None:
     if given.as_json:
         common.print_json({**dataclasses.asdict(dataclasses.replace(found, shelves=())), "html": given.html})
         return
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = common.console()
     for part in tables(found):
         console.print(part)
         console.print()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,9 +24,13 @@ from curate.planning import plan as planning
 from curate.planning import plugins
 from curate.report import attrition_table, report_page
 from curate.report.problems import faults
+from curate.report.tables import Column, number, table
 from curate.stages.evalsets import default_cache
 from curate.storage.backend import Storage
 from curate.storage.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def dry_run_command(given: DryRun) -> int:
@@ -66,22 +70,11 @@ def dry_run_command(given: DryRun) -> int:
 
 
 def _print(found: Found, given: DryRun) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from curate.models.checks import gpus
 
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(attrition_table(found.attrition, found.records))
-    table = Table(box=None, padding=(0, 2))
-    for title in ("stage", "records", "seconds", "records/s per core", "share"):
-        table.add_column(title, justify="left" if title == "stage" else "right")
-    total = sum(found.work().values()) or 1.0
-    for name, seconds in sorted(found.work().items(), key=lambda item: -item[1]):
-        rows = found.rows.get(name) or found.records
-        mark = "  <- bottleneck" if name == found.bottleneck() else ""
-        table.add_row(name, f"{rows:,}", f"{seconds:.3f}", f"{rows / max(seconds, 1e-9):,.0f}", f"{seconds / total:.0%}{mark}")
-    console.print(table)
+    console = common.console()
+    console.print(attrition_table(found.attrition, found.records, console.width))
+    console.print(_stages(found, console.width))
     if (idle := found.idle()) is not None and gpus():  # on a CPU, models and decoding share the same cores
         click.echo(f"captioner and matcher waited for images {idle:.0%} of their time")
     for name in found.not_estimated:
@@ -92,6 +85,18 @@ def _print(found: Found, given: DryRun) -> None:
     print_problems(found.manifest)
     if given.html is not None:
         click.echo(f"gallery: {given.html}")
+
+
+def _stages(found: Found, width: int) -> Table:
+    """Return the stages with their records, times and rates, the slowest first."""
+    total = sum(found.work().values()) or 1.0
+    lines = []
+    for name, seconds in sorted(found.work().items(), key=lambda item: -item[1]):
+        rows = found.rows.get(name) or found.records
+        mark = "<- bottleneck" if name == found.bottleneck() else ""
+        lines.append((name, f"{rows:,}", f"{seconds:.3f}", f"{rows / max(seconds, 1e-9):,.0f}", f"{seconds / total:.0%}", mark))
+    numbers = [number(title) for title in ("records", "seconds", "records/s per core", "share")]
+    return table([Column("stage"), *numbers, Column("", least=13)], lines, width)
 
 
 def _range(estimate: Estimate) -> str:

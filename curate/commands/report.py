@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 import click
 
@@ -16,8 +15,6 @@ from curate.storage.manifest import read_manifest
 
 def report_command(given: Report) -> None:
     """Make the report again and print the attrition."""
-    from rich.console import Console
-
     from curate.report import write_report
     from curate.report.attrition import attrition, attrition_table
     from curate.report.rules import rules_of
@@ -30,7 +27,8 @@ def report_command(given: Report) -> None:
         common.print_json({"report": path, "attrition": [dataclasses.asdict(row) for row in rows],
                            "problems": manifest.get("problems"), "faults": faults(manifest)})  # fmt: skip
         return
-    Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows, manifest["records"]))
+    console = common.console()
+    console.print(attrition_table(rows, manifest["records"], console.width))
     print_problems(manifest)
     for fault in faults(manifest):
         click.secho(f"curate: {fault}", err=True, fg="red")

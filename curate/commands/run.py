@@ -114,7 +114,6 @@ def _described(outcome: Outcome, seconds: float, plan: Plan, max_bad: float) -> 
 
 def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     import click
-    from rich.console import Console
 
     from curate.models.checks import gpus
     from curate.report.attrition import attrition, attrition_table
@@ -127,7 +126,8 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     out = storage(outcome.out)
     manifest = read_manifest(out)
     rows = attrition(out, rules_of(manifest))
-    Console(width=None if sys.stdout.isatty() else 110).print(attrition_table(rows, outcome.records))
+    console = common.console()
+    console.print(attrition_table(rows, outcome.records, console.width))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""
     click.echo(f"{outcome.kept:,} of {outcome.records:,} records kept{rate}")
     if plan.fetches and (fetched := fetches(out)) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,8 +19,6 @@ from curate.runners.local.runner import LocalRunner
 
 def stats_command(given: Stats) -> int:
     """Print statistics of a dataset; return the exit code."""
-    from rich.console import Console
-
     from curate.report.statistics import as_json, render, statistics, write_html
 
     shards = common.shards_of(given.inputs, given.columns, given.table)
@@ -42,7 +39,8 @@ def stats_command(given: Stats) -> int:
         described = {**as_json(found), "tables": common.dialects(shards), "problems": counted}
         common.print_json({**described, "faults": faults(manifest, given.max_bad_records)})
     else:
-        Console(width=None if sys.stdout.isatty() else 120).print(render(found))
+        console = common.console(120)
+        console.print(render(found, console.width))
         common.print_dialects(shards)
         print_problems(manifest)
     return ended(manifest, given.max_bad_records)

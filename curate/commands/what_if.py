@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from curate.commands import common
@@ -15,10 +13,8 @@ def what_if_command(given: WhatIf) -> None:
     """Print the attrition with other thresholds."""
     import dataclasses
 
-    from rich.console import Console
-    from rich.table import Table
-
     from curate.planning import plugins
+    from curate.report.tables import Column, number, table
     from curate.report.what_if import what_if
 
     for plugin in plugins.given(given.plugins):
@@ -29,16 +25,16 @@ def what_if_command(given: WhatIf) -> None:
     if given.as_json:
         common.print_json(dataclasses.asdict(answer))
         return
-    table = Table(box=None, padding=(0, 2))
-    for title, justify in (("filter", "left"), ("dropped", "right"), ("was", "right"), ("left", "right"), ("unknown", "right")):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    rows = []
     before = {line["filter"]: line["dropped"] for line in manifest["attrition"]}
     left = answer.texts
     for line in answer.filters:
         left -= line.dropped
         unknown = f"{line.unknown:,}" if line.unknown else ""
-        table.add_row(line.filter, f"{line.dropped:,}", f"{before[line.filter]:,}", f"{left:,}", unknown)
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+        rows.append((line.filter, f"{line.dropped:,}", f"{before[line.filter]:,}", f"{left:,}", unknown))
+    console = common.console()
+    numbers = [number(title) for title in ("dropped", "was", "left", "unknown")]
+    console.print(table([Column("filter"), *numbers], rows, console.width))
     if answer.at_least == answer.kept:
         click.echo(f"{answer.kept:,} of {answer.records:,} records would be kept ({answer.kept - answer.was:+,})")
         return

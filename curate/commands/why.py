@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -40,24 +39,22 @@ def _plain(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    from curate.report.tables import Column, table
+
+    console = common.console()
     verdict = "kept" if record["dropped_by"] is None else f"dropped by {record['dropped_by']}"
     kind = "caption" if record["source"] == "synthetic" else "text"
     which = f", {kind} {record['text_no']}" if record["text_no"] else ""
     console.print(Text(f"{record['key']} ({record['shard']}, row {record['row']}{which}): {verdict}", style="bold"))
-    facts = Table(box=None, show_header=False, padding=(0, 2))
+    facts = []
     hidden = {*manifest["filters"], *_HIDDEN}
     for name, value in _plain(record).items():
         if name not in hidden and value is not None:
-            facts.add_row(name, Text(str(value)))
-    console.print(facts)
-    table = Table(box=None, padding=(0, 2))
-    for title in ("filter", "evidence", "verdict", "parameters"):
-        table.add_column(title)
+            facts.append((name, str(value)))
+    console.print(table([Column("fact", least=24), Column("value")], facts, console.width))
+    lines = []
     rules = rules_of(manifest)
     for name in rules:
         if record["source"] == "synthetic" and rules[name].web_texts_only:
@@ -68,6 +65,7 @@ def _print(record: dict[str, Any], manifest: dict[str, Any]) -> None:
         parameters = ", ".join(f"{key} {value}" for key, value in given if value not in (None, [], ""))
         evidence = "" if record[name] is None else str(record[name])
         style = "red" if state == "fails" else "dim" if state == "not evaluated" else ""
-        table.add_row(name, Text(evidence), Text(first, style=style), Text(parameters))
-    console.print(table)
+        lines.append((name, evidence, Text(first, style=style), parameters))
+    columns = [Column(title) for title in ("filter", "evidence", "verdict", "parameters")]
+    console.print(table(columns, lines, console.width))
     console.print()

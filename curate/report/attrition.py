@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from curate.report.query import View, opened, parquet_files
 from curate.report.rules import Rule
+from curate.report.tables import WIDTH, Column, number, table
 from curate.storage.backend import Storage
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ COLUMNS = {
 """Columns of decisions that queries read, with SQL types."""
 
 BAR = 20  # characters
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,35 +128,53 @@ def overlaps(found: Iterable[Combination], filters: Sequence[str]) -> list[list[
     return [[counts[first, second] for second in filters] for first in filters]
 
 
-def attrition_table(rows: Sequence[Attrition], records: int | None = None) -> Table:
-    """Format attrition for a terminal, from the input to what was kept; rows are texts, of `records` where these are known."""
-    from rich.table import Table
+def attrition_table(rows: Sequence[Attrition], records: int | None = None, width: int = WIDTH) -> Table:
+    """Format attrition for a terminal, from the input to what was kept; rows are texts, of `records` where these are known.
+
+    In a narrow one the bar goes first, then what filters are about, then shares; counts and names stay.
+    """
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("filter", no_wrap=True)
-    table.add_column("about", style="dim")
-    written = any(row.written for row in rows)
-    for heading in ("dropped", *(("synthetic",) if written else ()), "of seen", "fail here", "left", "of input"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, min_width=BAR)
     total = rows[0].seen if rows else 0
     kept = rows[-1].left if rows else 0
-    gap = ("",) if written else ()
-    texts = written or records not in (None, total)
-    table.add_row("texts" if texts else "input", "", "", *gap, "", "", f"{total:,}", percent(total, total), bar(total, total))
-    for row in rows:
-        dropped = Text(f"{row.dropped:,}", style="red" if row.dropped else "dim")
-        made = (f"{row.written:,}" if row.written else "",) if written else ()
-        fails = f"{row.failed_anywhere:,}" if row.evaluated else "not evaluated"
-        cells = (dropped, *made, percent(row.dropped, row.seen), fails, f"{row.left:,}", percent(row.left, total))
-        table.add_row(Text(row.filter), row.about, *cells, bar(row.left, total))
-    table.add_section()
-    of_those = (f"{sum(row.written for row in rows):,}",) if written else ()
-    share = percent(total - kept, total)
-    end = (f"{total - kept:,}", *of_those, share, "", f"{kept:,}", percent(kept, total), bar(kept, total))
-    table.add_row("kept", "", *end, style="bold")
-    return table
+    texts = any(row.written for row in rows) or records not in (None, total)
+    lines = [["texts" if texts else "input", "", "", "", "", "", f"{total:,}", percent(total, total), bar(total, total)]]
+    lines += [_cells(row, total) for row in rows]
+    written = f"{sum(row.written for row in rows):,}"
+    end = [f"{total - kept:,}", written, percent(total - kept, total), "", f"{kept:,}", percent(kept, total), bar(kept, total)]
+    lines.append(["kept", "", *end])
+    columns = _COLUMNS
+    if not any(row.written for row in rows):
+        columns, lines = _without(columns, _SYNTHETIC), [_without(line, _SYNTHETIC) for line in lines]
+    styled = [[Text(cell, style="bold" if line is lines[-1] else "") for cell in line] for line in lines]
+    for row, line in zip(rows, styled[1:-1], strict=True):
+        line[2].stylize("red" if row.dropped else "dim")
+    return table(columns, styled, width)
+
+
+_COLUMNS = [
+    Column("filter", least=20),
+    Column("about", least=12, spare=3, style="dim"),
+    number("dropped"),
+    number("synthetic"),
+    number("of seen", spare=1),
+    number("fail here"),
+    number("left"),
+    number("of input", spare=2),
+    Column("", least=BAR, spare=4),
+]
+_SYNTHETIC = 3
+
+
+def _without(cells: Sequence[T], at: int) -> list[T]:
+    return [*cells[:at], *cells[at + 1 :]]
+
+
+def _cells(row: Attrition, total: int) -> list[str]:
+    made = f"{row.written:,}" if row.written else ""
+    fails = f"{row.failed_anywhere:,}" if row.evaluated else "not evaluated"
+    shares = percent(row.dropped, row.seen), percent(row.left, total)
+    return [row.filter, row.about, f"{row.dropped:,}", made, shares[0], fails, f"{row.left:,}", shares[1], bar(row.left, total)]
 
 
 def percent(part: int, whole: int) -> str:

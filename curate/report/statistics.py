@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.report.query import View, opened
+from curate.report.tables import GAP, WIDTH, Column, table
+from curate.report.tables import number as numbers
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -204,49 +206,49 @@ def kinds(statistics: Statistics) -> list[tuple[str, tuple[tuple[str, int], ...]
     return [(title, values, whole) for title, values, whole in found if values]
 
 
-def render(statistics: Statistics) -> RenderableType:
+def render(statistics: Statistics, width: int = WIDTH) -> RenderableType:
     """Format the statistics for a terminal."""
     from rich.console import Group
 
-    return Group(*_tables(statistics))
+    return Group(*_tables(statistics, width))
 
 
-def _tables(statistics: Statistics) -> Iterator[Table]:
+def _tables(statistics: Statistics, width: int) -> Iterator[Table]:
     """Yield the tables for a terminal."""
     from curate.report.attrition import percent
     from curate.report.charts import short
 
     shares = [(what, f"{n:,}", "" if whole is None else percent(n, whole)) for what, n, whole in overview(statistics)]
-    yield _table("dataset", ["", "records", "share"], shares)
+    yield _table("dataset", ["", "records", "share"], shares, width)
     for title, values, whole in kinds(statistics):
-        yield _table(title, ["", "records", "share"], [(value, f"{n:,}", percent(n, whole)) for value, n in values])
+        yield _table(title, ["", "records", "share"], [(value, f"{n:,}", percent(n, whole)) for value, n in values], width)
     lines = [(one.name, *map(short, one.values)) for one in statistics.quantiles if one.values]
     if lines:
-        yield _table("quantiles", ["", *HEADINGS], lines)
+        wide = [["", *HEADINGS], *lines]
+        turned = [list(column) for column in zip(*wide, strict=True)]  # fewer columns: for a narrow terminal
+        first, *others = wide if _wide(wide) <= width else turned
+        yield _table("quantiles", first, others, width)
     repetitions = (("repeated texts", statistics.repeated_texts), ("repeated images", statistics.repeated_images))
     for title, repeated in repetitions:
         if repeated:
-            yield _table(title, ["", "records"], [(_label(one), f"{one.records:,}") for one in repeated])
+            yield _table(title, ["", "records"], [(_label(one), f"{one.records:,}") for one in repeated], width)
 
 
 def _label(one: Repeated) -> str:
     return f"{one.value[:16]}…  {one.example}" if one.example and len(one.value) == 64 else one.value
 
 
-def _table(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _wide(lines: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) + GAP for column in zip(*lines, strict=True)) - GAP
 
+
+def _table(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> Table:
     from curate.report.page import shorten
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), title_style="bold")
-    for i, heading in enumerate(headings):
-        side = "right" if i else "left"
-        table.add_column(heading, justify=side, no_wrap=True, overflow="ellipsis", header_style="dim")  # type: ignore[arg-type]
-    for line in lines:
-        table.add_row(*(Text(shorten(cell, 80)) for cell in line))
-    table.add_row()
-    return table
+    columns = [Column(headings[0]), *map(numbers, headings[1:])]
+    made = table(columns, [[shorten(cell, 80) for cell in line] for line in lines], width, title)
+    made.add_row()
+    return made
 
 
 def number(value: float) -> str:
