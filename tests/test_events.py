@@ -51,3 +51,28 @@ def test_a_failure_is_an_event(tmp_path: Path) -> None:
         shown.start("scan", 3)
         raise RuntimeError("the reason")
     assert events(tmp_path)[-1]["event"] == "failure" and events(tmp_path)[-1]["text"] == "the reason"
+
+
+def test_details_of_passes_and_of_what_is_used_again(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(KEEP_ALL)
+    tars = [make_tar(tmp_path / f"{name}.tar", pairs(range(at, at + 4))) for at, name in ((0, "a"), (4, "b"))]
+    given = ("run", tmp_path / "recipe.yaml", *tars, "--workers", 1, "--out", tmp_path / "out", "-v")
+    told = curate(*given).stderr
+    for line in ("scan: a.tar: 4 records in ", "judge: b.tar: 4 records in ", "pack: block 0: 8 records in "):
+        assert told.count(f"curate: {line}") == 1
+    assert "recipe.yaml" in told and "over 2 shards: scan, judge, pack" in told and "done already" not in told
+    written_elsewhere = curate(*given, "--replace", "--samples-per-shard", 2, "--log-format", "json").stderr
+    details = [json.loads(line) for line in written_elsewhere.splitlines()]
+    said = [one["text"] for one in details if one["event"] == "detail"]
+    assert "scan: 2 of 2 are done already, by earlier runs" in said and not [text for text in said if "judge: a.tar" in text]
+    assert [one for one in details if one["event"] == "warning"]
+    assert all("detail" not in one["event"] for one in events(tmp_path / "out"))
+
+
+def test_errors_are_json_too(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(KEEP_ALL)
+    given = ("run", tmp_path / "recipe.yaml", "--out", tmp_path / "out", "--log-format", "json")
+    for wrong, code in (((tmp_path / "none.tar",), 1), ((tmp_path / "x.tar", "-q", "-v"), 1), (("--workers", "none"), 2)):
+        failed = curate(*given, *wrong)
+        [line] = failed.stderr.splitlines()
+        assert json.loads(line)["event"] == "error" and json.loads(line)["text"] and failed.returncode == code

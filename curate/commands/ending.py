@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
 from curate.commands.common import print_table
+from curate.commands.saying import say
 from curate.report.problems import faults, listed
 
 NO_SUCCESS = 3
@@ -26,5 +25,5 @@ def ended(manifest: Mapping[str, Any], max_bad: float) -> int:
     """Say on standard error why this is no success, if so; return the exit code."""
     lines = faults(manifest, max_bad)
     for line in lines:
-        click.secho(f"curate: {line}", err=True, fg="red")
+        say(line, "error")
     return NO_SUCCESS if lines else 0

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import click
 
+from curate.commands import saying
 from curate.driver.progress import Progress
 from curate.storage.backend import Storage
 
@@ -22,6 +21,9 @@ EVERY = 30.0
 
 class Shown(Progress, Protocol):
     """Progress that is shown while it is open."""
+
+    def note(self, text: str) -> None:
+        """Show a detail."""
 
     def __enter__(self) -> Shown:
         """Begin to show it."""
@@ -41,6 +43,7 @@ class Events:
     also: Shown
     log: Literal["none", "text", "json"] = "none"  # what is written to standard error
     clock: Callable[[], float] = time.monotonic
+    verbose: bool = False
     _step: dict[str, Any] = field(default_factory=dict)
     _held: list[str] = field(default_factory=list)
     _since: float = 0.0
@@ -83,14 +86,16 @@ class Events:
 
     def warn(self, text: str) -> None:
         """Show a warning."""
-        line = self._event("warning", text=text)
-        if self.log == "json":
-            click.echo(line, err=True)
-        else:
-            self.also.warn(text)
+        self._event("warning", text=text)
+        self.also.warn(text)
+
+    def note(self, text: str) -> None:
+        """Show a detail, where details are wanted; OUT/events.jsonl has none: it would grow by a line a shard."""
+        if self.verbose:
+            self.also.note(text)
 
     def _event(self, event: str, **more: Any) -> str:
-        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **more}, ensure_ascii=False)
+        line = saying.event(event, **more)
         self._held.append(line)
         return line
 

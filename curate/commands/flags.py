@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from curate.commands import completion, options
+from curate.commands import completion, options, saying
 from curate.core.errors import CurateError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,19 +35,24 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except CurateError as error:
-            click.echo(f"curate: {error}", err=True)
+            saying.say(str(error), "error")
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            if not saying.as_json():
+                raise
+            saying.say(error.format_message(), "error")
             sys.exit(error.exit_code)
         except BrokenPipeError:
             sys.exit(0)
         except KeyboardInterrupt:
             goes_on = "; the same command goes on where it stopped" if ctx.invoked_subcommand in _RESUMED else ""
-            click.echo(f"curate: interrupted{goes_on}", err=True)
+            saying.say(f"interrupted{goes_on}", "error")
             sys.exit(INTERRUPTED)
         except Exception as error:
             line = _of_a_place(error)
             if line is None:
                 raise
-            click.echo(f"curate: {line}", err=True)
+            saying.say(line, "error")
             sys.exit(1)
         finally:
             _flush()
@@ -228,9 +233,13 @@ RUN = together(
         type=click.Choice(["text", "json"]),
         default="text",
         show_default=True,
-        help="How lines about progress and warnings are written. OUT/events.jsonl has them in any case.",
+        callback=saying.keep_format,
+        help="How lines about progress, warnings and errors are written. OUT/events.jsonl has them in any case.",
     ),
     click.option("-q", "--quiet", is_flag=True, help="Show neither progress nor warnings."),
+    click.option(
+        "-v", "--verbose", is_flag=True, help="Show what each pass does, shard by shard, and what of earlier runs is used."
+    ),
     SET,
     MODELS,
     PLUGINS,

@@ -38,6 +38,7 @@ class Run(Work):
     progress: Literal["auto", "bar", "lines", "none"]
     log_format: Literal["text", "json"]
     quiet: bool
+    verbose: bool
     overrides: tuple[str, ...]
     models: str | None
     plugins: tuple[str, ...]

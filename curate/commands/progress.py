@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
+from curate.commands.saying import say
+
 
 class Bars:
     """Shows records, rate and time left of each step; shows no bars if standard error is not a terminal, or with `hidden`."""
@@ -42,11 +44,8 @@ class Bars:
     def warn(self, text: str) -> None:
         """Print a warning above the bars."""
         if not self._quiet:
-            warn(text)
+            say(text)
 
-
-def warn(text: str) -> None:
-    """Print a warning on standard error."""
-    import click
-
-    click.secho(f"curate: {text}", err=True, fg="yellow")
+    def note(self, text: str) -> None:
+        """Print a detail above the bars."""
+        say(text, "detail")

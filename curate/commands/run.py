@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from curate import api
@@ -13,7 +14,8 @@ from curate.commands.ending import ended, print_problems
 from curate.commands.events import Events
 from curate.commands.progress import Bars
 from curate.commands.runners import Crew, crew
-from curate.core.errors import InputError
+from curate.commands.saying import say
+from curate.core.errors import InputError, OptionError
 from curate.driver.fields import check_fields
 from curate.driver.manifest import checked
 from curate.driver.options import RunOptions
@@ -59,6 +61,8 @@ def run_command(given: options.Run) -> int:
     progress = _shown(given, store.storage)
     for warning in warnings:
         progress.warn(warning)
+    for detail in _details(plan, given, len(shards)):
+        progress.note(detail)
     counted_only = 0 if judged is None else len(shards) - judged
     started = time.monotonic()
     with progress as bars, crew(given, plan, len(shards)) as workers:
@@ -74,9 +78,19 @@ def run_command(given: options.Run) -> int:
 
 def _shown(given: options.Run, out: Storage) -> Events:
     """Return the progress as the command wants it shown."""
+    if given.quiet and given.verbose:
+        raise OptionError("--quiet and --verbose are opposites: choose one")
     lines = given.progress == "lines" or (given.progress == "auto" and not sys.stderr.isatty())
     bars = Bars(hidden=given.quiet or given.progress in ("lines", "none"), quiet=given.quiet)
-    return Events(out.own, bars, given.log_format if lines and not given.quiet else "none")
+    return Events(out.own, bars, given.log_format if lines and not given.quiet else "none", verbose=given.verbose)
+
+
+def _details(plan: Plan, given: options.Run, shards: int) -> Iterator[str]:
+    """Yield what is done where, before it begins."""
+    passes = ", ".join(dict.fromkeys(one.name for one in plan.passes()))
+    counts = f"; corpus counts: {', '.join(count.fact for count in plan.counts)}" if plan.counts else ""
+    yield f"recipe {given.recipe} ({plan.recipe.digest()[:12]}) over {shards:,} shards: {passes}{counts}"
+    yield f"facts: {given.facts or f'{given.out}/facts'}; signatures of evaluation sets: {default_cache()}"
 
 
 def _options(given: options.Run, workers: Crew) -> RunOptions:
@@ -136,9 +150,9 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
     if (idle := outcome.idle()) is not None and gpus():  # on a CPU, models and decoding share the same cores
         click.echo(f"captioner and matcher waited for images {idle:.0%} of their time")
     for item in outcome.partial:
-        click.secho(f"cut short: {item['shard']}: {item['reason']} (the records before are kept)", err=True, fg="yellow")
+        say(f"cut short: {item['shard']}: {item['reason']} (the records before are kept)", prefix="")
     for item in outcome.failed:
-        click.secho(f"failed: {item['shard']}: {item['reason']} (run again to retry it)", err=True, fg="red")
+        say(f"failed: {item['shard']}: {item['reason']} (run again to retry it)", "error", prefix="")
     click.echo(f"{kind_in(manifest)}: {outcome.out}/shards   report: {outcome.out}/report.html")
     for line in for_trainers(outcome.out, manifest):
         click.echo(line)

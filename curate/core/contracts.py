@@ -288,6 +288,27 @@ class TaskDied:
     error: str | None = None  # the name of the exception's class, where the task raised
 
 
+def task_name(task: Any) -> str:
+    """Return the name of a task, which is that of its pass: scan, fetch, judge, pack.
+
+    >>> task_name(sorted)
+    'sorted'
+    """
+    inner = getattr(task, "task", task)  # a task that brings plug-ins along
+    return str(getattr(inner, "__name__", type(inner).__name__)).lower()
+
+
+def item_name(item: Any) -> str:
+    """Return what an item of a task is called: a shard by its name, a block by its number.
+
+    >>> item_name(Shard(0, "s3://bucket/00000.tar", "tar", 10240, "")), item_name(7)
+    ('00000.tar', '7')
+    """
+    if isinstance(item, Shard):
+        return shard_name(item)
+    return f"{type(item).__name__.lower()} {item.index}" if hasattr(item, "index") else str(item)
+
+
 def shard_name(shard: Shard) -> str:
     """Return what a shard is called in decisions and reports: its file's name, and which part of it."""
     name = shard.url.rstrip("/").rpartition("/")[2]

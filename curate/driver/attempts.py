@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from curate.core.contracts import Needs, Report, Runner, Shard, ShardBreak, TaskDied, shard_name
+from curate.core.contracts import Needs, Report, Runner, Shard, ShardBreak, TaskDied, item_name, shard_name, task_name
 from curate.core.errors import DiskFull, NetworkDown, OutOfDeviceMemory, OutputError
-from curate.driver.progress import Progress, Quiet
+from curate.driver.progress import Progress, Quiet, note
 from curate.fetch.image_log import open_images
 from curate.passes.isolate import FindCrashes
 from curate.passes.pack import Block
@@ -24,6 +24,8 @@ ATTEMPTS = 3
 """How often a task is tried on one item before the item is given up. Crashes traced to an image do not count."""
 
 ONE_CORE = Needs()
+
+_WORTH_TELLING = 0.005  # seconds
 
 _NO_ROWS = pa.table({"row": pa.array([], pa.int64()), "offset": pa.array([], pa.int64()), "bytes": pa.array([], pa.int64())})
 
@@ -114,7 +116,9 @@ class Attempts:
         deaths: list[TaskDied] = []
         last: list[TaskDied] = []  # after which no other item is begun
         brought = carried(task, self.plugins)
-        for answer in self.runner.map(brought, takewhile(lambda _: not last, items), needs):
+        names: dict[int, str] = {}  # of what is worked on
+        for answer in self.runner.map(brought, _named(takewhile(lambda _: not last, items), names), needs):
+            note(self.progress, f"{task_name(task)}: {_told(answer, names)}")
             if isinstance(answer, TaskDied):
                 offline = answer.error == NetworkDown.__name__  # every other item would fail in the same way
                 (last if offline or (stop_when_full and _is_full(answer)) else deaths).append(answer)
@@ -145,6 +149,27 @@ class Attempts:
         self.failures.extend(Failure(shard, reason) for shard in shards)
         if self.max_failed is not None and len(self.failures) > self.max_failed:
             raise OutputError(f"{len(self.failures)} shards failed, more than --max-failed-shards; the last: {reason}")
+
+
+def _named(items: Iterable[T], names: dict[int, str]) -> Iterator[T]:
+    """Yield items, and note their names by their indexes."""
+    for item in items:
+        names[item.index] = item_name(item)
+        yield item
+
+
+def _told(answer: Report | TaskDied, names: dict[int, str]) -> str:
+    """Return what became of an item in one line, and forget its name.
+
+    >>> _told(Report(3, 1200, {"read": 0.25, "decode": 1.5}), {3: "00003.tar"})
+    '00003.tar: 1,200 records in 1.75 s (decode 1.50, read 0.25)'
+    """
+    if isinstance(answer, TaskDied):
+        return f"{names.pop(answer.item.index, '')}: {answer.reason}"
+    parts = sorted(answer.seconds.items(), key=lambda part: -part[1])
+    detail = ", ".join(f"{name} {seconds:.2f}" for name, seconds in parts if seconds >= _WORTH_TELLING)
+    line = f"{names.pop(answer.shard, '')}: {answer.rows:,} records in {sum(answer.seconds.values()):.2f} s"
+    return line + (f" ({detail})" if detail else "") + (f"; cut short: {answer.error}" if answer.error else "")
 
 
 def _is_full(death: TaskDied) -> bool:

@@ -12,6 +12,7 @@ from curate.core.errors import OutputError
 from curate.core.shards import Shards
 from curate.driver.attempts import Attempts
 from curate.driver.numbering import Numbering, Place, in_order, moved, place_of
+from curate.driver.progress import begin
 from curate.driver.resume import Index, Resume, index_of, without
 from curate.passes.pack import Block, Pack
 from curate.passes.sample_files import STAGED
@@ -59,7 +60,7 @@ class Packing:
             first = in_order({block: filled[block] if block in filled else found.places[block].tars for block in blocks})
             numbering.move(found.places, first)
             found.places.update({block: Place(first[block], place.tars) for block, place in found.places.items()})
-        self.attempts.progress.start("pack", len(missing))
+        begin(self.attempts.progress, "pack", len(missing), len(blocks))
         work = ((block, tuple(self.shards.at(shards))) for block, shards in missing.items())
         self.attempts.run(self.task, (Block(block, shards, first.get(block)) for block, shards in work))
         blocks = self._blocks(judged())

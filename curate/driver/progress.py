@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from curate.passes.evaluation import WAIT
 
@@ -21,6 +21,27 @@ class Progress(Protocol):
 
     def warn(self, text: str) -> None:
         """Show a warning."""
+
+
+@runtime_checkable
+class Detailed(Protocol):
+    """Progress that shows details too: what each pass does, shard by shard, and what of earlier runs it uses."""
+
+    def note(self, text: str) -> None:
+        """Show a detail."""
+
+
+def note(progress: Progress, text: str) -> None:
+    """Tell a detail, if the progress shows such."""
+    if isinstance(progress, Detailed):
+        progress.note(text)
+
+
+def begin(progress: Progress, name: str, missing: int, every: int) -> None:
+    """Begin a step with `missing` items of `every`; the others are as earlier runs left them."""
+    progress.start(name, missing)
+    if every > missing:
+        note(progress, f"{name}: {every - missing:,} of {every:,} are done already, by earlier runs")
 
 
 @dataclass(frozen=True)

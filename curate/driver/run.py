@@ -29,7 +29,7 @@ from curate.driver.identity import Identity
 from curate.driver.manifest import attrition, checked, described, write_lists
 from curate.driver.options import RunOptions
 from curate.driver.packing import Packing
-from curate.driver.progress import Outcome, Progress, Quiet
+from curate.driver.progress import Outcome, Progress, Quiet, begin
 from curate.driver.removal import Removal
 from curate.driver.resolve import published
 from curate.driver.resume import Index, Resume, both, index_of, without
@@ -238,7 +238,7 @@ class Run:
         """Scan shards and merge their partial counts; return the look-ups by fact."""
         task = replace(self._scanning(), removed=removed.digest(self.store))
         missing = self._resume.unscanned(task, self.shards)
-        self.progress.start("scan", len(missing))
+        begin(self.progress, "scan", len(missing), len(self.shards))
         attempts.run(task, self.shards.at(missing))
         if not self.plan.counts:
             return {}
@@ -255,7 +255,7 @@ class Run:
         task = Fetch(self.judge(lookups), self.plan.recipe.policy, self.options.retry_failed, self.options.download)
         web = both(np.flatnonzero(self.shards.on_the_web), self._judged_shards(attempts))
         missing = self._resume.unfetched(task, self.shards, web)
-        self.progress.start("fetch", len(missing))
+        begin(self.progress, "fetch", len(missing), len(web))
         attempts.run(task, self.shards.at(missing))
 
     def judge(self, lookups: dict[str, Lookup]) -> Judge:
@@ -283,7 +283,7 @@ class Run:
         with_gpu = self._prepare(Prepare(task), missing, attempts) if "prepare" in self._passes else _NONE
         rest = without(both(missing, self._judged_shards(attempts)), with_gpu)
         advice = None if not self.halved and batches.can_halve(self.plan) else batches.advice(self.plan)
-        self.progress.start("judge", len(rest))
+        begin(self.progress, "judge", len(rest), len(rest) + len(self._judged_shards(attempts)) - len(missing))
         attempts.run(task, self.shards.at(rest), replace(self._passes["judge"].needs, gpus=0), advice)
         if len(with_gpu):
             threads = max(1, int(self.options.threads * self.options.gpu_share))
@@ -317,7 +317,7 @@ class Run:
     def _prepare(self, task: Prepare, missing: Index, attempts: Attempts) -> Index:
         """Compute on all cores what the models need; return the indexes of the shards for which the models must run."""
         unprepared = without(missing, self._resume.prepared(task))
-        self.progress.start("prepare", len(unprepared))
+        begin(self.progress, "prepare", len(unprepared), len(missing))
         attempts.run(task, self.shards.at(unprepared))
         return both(both(missing, self._resume.for_models(task)), self._judged_shards(attempts))
 
