@@ -12,6 +12,7 @@ from typing import NoReturn
 import pyarrow as pa
 
 from curate.core import watchdog
+from curate.core.contracts import Shard
 from curate.core.errors import OutOfDeviceMemory
 from curate.images.picture import Picture
 from curate.stages.blocklist import BlocklistStage
@@ -132,6 +133,13 @@ def full(item: int) -> int:
     if item == 1:
         raise OutOfDeviceMemory("1 image a call does not fit")
     return item
+
+
+def called(item: Shard) -> str:
+    """Return what Ray calls the work on an item; elsewhere, and in workers that know nothing of it, an empty string."""
+    import ray
+
+    return str(ray.get_runtime_context().get_task_name() or "") if ray.is_initialized() else ""
 
 
 def worker_of(item: int) -> tuple[int, int]:

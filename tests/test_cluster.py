@@ -12,11 +12,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from curate.core.contracts import Needs, Runner, TaskDied
+from curate.core.contracts import Needs, Runner, Shard, TaskDied
 from curate.counts.first_seen import FirstImage, FirstPair
 from curate.counts.images_per_text import ImagesPerText
 from curate.counts.merge import Engine, merge
@@ -32,7 +33,7 @@ from curate.storage.store import Store
 from tests import outside_counts, running, test_capfilt, test_fetch_run, test_parquet_output, test_plugins, test_several_texts
 from tests.archives import site
 from tests.clusters import ROOT, Cluster, RayCluster, SparkCluster, spark_home
-from tests.dangerous import full, worker_of
+from tests.dangerous import called, full, worker_of
 from tests.engines import ON_CLUSTERS, ON_RAY, ON_SPARK
 from tests.growing import at_second_try, named_facts, one_run
 from tests.running import InProcess, Setup, leftovers, run_job, written
@@ -287,6 +288,19 @@ def test_a_task_that_raises_tells_the_class_of_its_error(needs: Needs, runner: R
     deaths = [one for one in answers if isinstance(one, TaskDied)]
     assert [(one.item, one.error) for one in deaths] == [(1, "OutOfDeviceMemory")]
     assert sorted(one for one in answers if isinstance(one, int)) == [0, 2]
+
+
+@pytest.mark.parametrize("needs", [Needs(), Needs(models=True)])
+def test_work_is_named_by_its_pass_and_its_shard(needs: Needs, engine: str, runner: Any, tmp_path: Path) -> None:
+    items = [Shard(number, f"/data/{number:05d}.tar", "tar", 1, "") for number in range(3)]
+    answers = sorted(map(str, runner.map(called, items, needs)))
+    if engine == "ray":
+        assert answers == [f"called: {number:05d}.tar" for number in range(3)]
+    elif engine == "spark":
+        found = runner._context._jsc.sc().statusStore().jobsList(None)
+        about = [found.apply(number).description() for number in range(found.size())]
+        told = {one.get() for one in about if one.isDefined()}
+        assert any(one.startswith("called: 00000.tar") for one in told), told
 
 
 def test_models_stay_in_their_workers(runner: Runner) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import ray
 from ray import exceptions
 
-from curate.core.contracts import Needs
+from curate.core.contracts import Needs, item_name
 from curate.core.errors import RunnerError
 from curate.runners.worker import attempt
 
@@ -21,10 +21,22 @@ _STARTS = 3  # actors in a row that fail to start, before giving up
 _LOOK_SECONDS = 5.0  # between looks at how large the cluster is
 
 
+@dataclass(frozen=True)
+class Task:
+    """A task in the object store, and what it is called."""
+
+    reference: Any
+    name: str
+
+    def of(self, item: Any) -> str:
+        """Return what the dashboard, `ray list tasks` and Ray's logs call the work on an item: "scan: 00000.tar"."""
+        return f"{self.name}: {item_name(item)}"
+
+
 class Pool(Protocol):
     """Where items run."""
 
-    def start(self, task: Any, item: Any) -> Any | None:
+    def start(self, task: Task, item: Any) -> Any | None:
         """Start an item and return a reference to its answer; None while there is no room."""
 
     def wait(self, under_way: list[Any]) -> list[Any]:
@@ -43,7 +55,7 @@ class Tasks:
         self._room, self._looked = 0, 0.0
         self._count = 0
 
-    def start(self, task: Any, item: Any) -> Any | None:
+    def start(self, task: Task, item: Any) -> Any | None:
         now = time.monotonic()
         if now - self._looked > _LOOK_SECONDS:
             cores = ray.cluster_resources().get("CPU", 1)
@@ -51,7 +63,7 @@ class Tasks:
         if self._count >= self._room:
             return None
         self._count += 1
-        return self._run.remote(task, item)
+        return self._run.options(name=task.of(item)).remote(task.reference, item)
 
     def wait(self, under_way: list[Any]) -> list[Any]:
         return _ready(under_way)
@@ -91,7 +103,7 @@ class Actors:
         self._idle: list[Any] = []
         self._failed = 0
 
-    def start(self, task: Any, item: Any) -> Any | None:
+    def start(self, task: Task, item: Any) -> Any | None:
         if not self._idle:
             running = len(self._busy) + len(self._starting)
             wanted = len(self._starting) <= len(self._busy) or running < self._bounds.least
@@ -100,7 +112,7 @@ class Actors:
                 self._starting[actor.ready.remote()] = actor
             return None
         actor = self._idle.pop()
-        reference = actor.run.remote(task, item)
+        reference = actor.run.options(name=task.of(item)).remote(task.reference, item)
         self._busy[reference] = actor
         return reference
 

@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import ray
 from ray import exceptions
 
-from curate.core.contracts import Needs, TaskDied
+from curate.core.contracts import Needs, TaskDied, task_name
 from curate.core.counting import Counting
 from curate.core.errors import RunnerError
 from curate.runners.ray.counts import ray_counting
-from curate.runners.ray.pools import Actors, Bounds, Pool, Tasks
+from curate.runners.ray.pools import Actors, Bounds, Pool, Task, Tasks
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -70,14 +70,14 @@ class RayRunner:
         if self._actors is not None and self._actors[0] != needs:
             self._end_actors()  # they hold resources that this pass may need
         if not (needs.gpus or needs.models):
-            yield from _answers(Tasks(needs, self._workers), ray.put(task), items)
+            yield from _answers(Tasks(needs, self._workers), _put(task), items)
             return
         if self._actors is None:
             most = (int(self._gpus / needs.gpus) if self._gpus else None) if needs.gpus else self._workers
             self._actors = needs, Actors(needs, Bounds(most, self._least))
         ended = False
         try:
-            yield from _answers(self._actors[1], ray.put(task), items)
+            yield from _answers(self._actors[1], _put(task), items)
             ended = True
         finally:
             if not ended:  # the caller stopped: nobody takes the answers of busy ones
@@ -112,7 +112,11 @@ def _reach(address: str) -> None:
         socket.create_connection((host, int(port)), _REACH_SECONDS).close()
 
 
-def _answers(pool: Pool, task: Any, items: Iterable[Any]) -> Iterator[Any]:
+def _put(task: Callable[[Any], Any]) -> Task:
+    return Task(ray.put(task), task_name(task))
+
+
+def _answers(pool: Pool, task: Task, items: Iterable[Any]) -> Iterator[Any]:
     stream, again = iter(items), deque[Any]()
     under_way: dict[Any, Any] = {}
     lost: dict[int, int] = {}  # by id(): the items under way are kept alive here

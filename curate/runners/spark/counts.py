@@ -6,7 +6,7 @@ So neither passes through the driver's JVM, and files that are not local need no
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -54,11 +54,20 @@ class _Session:
         write = functools.partial(_written, self._scratch, f"result-{next(self._numbers)}")
         counted = queries[grouping.kind](grouping).select("key", "value").orderBy("key")
         results = storage(self._scratch)
-        for name in sorted(row.name for row in counted.mapInArrow(write, "name string").collect()):
+        for name in sorted(row.name for row in self._named(grouping, counted.mapInArrow(write, "name string").collect)):
             with results.reading(name) as path, pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
                 for batch in batches:
                     yield from partials.answer(pa.Table.from_batches([batch]), grouping)
             results.remove([name])
+
+    def _named(self, grouping: Grouping, work: Callable[[], list[Any]]) -> list[Any]:
+        """Return what Spark jobs answer that are shown as the merge of these counts."""
+        context = self._session.sparkContext
+        context.setJobDescription(f"merge: {grouping.kind} by {grouping.key} of {grouping.files.folder.rpartition('/')[2]}")
+        try:
+            return work()
+        finally:
+            context.setJobDescription(None)
 
     def close(self) -> None:
         """Let the executors drop what they keep."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 from pyspark.resource import ExecutorResourceRequests, ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
 from pyspark.sql import SparkSession
 
-from curate.core.contracts import Needs, TaskDied
+from curate.core.contracts import Needs, TaskDied, task_name
 from curate.core.counting import Counting
 from curate.core.errors import RunnerError
 from curate.runners.spark.counts import spark_counting
@@ -64,8 +64,7 @@ class SparkRunner:
 
     def map(self, task: Callable[[T], R], items: Iterable[T], needs: Needs) -> Iterator[R | TaskDied]:
         """Yield answers as Spark jobs end (see chunks.py); at most two Spark tasks per core, of 100 items, are taken ahead."""
-        name = getattr(task, "__name__", type(task).__name__)
-        yield from answers(self._context, Work(task, lambda: self._room(needs), self._profile(needs), name), items)
+        yield from answers(self._context, Work(task, lambda: self._room(needs), self._profile(needs), task_name(task)), items)
 
     def counting(self, scratch: str, memory: int) -> AbstractContextManager[Counting]:
         """Open a session on Spark SQL, which spills to the executors' own disks; results come back through `scratch`."""

@@ -10,7 +10,7 @@ import queue
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from py4j.protocol import Py4JError
 from pyspark import InheritableThread, SparkContext, TaskContext
 from pyspark.resource import ResourceProfile
 
-from curate.core.contracts import TaskDied
+from curate.core.contracts import TaskDied, item_name
 from curate.core.errors import RunnerError
 from curate.runners.spark.child import Child
 from curate.runners.spark.chunks import Chunk, Chunks, Done, serve
@@ -113,7 +113,7 @@ class _Run:
     def _perform(self, chunks: list[Chunk]) -> None:
         result: list[Done] | Exception
         try:
-            self._context.setJobGroup(self._group, f"{self._work.name}: {sum(map(len, chunks))} items", interruptOnCancel=True)
+            self._context.setJobGroup(self._group, f"{self._work.name}: {_range(chunks)}", interruptOnCancel=True)
             rdd = self._context.parallelize(chunks, len(chunks)).mapPartitions(self._serve)
             result = (rdd if self._work.profile is None else rdd.withResources(self._work.profile)).collect()
         except Exception as error:  # noqa: BLE001 - handed over to the main thread
@@ -137,6 +137,16 @@ class _Run:
             self._again.extend([[item]] for item in chunks[0])
         else:
             yield TaskDied(chunks[0][0], f"its worker died: {reason}")
+
+
+def _range(chunks: Sequence[Chunk]) -> str:
+    """Return what a job works on: from which item to which, and how many.
+
+    >>> _range([["a.tar", "b.tar"], ["c.tar"]]), _range([["a.tar"]])
+    ('a.tar to c.tar, 3 items', 'a.tar')
+    """
+    first, last, items = item_name(chunks[0][0]), item_name(chunks[-1][-1]), sum(map(len, chunks))
+    return first if items == 1 else f"{first} to {last}, {items:,} items"
 
 
 def _stopped(context: SparkContext) -> bool:
