@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,54 @@ def test_a_tar_that_is_cut_short_is_no_success_for_any_command(tmp_path: Path) -
         done = curate(*command)
         assert done.exit_code == 3 and "1 shard cut short" in done.stderr, (command, done.output)
     assert run(tmp_path, cut).exit_code == 3
+
+
+def own_extensions(folder: Path) -> Path:
+    members = [(f"{number}.{kind}", body) for number in range(4) for kind, body in (("img", jpeg(number)), ("cap", b"a boat"))]
+    return make_tar(folder / "own.tar", members)
+
+
+def nothing_in_it(folder: Path) -> Path:
+    (folder / "empty").mkdir(exist_ok=True)
+    return folder / "empty"
+
+
+def made(name: str, body: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_text(body)
+        return folder / name
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "told"),
+    [
+        (own_extensions, 3, "cut short: own.tar: no image among its members; their extensions are not known: .img (4), .cap (4)"),
+        (made("zero.tar", ""), 3, "cut short: zero.tar: empty: no tar, at byte 0"),
+        (nothing_in_it, 1, "empty: no tar, table, web archive or image in this folder"),
+        (made("rows.csv", "image,caption\n"), 3, "nothing is kept: the input holds no records"),
+        (made("nothing.csv", ""), 1, "nothing.csv: empty"),
+    ],
+)
+def test_an_input_of_nothing_is_no_quiet_success(make: Callable[[Path], Path], code: int, told: str, tmp_path: Path) -> None:
+    given = make(tmp_path)
+    rules = recipe(tmp_path)
+    for command in (
+        ["stats", given],
+        ["plan", rules, given],
+        ["dry-run", rules, given],
+        ["run", rules, given, "--out", tmp_path / "out"],
+    ):
+        done = curate(*command, *(["--workers", 1] if command[0] in ("stats", "run") else []))
+        assert done.exit_code == code and told in done.stderr and "Traceback" not in done.output, (command, done.output)
+        assert done.exception is None or isinstance(done.exception, SystemExit)
+
+
+def test_shards_that_broke_are_in_the_json_of_statistics_and_plans(tmp_path: Path) -> None:
+    given, broken = made("zero.tar", "")(tmp_path), [{"shard": "zero.tar", "reason": "empty: no tar, at byte 0"}]
+    for command in (["stats", given, "--workers", 1], ["plan", recipe(tmp_path), given]):
+        assert json.loads(curate(*command, "--json").stdout)["partial_shards"] == broken
 
 
 # Records without text -------------------------------------------------------------------------------------------------

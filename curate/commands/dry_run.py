@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from curate.commands import common
-from curate.commands.ending import ended, print_problems
+from curate.commands.ending import ended, print_cut_short, print_problems
 from curate.commands.options import DryRun
 from curate.core.contracts import CorpusCount
 from curate.counts.lookup import Lookup
@@ -83,6 +83,7 @@ def _print(found: Found, given: DryRun) -> None:
     click.echo(f"  kept pairs   {_range(found.kept_pairs)}")
     click.echo(f"  core-hours   {_range(found.core_hours)}  on cores, storage and network like these")
     print_problems(found.manifest)
+    print_cut_short(found.manifest)
     if given.html is not None:
         click.echo(f"gallery: {given.html}")
 

@@ -21,6 +21,12 @@ def print_problems(manifest: Mapping[str, Any]) -> None:
         print_table(("wrong with records", "records", "of all", "meaning"), rows)
 
 
+def print_cut_short(manifest: Mapping[str, Any]) -> None:
+    """Say on standard error which shards broke, and where."""
+    for shard in manifest.get("partial_shards") or ():
+        say(f"cut short: {shard['shard']}: {shard['reason']}", prefix="")
+
+
 def ended(manifest: Mapping[str, Any], max_bad: float) -> int:
     """Say on standard error why this is no success, if so; return the exit code."""
     lines = faults(manifest, max_bad)

@@ -8,7 +8,7 @@ import click
 
 from curate.commands import common
 from curate.commands.common import print_table
-from curate.commands.ending import ended, print_problems
+from curate.commands.ending import ended, print_cut_short, print_problems
 from curate.commands.options import Plan
 from curate.core.contracts import CorpusCount, Stage
 from curate.core.errors import InputError
@@ -47,6 +47,7 @@ def plan_command(given: Plan) -> int:
         described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": warnings}
         described["tables"] = common.dialects(shards)
         problems = None if seen is None else {"records": seen.records, **seen.manifest["problems"]}
+        described["partial_shards"] = [] if seen is None else seen.manifest["partial_shards"]
         common.print_json({**described, "problems": problems, "recipe_hash": plan.recipe.digest()})
         return 0 if seen is None else ended(seen.manifest, given.max_bad_records)
     print_table(("pass", "rows", "what", "core time per record"), rows)
@@ -63,8 +64,7 @@ def plan_command(given: Plan) -> int:
         return 0
     click.echo(seen.sentence())
     print_problems(seen.manifest)
-    for shard in seen.manifest["partial_shards"]:
-        click.secho(f"cut short: {shard['shard']}: {shard['reason']}", err=True, fg="yellow")
+    print_cut_short(seen.manifest)
     return ended(seen.manifest, given.max_bad_records)
 
 

@@ -23,7 +23,8 @@ class _Collect:
 
     folder: Path
 
-    def __call__(self, shard: Shard) -> str | None:
+    def __call__(self, shard: Shard) -> dict[str, str] | None:
+        """Return where the shard broke, if it did: shard, reason."""
         names = ("key", "url", "text", "error", "bytes", "sha256", "header", "format", "width", "height", "animated", "words",
                  "characters", "language", "language_score")  # fmt: skip
         writer = ParquetWriter(self.folder / f"{shard.index:06d}.parquet", facts.schema(names))
@@ -34,6 +35,6 @@ class _Collect:
                     known = base_facts(image_facts(shard, HeaderStage(), batch), normalised(batch["text"]))
                     writer.write(pa.Table.from_batches([LanguageStage()(known)]))
         except ShardBreak as stop:
-            problem = f"{shard_name(shard)}: {stop}"
+            problem = {"shard": shard_name(shard), "reason": str(stop)}
         writer.close()
         return problem

@@ -56,6 +56,8 @@ def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str], guessed: 
     wanted = _by_role(url, wanted)
     lines = {role: name for role, name in wanted.items() if role == LINES}
     wanted = {role: name for role, name in wanted.items() if role != LINES}
+    if not names:
+        raise InputError(f"{url}: empty: it has no columns")
     for role, name in wanted.items():
         if name not in names:
             raise InputError(f"{url}: no column {name} for {role}; there are {', '.join(names)}")
@@ -71,7 +73,7 @@ def resolve(url: str, names: Sequence[str], wanted: Mapping[str, str], guessed: 
     for roles in (("image", "url"), ("text",)):
         if not any(role in columns for role in roles):
             missing = " or ".join(roles)
-            raise InputError(f"{url}: no {missing} column among {', '.join(names) or 'none'}; choose one with --column")
+            raise InputError(f"{url}: no {missing} column among {', '.join(names)}; choose one with --column")
     return columns | lines
 
 
