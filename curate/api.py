@@ -22,8 +22,8 @@ import pyarrow.dataset as ds
 from curate.core.contracts import Runner
 from curate.core.errors import InputError
 from curate.core.shards import Shards
-from curate.driver.fields import check_fields
 from curate.driver.options import RunOptions
+from curate.driver.preflight import check_before_reading
 from curate.driver.progress import Outcome, Progress, Quiet
 from curate.driver.resolve import resolve
 from curate.driver.run import Run
@@ -95,11 +95,12 @@ def run(recipe: str, inputs: Sequence[str], out: str | os.PathLike[str], setting
     """
     planned, shards = _planned(recipe, inputs, settings)
     apart(inputs, os.fspath(out))
-    check_fields(planned, shards)
+    place = with_facts(storage(out), None if settings.facts is None else os.fspath(settings.facts))
+    room = check_before_reading(planned, shards, place)
     resolved, unread = resolve(planned, default_cache())
-    options = settings.options if settings.options.warnings else _with_warnings(settings.options, [*planned.warnings(), *unread])
+    warnings = [*planned.warnings(), *unread, *room]
+    options = settings.options if settings.options.warnings else _with_warnings(settings.options, warnings)
     with _runner(settings, len(shards)) as runner:
-        place = with_facts(storage(out), None if settings.facts is None else os.fspath(settings.facts))
         return Run(resolved, shards, Store(place), runner, options, settings.progress).run()
 
 

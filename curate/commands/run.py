@@ -16,14 +16,11 @@ from curate.commands.progress import Bars
 from curate.commands.runners import Crew, crew
 from curate.commands.saying import say
 from curate.core.errors import InputError, OptionError
-from curate.driver.fields import check_fields
-from curate.driver.manifest import checked
 from curate.driver.options import RunOptions
-from curate.driver.preflight import check_room, check_weights
+from curate.driver.preflight import check_before_reading
 from curate.driver.progress import Outcome
 from curate.driver.resolve import resolve
 from curate.driver.run import Run
-from curate.fetch.preflight import check_ready
 from curate.passes.evaluation import WAIT
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
@@ -50,14 +47,9 @@ def run_command(given: options.Run) -> int:
     judged = len(common.shards_of(given.inputs, given.columns, given.table)) if given.counts_of else None
     shards = common.shards_of([*given.inputs, *given.counts_of], given.columns, given.table)
     plan = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
-    checked(plan)
-    check_fields(plan, shards)
-    check_weights(plan)
-    if plan.fetches:
-        check_ready(plan.recipe.policy)
-    room = check_room(store.storage, 0 if plan.fetches else shards.bytes())
+    room = check_before_reading(plan, shards, store.storage)
     plan, unread = resolve(plan, default_cache())
-    warnings = [*plan.warnings(), *unread, *([room] if room else [])]
+    warnings = [*plan.warnings(), *unread, *room]
     progress = _shown(given, store.storage)
     for warning in warnings:
         progress.warn(warning)

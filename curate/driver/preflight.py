@@ -6,6 +6,10 @@ import shutil
 from pathlib import Path
 
 from curate.core.errors import DiskFull, InputError
+from curate.core.shards import Shards
+from curate.driver.fields import check_fields
+from curate.driver.manifest import checked
+from curate.fetch.preflight import check_ready
 from curate.planning.plan import Plan
 from curate.stages.blocklist import BlocklistStage
 from curate.stages.eval_overlap import EvalDistanceStage, EvalSimilarityStage
@@ -13,6 +17,20 @@ from curate.storage.backend import Disk, Storage
 
 _LEAST = 0.02  # of the input's bytes: facts, decisions and thumbnails take about as much
 _WORTH_A_WARNING = 1_000_000_000  # bytes of input
+
+
+def check_before_reading(plan: Plan, shards: Shards, out: Storage) -> list[str]:
+    """Check all that a run needs beside its input, but sets and lists, which are read next; return warnings.
+
+    Raises RecipeError, ModelError, InputError (fields that are not in the input, no contact for fetching), DiskFull.
+    """
+    checked(plan)
+    check_fields(plan, shards)
+    check_weights(plan)
+    if plan.fetches:
+        check_ready(plan.recipe.policy)
+    room = check_room(out, 0 if plan.fetches else shards.bytes())
+    return [] if room is None else [room]
 
 
 def check_weights(plan: Plan) -> None:

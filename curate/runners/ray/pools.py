@@ -50,7 +50,7 @@ class Tasks:
     """Ray tasks. Nothing is reserved between them: Ray itself ends idle workers."""
 
     def __init__(self, needs: Needs, most: int | None) -> None:
-        self._run = ray.remote(attempt).options(num_cpus=needs.cpus, max_retries=0)
+        self._run = ray.remote(num_cpus=needs.cpus, max_retries=0)(attempt)
         self._needs, self._most = needs, most
         self._room, self._looked = 0, 0.0
         self._count = 0
