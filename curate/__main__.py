@@ -8,6 +8,7 @@ def main() -> None:
     try:
         from curate.cli import main as commands
     except KeyboardInterrupt:
+        sys.stderr.write("curate: interrupted before it began\n")
         sys.exit(130)
     commands(prog_name="curate")
 

@@ -26,7 +26,7 @@ def main() -> None:
 
     \b
     Exit codes: 0 done; 1 error; 2 wrong usage or recipe; 3 finished, but a shard was cut short or given up, more
-    records than --max-bad-records cannot be read, or nothing is kept; 130 interrupted.
+    records than --max-bad-records cannot be read, or nothing is kept; 130 interrupted; 143 terminated.
     """
 
 

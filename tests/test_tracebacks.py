@@ -52,13 +52,28 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(CliRunner().invoke(main, ["recipes"]).exception, RuntimeError)
 
 
-def test_ctrl_c_says_how_to_go_on(job: list[object], tmp_path: Path) -> None:
+def group(leader: int) -> list[str]:
+    """Return the processes of a group that are alive, without those whose parent has not taken their exit code."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    found = [line.split(maxsplit=2) for line in listed]
+    return [line[2] for line in found if line[0] == str(leader) and not line[1].startswith("Z")]
+
+
+@pytest.mark.parametrize("whole_group", [True, False])
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_a_signal_says_how_to_go_on_and_leaves_no_worker(
+    job: list[object], number: signal.Signals, code: int, word: str, whole_group: bool, tmp_path: Path
+) -> None:
     process = start(*job, "--out", tmp_path / "out")
     assert wait_for(process, tmp_path / "out", "output.json")
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers too, which may be starting
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
-    assert told == "curate: interrupted; the same command goes on where it stopped\n"
+    if whole_group:  # as a terminal and some schedulers send it: to the workers too, which may be starting
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, told = process.communicate(timeout=120)  # until nobody holds its standard error
+    assert process.returncode == code, told
+    assert told == f"curate: {word}; the same command goes on where it stopped\n"
+    assert group(process.pid) == []
     again = curate(*job, "--out", tmp_path / "out")
     assert again.returncode == 0, again.stderr
     assert leftovers(tmp_path / "out") == []

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +20,8 @@ from curate.core.errors import CurateError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
+INTERRUPTED, TERMINATED = 130, 143
+"""The exit codes after Ctrl-C, and after SIGTERM, by which schedulers end a job."""
 
 _RESUMED = ("run", "fetch", "extract", "merge", "remove")
 """The commands that go on where they were interrupted."""
@@ -27,13 +30,36 @@ _STORES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "google
 """Packages that talk to stores: an error of theirs that nobody has translated says that a store cannot be used."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: the command ends as after Ctrl-C, with its workers and without what is half written."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise Terminated in this thread at SIGTERM; a second one ends the process at once."""
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Commands(click.Group):
     """Prints errors that a user can mend as one line, with an exit code; a bug shows its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         try:
-            return super().invoke(ctx)
+            with _terminable():
+                return super().invoke(ctx)
         except CurateError as error:
             saying.say(str(error), "error")
             sys.exit(error.exit_code)
@@ -44,10 +70,11 @@ class Commands(click.Group):
             sys.exit(error.exit_code)
         except BrokenPipeError:
             sys.exit(0)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             goes_on = "; the same command goes on where it stopped" if ctx.invoked_subcommand in _RESUMED else ""
-            saying.say(f"interrupted{goes_on}", "error")
-            sys.exit(INTERRUPTED)
+            terminated = isinstance(stop, Terminated)
+            saying.say(f"{'terminated' if terminated else 'interrupted'}{goes_on}", "error")
+            sys.exit(TERMINATED if terminated else INTERRUPTED)
         except Exception as error:
             line = _of_a_place(error)
             if line is None:
