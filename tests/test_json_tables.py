@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -40,6 +41,11 @@ FORMS: dict[str, str] = {
     "array of indented objects": json.dumps(PAIRS, indent=2),
     "lists": json.dumps(LISTS),
     "indented lists": json.dumps(LISTS, indent=1) + "\n",
+    "within an object": json.dumps({"version": 1, "by": "x", "data": PAIRS}),
+    "rows by name": json.dumps({f"n{i}": pair for i, pair in enumerate(PAIRS)}),
+    "pandas": pd.DataFrame(LISTS).to_json(),
+    "pandas records": pd.DataFrame(PAIRS).to_json(orient="records"),
+    "pandas index": pd.DataFrame(PAIRS).to_json(orient="index"),
     "lines": "\n".join(map(json.dumps, PAIRS)) + "\n",
     "objects without newlines": "".join(map(json.dumps, PAIRS)),
 }
@@ -53,7 +59,7 @@ def test_every_form_gives_its_pairs(form: str, suffix: str, tmp_path: Path) -> N
     found = rows(path)
     assert [(row["url"], row["text"], row["error"]) for row in found] == [(p["url"], p["caption"], None) for p in PAIRS]
     assert listed(path)[0].on_the_web
-    if "lists" in form:
+    if "lists" in form or form == "pandas":
         assert [json.loads(row["input"]) for row in found] == [{"user_ids": i} for i in (1, 2, 3)]
 
 
@@ -66,6 +72,16 @@ def test_an_object_too_large_to_read_whole(suffix: str, tmp_path: Path, monkeypa
     path = tmp_path / ("t.json" + suffix)
     path.write_bytes(PACKED[suffix](json.dumps(lists, ensure_ascii=False).encode()))
     assert [(row["url"], row["text"]) for row in rows(path)] == [(url, f"ä text {i}") for i, url in enumerate(urls)]
+
+
+@pytest.mark.parametrize("form", ["pandas", "rows by name", "pandas index", "within an object"])
+def test_large_objects_of_other_forms(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_file, "WHOLE", 10)
+    monkeypatch.setattr(json_values, "_CHUNK", 16)
+    (tmp_path / "t.json").write_text(FORMS[form])
+    assert [(row["url"], row["text"]) for row in rows(tmp_path / "t.json")] == [(p["url"], p["caption"]) for p in PAIRS]
+    if form == "rows by name":
+        assert [row["key"] for row in rows(tmp_path / "t.json")] == ["n0", "n1", "n2"]
 
 
 def test_pictures_beside_an_array(tmp_path: Path) -> None:

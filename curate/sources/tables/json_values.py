@@ -102,6 +102,13 @@ class Scanner:
                 return
             self.expect(",")
 
+    def inside(self) -> Iterator[object]:
+        """Yield the items of the list, or the values of the object, that comes next."""
+        if self.peek() == "[":
+            yield from self.items()
+        else:
+            yield from (self.bounded() for _ in self.members())
+
     def place(self) -> int:
         """Return how many bytes of the file are before the next character."""
         encoding = self.plain()
