@@ -51,6 +51,9 @@ def test_a_text_without_addresses_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("a boat\nby the pier\n")
     with pytest.raises(InputError, match=r"notes\.txt: a \.txt is a list of addresses"):
         listed(tmp_path / "notes.txt")
+    (tmp_path / "notes.txt").write_text("\n".join(URLS))
+    with pytest.raises(InputError, match="without a column for text"):
+        listed(tmp_path / "notes.txt", {"text": "1"})
 
 
 def test_a_packed_list_that_is_cut_off_breaks(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_paths_as_they_are_written(tmp_path: Path) -> None:
         f"{folder}/sub dir/ä.jpg": b"a",
         f"file://{folder}/sub%20dir/%C3%A4.jpg": b"a",
         f"FILE://localhost{folder}/sub%20dir/%c3%a4.jpg": b"a",
+        f"file:{folder}/sub%20dir/%C3%A4.jpg": b"a",
         f"file://{folder}/50%25.jpg": b"b",
         f"file://{tmp_path}/out.jpg": None,
         "file://%2e%2e/out.jpg": None,

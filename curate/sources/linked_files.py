@@ -93,8 +93,8 @@ class Folder:
 def _spellings(name: str) -> Iterator[str]:
     """Yield the paths that a name may mean, the likeliest first: a file: URI, or backslashes that separate folders."""
     path = name
-    if name[:7].lower() == "file://":
-        path = name[7:]
+    if name[:6].lower() == "file:/":  # with two more slashes, or, as Java writes it, with none
+        path = name[5:].removeprefix("//")
         path = path[len("localhost") :] if path.lower().startswith("localhost/") else path
         if "%" in path:
             yield os.fsdecode(unescaped(path.encode(errors="replace")))

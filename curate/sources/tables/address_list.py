@@ -15,6 +15,7 @@ from curate.sources.lines import SAMPLE_LINES, lines_of
 from curate.sources.packed import is_packed, unpacked, with_packed
 from curate.sources.records import Record, as_text, batches, join
 from curate.sources.source import OpenShard, Source, shard_of
+from curate.sources.tables.columns import role_of
 from curate.sources.tables.cutting import Parts, cut, line_start, resized
 from curate.sources.tables.detect import is_address
 from curate.sources.tables.reader import DAMAGE, broken, stem
@@ -34,7 +35,8 @@ class AddressList:
         if self.shard.part is None:
             self.file.path()
         lines = _addresses(self.shard.url, self.file, self.shard.part)
-        yield from batches(islice((_record(line, f"{stem(self.shard)}/{i}") for i, line in enumerate(lines)), self.shard.limit))
+        name = stem(self.shard)
+        yield from batches(islice((_record(line, f"{name}/{i}") for i, line in enumerate(lines)), self.shard.limit))
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield None for each row: the images are on the web."""
@@ -60,6 +62,8 @@ def _addresses(url: str, file: InputFile, part: tuple[int, int] | None) -> Itera
 
 
 def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
+    if absent := sorted({role for role in columns if role_of(role) != "url"}):
+        raise InputError(f"{entry.url}: a .txt is a list of addresses, without a column for {', '.join(absent)}")
     first: list[bytes | None] = []
     with InputFile(entry.url, entry.size) as file:
         with suppress(ShardBreak):  # which the run will report

@@ -55,7 +55,8 @@ class JsonTable:
 
     def read(self) -> Iterator[Batch]:
         """Yield batches of RECORD_SCHEMA."""
-        yield from batches(islice((self._record(item, f"{stem(self.shard)}/{i}") for i, item in self._items()), self.shard.limit))
+        name = stem(self.shard)
+        yield from batches(islice((self._record(item, f"{name}/{i}") for i, item in self._items()), self.shard.limit))
 
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the images of `rows` (column row, ascending)."""
