@@ -73,6 +73,20 @@ def test_a_merge_has_a_card(out: Path, tmp_path: Path) -> None:
     assert "9 of 9 records" in text and "Merged from 2 outputs." in text
 
 
+def test_a_merge_of_other_output_settings_names_every_column(out: Path, tmp_path: Path) -> None:
+    """The recipes have the same filters, and the settings of one are not those of both."""
+    other = KEEP_ALL.replace("{", "{key_prefix: x, format: jpg, ")
+    run_job(Setup(other, [make_tar(tmp_path / "1.tar", pairs(range(6, 9)))]), tmp_path / "b")
+    names = {}
+    for given in ((out, tmp_path / "b"), (tmp_path / "b", out)):
+        target = tmp_path / f"c{len(names)}"
+        done = curate("merge", *given, "--out", target)
+        assert done.returncode == 0 and "jpg=Image(), png=Image(), webp=Image()" in done.stdout
+        [info] = yaml.safe_load((target / "README.md").read_text().split("---")[1])["dataset_info"]
+        names[target] = [feature["name"] for feature in info["features"]]
+    assert set(map(tuple, names.values())) == {("jpg", "png", "webp", "txt", "json")}
+
+
 def test_names_in_a_card_are_no_markup(out: Path) -> None:
     about = {**manifest(out), "warnings": ["a | <b> `x`\n# no heading"]}
     text = card.updated(None, about)
