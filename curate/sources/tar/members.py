@@ -1,6 +1,6 @@
 """The members of a tar: a scanner of 512-byte headers, because Python's tarfile takes 80 us for a pair.
 
-Reads v7, ustar, GNU (long names, base-256 sizes) and pax (path, size).
+Reads v7, ustar, GNU (long names, base-256 sizes, sparse files), pax (path, size, sparse files), and hard links to members before.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from curate.core.contracts import ShardBreak
+from curate.sources.tar import sparse
+from curate.sources.tar.sparse import Map, Piece
 
 BLOCK = 512
 BUFFER = 1 << 20
@@ -20,17 +23,38 @@ MAX_EXTENDED = 1 << 20  # a long name or pax header above this is an attack
 
 _ZERO = bytes(BLOCK)
 _HEADER = struct.Struct("100s24x12s12x8s1x100x6s82xc166x")  # name, size, checksum, magic, first byte of the prefix
-_REGULAR, _NO_DATA, _SPARSE = b"0\x007", b"123456", ord("S")
+_REGULAR, _NO_DATA, _SPARSE, _LINK = b"0\x007", b"123456", ord("S"), ord("1")
 _LONG_NAME, _PAX = ord("L"), ord("x")
 _ABOUT_NEXT = b"LxKg"  # headers that are no members: of a long name, pax, of a long link, pax for all
 
 
+SPARSE = 1 << 59
+"""Bit of the offsets of sparse members: they are the places of their first headers, from which they are read again."""
+
+
 class Member(NamedTuple):
-    """A regular file in a tar: its name as bytes, the offset of its data, and their size in bytes."""
+    """A regular file in a tar: its name as bytes, the offset of its data, and their size in bytes; the pieces of a sparse one."""
 
     name: bytes
     offset: int
     size: int
+    pieces: tuple[Piece, ...] | None = None
+
+
+def content(file: BinaryIO, member: Member, size: int) -> bytes:
+    """Return the first `size` bytes of a member; shorter where the tar is cut off."""
+    if member.pieces is not None:
+        return sparse.content(file, member.pieces, size)
+    file.seek(member.offset)
+    return file.read(size)
+
+
+def member_at(file: BinaryIO, offset: int) -> Member:
+    """Return the sparse member of an offset with the bit SPARSE. Raises ShardBreak where there is none."""
+    found = next(iter(_Scanner(file, offset & ~SPARSE)), None)
+    if found is None:
+        raise Cut(f"no member at byte {offset & ~SPARSE}", None)
+    return found
 
 
 class Cut(ShardBreak):
@@ -65,8 +89,10 @@ class _Scanner:
     end: int = 0
     path: bytes | None = None  # from a long-name or pax header, for the member after it
     size: int | None = None
-    sparse: bool = False
+    sparse: Map | None = None
     extended: bool = False
+    first: int | None = None  # where the extended headers of the next member begin
+    linked: dict[bytes, Member] | None = None  # regular files by name, once there was a hard link
 
     def __iter__(self) -> Iterator[Member]:
         self.end = self.file.seek(0, os.SEEK_END)
@@ -102,7 +128,7 @@ class _Scanner:
             raise Cut(message, None if self.extended else name)
         if prefix != b"\0" and magic == b"ustar\0":
             name = _text(block[345:500]) + b"/" + name
-        kind, data = block[156], self.at + BLOCK
+        kind, data, start = block[156], self.at + BLOCK, self.at
         size = _number(digits)
         if kind not in _REGULAR or self.extended:
             name, data, size = self._unusual(block, name, size)
@@ -116,12 +142,46 @@ class _Scanner:
             raise Cut(f"cut off at byte {self.end}, in member {shown(name)}", known)
         self.at = data + (size + 511 & ~511)
         if kind in _ABOUT_NEXT:
+            self.first = start if self.first is None else self.first
             self._extend(kind, size, data)
             return None
-        plain = kind in _REGULAR and not self.sparse and not folder
+        if kind in _REGULAR and self.sparse is None and not folder:
+            member: Member | None = Member(name, data, size)
+        else:
+            member = self._special(block, Member(name, data, size), start if self.first is None else self.first)
         if self.extended:
-            self.path, self.size, self.sparse, self.extended = None, None, False, False
-        return Member(name, data, size) if plain else None
+            self.path, self.size, self.sparse, self.extended = None, None, None, False
+        self.first = None
+        return member
+
+    def _special(self, block: bytes, stored: Member, start: int) -> Member | None:
+        """Return a member that is a sparse file, or a hard link to a regular one; None for a folder and the like.
+
+        Its headers begin at `start`.
+        """
+        if self.sparse is not None:
+            return self._with_holes(stored, self.sparse, start)
+        if block[156] != _LINK:
+            return None
+        if self.linked is None:
+            self.linked = {}
+            with suppress(Cut):  # told when it is reached
+                self.linked.update((one.name, one) for one in _Scanner(self.file, linked={}))
+        target = self.linked.get(_text(block[157:257]))
+        if target is None or target.offset & ~SPARSE > stored.offset:
+            return None
+        return target._replace(name=stored.name)
+
+    def _with_holes(self, stored: Member, found: Map, start: int) -> Member:
+        """Return a sparse file, given its stored data as a member."""
+        try:
+            skipped, spans = 0, found.spans
+            if spans is None:
+                skipped, spans = sparse.before_data(self.file, stored.offset, stored.size)
+            pieces = sparse.pieces(found._replace(spans=spans), stored.offset + skipped, stored.size - skipped)
+        except ValueError:
+            raise Cut(f"impossible map of a sparse file at byte {start}, in member {shown(stored.name)}", stored.name) from None
+        return Member(found.name or stored.name, start | SPARSE, found.size, pieces)
 
     def _unusual(self, block: bytes, name: bytes, size: int | None) -> tuple[bytes, int, int | None]:
         """Return name, place of the data, and size, of a member that has extended headers or is no plain file."""
@@ -132,11 +192,19 @@ class _Scanner:
 
     def _sparse_headers(self, block: bytes) -> int:
         more, length = block[482], 0
+        numbers = [block[at : at + 12] for at in range(386, 482, 12)]
+        size = _number(block[483:495])
         while more:
             block = self.file.read(BLOCK)
-            if len(block) < BLOCK:
+            if len(block) < BLOCK or len(numbers) > 2 * sparse.PIECES:
                 raise Cut(f"cut off at byte {self.end}, in a sparse file's map", None)
+            numbers += [block[at : at + 12] for at in range(0, 504, 12)]
             more, length = block[504], length + BLOCK
+        try:
+            self.sparse = sparse.of_header([_number(number) for number in numbers], size)
+        except ValueError:
+            raise Cut(f"impossible map of a sparse file at byte {self.at}", None) from None
+        self.extended = True  # so that it is forgotten after this member
         return length
 
     def _extend(self, kind: int, size: int, at: int) -> None:
@@ -151,12 +219,13 @@ class _Scanner:
             self.path = self.path or _text(data)
             return
         try:
-            fields = dict(_pax(data))
+            listed = list(_pax(data))
+            fields, found = dict(listed), sparse.of_pax(listed)
             self.size = int(fields[b"size"]) if b"size" in fields else self.size
         except ValueError:
             raise Cut(f"broken pax header at byte {at - BLOCK}", None) from None
         self.path = fields.get(b"path") or self.path
-        self.sparse = self.sparse or any(name.startswith(b"GNU.sparse.") for name in fields)
+        self.sparse = found or self.sparse
 
     def _check_end(self) -> None:
         """Raise ShardBreak when anything but zeros follows the end mark: a hole must not pass for the end."""

@@ -16,7 +16,7 @@ from curate.core.contracts import ShardBreak
 from curate.sources.fields import FIRST, Reading, names_of
 from curate.sources.own import Own, own
 from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_JSON, MAX_TEXT, UNSAFE_KEY, Record, as_text, cut, decode, join
-from curate.sources.tar.members import Cut, Member, members, shown
+from curate.sources.tar.members import Cut, Member, content, members, shown
 from curate.sources.texts import together
 
 KEYS_REMEMBERED = 2_000_000  # about 140 MB; a repeated key is not noticed past so many records
@@ -60,7 +60,8 @@ class _Group:
 
     def add(self, part: _Part, file: BinaryIO) -> None:
         """Read a member's data. Raises ShardBreak when the file ends before they do."""
-        _, extension, role, (name, offset, size) = part
+        _, extension, role, member = part
+        size = member.size
         self.extensions.add(extension)
         self.roles.add(role)
         inner = extension.rpartition(b".")[0]
@@ -72,12 +73,11 @@ class _Group:
                 self.codes.append("bad_json")
                 return
             size = _BOUNDS[role]
-        file.seek(offset)
-        data = file.read(size)
+        data = content(file, member, size)
         if len(data) < size:
-            raise Cut(f"cut off while it was read, in member {shown(name)}", name)
+            raise Cut(f"cut off while it was read, in member {shown(member.name)}", member.name)
         if role == "image":
-            self.images.append(_Image(inner, extension, data, offset))
+            self.images.append(_Image(inner, extension, data, member.offset))
         elif role == "json":
             self._parse(inner, data)
         elif inner not in self.texts:

@@ -17,7 +17,7 @@ from curate.core.contracts import Batch, Shard, ShardBreak
 from curate.sources.fields import Reading, beside_images
 from curate.sources.records import MAX_IMAGE, Record, batches
 from curate.sources.source import OpenShard, Source, shard_of
-from curate.sources.tar.members import BUFFER
+from curate.sources.tar.members import BUFFER, SPARSE, content, member_at
 from curate.sources.tar.records import CAPTIONS, field_names, records
 from curate.sources.tar.unpacked import SUFFIXES, packing, unpack
 from curate.storage.input_file import InputFile
@@ -75,11 +75,26 @@ class TarShard:
     def images(self, rows: pa.Table) -> Iterator[bytes | None]:
         """Yield the bytes of `rows` (columns offset, bytes), each read at its offset; None where either is null."""
         offsets, sizes = rows.column("offset").to_pylist(), rows.column("bytes").to_pylist()
-        if any(offset is not None and offset & INSIDE for offset in offsets):
+        if any(offset is not None and offset & SPARSE for offset in offsets):
+            yield from self._with_sparse(offsets, sizes)
+        elif any(offset is not None and offset & INSIDE for offset in offsets):
             inside = InputFile(self._inside[0])
             yield from inside.pieces(map(_place, (offset and offset & ~INSIDE for offset in offsets), sizes))
         else:
             yield from self.file.pieces(map(_place, offsets, sizes))
+
+    def _with_sparse(self, offsets: list[int | None], sizes: list[int | None]) -> Iterator[bytes | None]:
+        """Yield images of which some have holes: from a copy of the tar on this disk."""
+        with open(self._path()[0], "rb", buffering=BUFFER) as file:
+            for offset, size in zip(offsets, sizes, strict=True):
+                place = _place(offset and offset & ~(INSIDE | SPARSE), size)
+                if place is None:
+                    yield None
+                elif offset is not None and offset & SPARSE:
+                    yield content(file, member_at(file, place[0]), place[1])
+                else:
+                    file.seek(place[0])
+                    yield file.read(place[1])
 
 
 def _place(offset: int | None, size: int | None) -> tuple[int, int] | None:
