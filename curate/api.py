@@ -60,6 +60,9 @@ class Settings:
     table: str = ""
     """How csv and tsv are written, as --table: "delimiter=tab,quote=none"."""
 
+    members: Mapping[str, str] = field(default_factory=dict)
+    """What members of tars are besides the usual ones, by extension: {"img": "image", "cap": "text", "meta": "json"}."""
+
     runner: Runner | None = None
     """Where the passes run; None: worker processes on this machine."""
 
@@ -159,7 +162,7 @@ def _planned(recipe: str, inputs: Sequence[str], settings: Settings) -> tuple[Pl
     from curate.sources.source import Columns
 
     loaded = loader.load(recipe, settings.overrides, settings.models, plugins.given(settings.plugins))
-    shards = list_shards(inputs, Columns(settings.columns, settings.table)) if inputs else Shards([])
+    shards = list_shards(inputs, Columns(settings.columns, settings.table, settings.members)) if inputs else Shards([])
     return planning.plan(planning.fetching(loaded) if shards.on_the_web.any() else loaded), shards
 
 

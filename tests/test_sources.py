@@ -25,9 +25,11 @@ from curate.sources import folder as folder_source
 from curate.sources.listing import list_shards
 from curate.sources.opening import images, open_shard, read
 from curate.sources.records import ERRORS, MAX_TEXT
+from curate.sources.source import Columns
 from curate.sources.tar import unpacked
 from curate.sources.tar.members import members
 from curate.sources.tar.records import records
+from tests.running import curate, jpeg, make_tar
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -71,7 +73,7 @@ def rows_of(shard):
 
 def one(path, columns=None):
     """Return the records of the only shard of `path`."""
-    (shard,) = list_shards([str(path)], columns or {})
+    (shard,) = list_shards([str(path)], {} if columns is None else columns)
     rows, broken = rows_of(shard)
     assert broken is None
     return shard, rows
@@ -890,3 +892,37 @@ def test_a_remote_folder_of_images(memory):
         ("sub/b", "listed", b"b", None),
     ]
     assert again(shard, rows[1:]) == [b"b"]
+
+
+def test_members_with_extensions_of_their_own(tmp_path: Path) -> None:
+    path = make_tar(
+        tmp_path / "own.tar", [("1.img", jpeg(1)), ("1.cap", b"a text"), ("1.meta", b'{"url": "https://a.example/1"}')]
+    )
+    (shard,) = list_shards([str(path)], {})
+    with pytest.raises(ShardBreak, match=r"\.img \(1\).*--member image=EXTENSION"):
+        list(read(shard))
+    told = Columns({}, members={"img": "image", "cap": "text", "meta": "json"})
+    shard, rows = one(path, told)
+    assert [(row["key"], row["image"], row["text"], row["url"]) for row in rows] == [
+        ("1", jpeg(1), "a text", "https://a.example/1")
+    ]
+    assert again(shard, rows) == [jpeg(1)]
+    assert shard.fingerprint != list_shards([str(path)], {})[0].fingerprint  # it is another input
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("img", "ROLE=EXTENSION"),
+        ("picture=img", "a role of image, text, json"),
+        ("image=.a.b", "ROLE=EXTENSION"),
+        ("text=", "ROLE"),
+    ],
+)
+def test_what_is_said_of_members_must_mean_something(option: str, said: str, tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "own.tar", [("1.img", jpeg(1))])
+    told = curate("stats", path, "--member", option)
+    assert told.returncode == 2 and said in told.stderr and len(told.stderr.splitlines()) == 1
+    table = tmp_path / "a.csv"
+    table.write_text("url,text\nhttps://a.example/1.jpg,one\n")
+    assert "no tar" in curate("stats", table, "--member", "image=img").stderr

@@ -8,8 +8,9 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -22,6 +23,7 @@ from curate.storage.backend import Disk, Storage, storage
 if TYPE_CHECKING:
     from rich.console import Console
 
+MEMBERS = ("image", "text", "json")
 ROLES = ("image", "text", "url", "key", "sha256", "texts")
 
 
@@ -43,16 +45,56 @@ def column_roles(pairs: Sequence[str]) -> dict[str, str]:
     return roles
 
 
-def shards_of(inputs: Sequence[str], columns: Sequence[str], table: str = "") -> Shards:
-    """List the shards of INPUT... in order, given --column and --table. Raises InputError."""
+def member_roles(pairs: Sequence[str]) -> dict[str, str]:
+    """Read ROLE=EXTENSION options; return roles by extension. Raises OptionError."""
+    roles: dict[str, str] = {}
+    for pair in pairs:
+        role, equals, extension = pair.partition("=")
+        extension = extension.removeprefix(".").lower()
+        if not equals or role not in MEMBERS or not extension or "." in extension or "/" in extension:
+            raise OptionError(f"--member {pair}: must be ROLE=EXTENSION with a role of {', '.join(MEMBERS)}, as image=img")
+        if roles.setdefault(extension, role) != role:
+            raise OptionError(f"--member {pair}: {extension} is {roles[extension]} already")
+    return roles
+
+
+class Described(Protocol):
+    """What options say of the input: --column, --table, --member."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return ROLE=NAME of columns."""
+
+    @property
+    def table(self) -> str:
+        """Return how csv and tsv are written."""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Return ROLE=EXTENSION of members of tars."""
+
+
+@dataclass(frozen=True)
+class AsItIs:
+    """Nothing is said of the input."""
+
+    columns: tuple[str, ...] = ()
+    table: str = ""
+    members: tuple[str, ...] = ()
+
+
+def shards_of(inputs: Sequence[str], described: Described) -> Shards:
+    """List the shards of INPUT... in order. Raises InputError."""
     from curate.sources.listing import list_shards
     from curate.sources.source import Columns
     from curate.sources.tables.dialect import given
 
-    told = given(table)
-    shards = list_shards(inputs, Columns(column_roles(columns), table))
+    told, members = given(described.table), member_roles(described.members)
+    shards = list_shards(inputs, Columns(column_roles(described.columns), described.table, members))
     if told and not shards.forms():
-        raise InputError(f"--table {table}: there is no csv or tsv among the inputs")
+        raise InputError(f"--table {described.table}: there is no csv or tsv among the inputs")
+    if members and not any(shard.kind == "tar" for shard in shards):
+        raise InputError(f"--member {described.members[0]}: there is no tar among the inputs")
     return shards
 
 

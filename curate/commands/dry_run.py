@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def dry_run_command(given: DryRun) -> int:
     """Try a recipe on one shard and print the estimates; return the exit code."""
     recipe = recipes.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
-    shards = common.shards_of([given.shard], given.columns, given.table)
+    shards = common.shards_of([given.shard], given)
     plan = planning.plan(planning.fetching(recipe) if shards[0].on_the_web else recipe)
     if plan.fetches:
         check_ready(recipe.policy)

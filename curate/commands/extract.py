@@ -20,7 +20,7 @@ def extract_command(given: Extract) -> int:
     """Extract and print the result; return the exit code."""
     api.apart(given.inputs, given.out)
     store = Store(storage(given.out))
-    shards = common.shards_of(given.inputs, ())
+    shards = common.shards_of(given.inputs, common.AsItIs())
     started = time.monotonic()
     with Bars() as bars, open_runner(given, len(shards)) as runner:
         options = Options(given.surrounding)

@@ -195,6 +195,9 @@ COLUMNS = together(
                  help="How csv and tsv are written: delimiter=comma|tab|semicolon|pipe or one sign, quote=double|backslash|none, "
                  "header=yes|no, encoding=utf-8|utf-16|cp1252|..., newline=lf|cr. Default: judged by the head of each file; "
                  "`curate plan` prints it."),
+    click.option("--member", "members", multiple=True, metavar="ROLE=EXTENSION",
+                 help="Which members of tars are images, texts or JSON besides the usual ones: image=img, text=cap, json=meta; "
+                 "repeatable."),
 )  # fmt: skip
 
 SELECTION = together(

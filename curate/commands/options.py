@@ -44,6 +44,7 @@ class Run(Work):
     plugins: tuple[str, ...]
     columns: tuple[str, ...]
     table: str
+    members: tuple[str, ...]
     max_bad_records: float
     as_json: bool
 
@@ -102,6 +103,7 @@ class DryRun:
     plugins: tuple[str, ...]
     columns: tuple[str, ...]
     table: str
+    members: tuple[str, ...]
     max_bad_records: float
     as_json: bool
 
@@ -117,6 +119,7 @@ class Plan:
     plugins: tuple[str, ...]
     columns: tuple[str, ...]
     table: str
+    members: tuple[str, ...]
     max_bad_records: float
     as_json: bool
 
@@ -130,6 +133,7 @@ class Stats:
     workers: int | None
     columns: tuple[str, ...]
     table: str
+    members: tuple[str, ...]
     max_bad_records: float
     as_json: bool
 

@@ -30,7 +30,7 @@ from curate.storage.samples import FILES
 def plan_command(given: Plan) -> int:
     """Print the passes of a recipe; return the exit code."""
     wanted = recipe.load(given.recipe, given.overrides, given.models, plugins.given(given.plugins))
-    shards = common.shards_of(given.inputs, given.columns, given.table) if given.inputs else Shards([])
+    shards = common.shards_of(given.inputs, given) if given.inputs else Shards([])
     plan = planning.plan(planning.fetching(wanted) if shards.on_the_web.any() else wanted)
     models = checked(plan)
     check_fields(plan, shards)

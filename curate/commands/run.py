@@ -44,8 +44,8 @@ def run_command(given: options.Run) -> int:
         recipe = replace(recipe, output=replace(recipe.output, samples_per_shard=given.samples_per_shard))
     api.apart([*given.inputs, *given.counts_of], given.out)
     store = Store(with_facts(storage(given.out), given.facts))
-    judged = len(common.shards_of(given.inputs, given.columns, given.table)) if given.counts_of else None
-    shards = common.shards_of([*given.inputs, *given.counts_of], given.columns, given.table)
+    judged = len(common.shards_of(given.inputs, given)) if given.counts_of else None
+    shards = common.shards_of([*given.inputs, *given.counts_of], given)
     plan = planning.plan(planning.fetching(recipe) if shards.on_the_web.any() else recipe)
     room = check_before_reading(plan, shards, store.storage)
     plan, unread = resolve(plan, default_cache())

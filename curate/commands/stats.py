@@ -19,7 +19,7 @@ def stats_command(given: Stats) -> int:
     """Print statistics of a dataset; return the exit code."""
     from curate.report.statistics import as_json, render, statistics, write_html
 
-    shards = common.shards_of(given.inputs, given.columns, given.table)
+    shards = common.shards_of(given.inputs, given)
     broken: list[dict[str, str]] = []
     with TemporaryDirectory(prefix="curate-stats-") as folder:
         with LocalRunner(min(common.workers(given.workers), max(1, len(shards)))) as runner:

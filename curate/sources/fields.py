@@ -18,6 +18,9 @@ FIRST = 100
 MOST = 40
 """Names that a message lists."""
 
+MEMBER = "member "
+"""What stands before an extension in the columns of a shard whose members have extensions of their own."""
+
 DEEP = 3
 """Objects in objects whose names are listed."""
 
@@ -35,11 +38,15 @@ class Reading:
     lines: bool = False
     """Each line of a text file is a text."""
 
+    members: tuple[tuple[bytes, str], ...] = ()
+    """Extensions of members of a tar that are said to be images, texts or JSON (image, text, json)."""
+
     @classmethod
     def of(cls, captions: Sequence[str], columns: Sequence[tuple[str, str]]) -> Reading:
         """Return what the columns of a shard say."""
         named = dict(columns)
-        return cls(captions, named.get("text"), named.get("url"), named.get("key"), named.get("texts") == "lines")
+        members = tuple((role.removeprefix(MEMBER).encode(), name) for role, name in columns if role.startswith(MEMBER))
+        return cls(captions, named.get("text"), named.get("url"), named.get("key"), named.get("texts") == "lines", members)
 
     def texts(self, fields: Fields, written: str | None, codes: list[str]) -> list[str]:
         """Return the texts of a record: of the field that is named, else of its text file or the usual field, and of lists."""
@@ -78,7 +85,7 @@ def check_named(url: str, names: Iterable[str], columns: Iterable[tuple[str, str
     """Raise InputError where a field that a column names is not among `names`, those of a shard's first records."""
     known = list(dict.fromkeys(names))
     for role, name in columns:
-        if role != "texts" and name not in known:
+        if role != "texts" and not role.startswith(MEMBER) and name not in known:
             there = f"there are {', '.join(known[:MOST])}" if known else "there is no JSON beside them"
             raise InputError(f"{url}: no field {name} for {role} beside its first images; {there}{near(name, known)}")
 

@@ -25,11 +25,15 @@ class OpenShard(Protocol):
 
 
 class Columns(dict[str, str]):
-    """The names of columns that were asked for, by role, and how tables of text are said to be written (as `--table`)."""
+    """The names of columns that were asked for, by role, and what else is said of the input.
 
-    def __init__(self, columns: Mapping[str, str], table: str = "") -> None:
+    That is how tables of text are written (as `--table`), and what members of tars are (extension and role, as `--member`).
+    """
+
+    def __init__(self, columns: Mapping[str, str], table: str = "", members: Mapping[str, str] | None = None) -> None:
         super().__init__(columns)
         self.table = table
+        self.members = members or {}
 
 
 @dataclass(frozen=True)

@@ -176,12 +176,13 @@ class _Part(NamedTuple):
     member: Member
 
 
-def _parts(file: BinaryIO, unknown: Counter[str] | None = None) -> Iterator[_Part]:
+def _parts(file: BinaryIO, reading: Reading, unknown: Counter[str] | None = None) -> Iterator[_Part]:
     """Yield the members that are part of a record; count the others in `unknown` by extension, the first EXTENSIONS kinds."""
+    roles = {**_ROLES, **dict(reading.members)}
     for member in members(file):
         folder, slash, base = member.name.rpartition(b"/")
         stem, _, extension = base.partition(b".")
-        role = _ROLES.get(extension.rpartition(b".")[2].lower())
+        role = roles.get(extension.rpartition(b".")[2].lower())
         if stem and role is not None:
             yield _Part(folder + slash + stem, extension, role, member)
         elif stem and unknown is not None and (len(unknown) < EXTENSIONS or shown(extension) in unknown):
@@ -214,7 +215,7 @@ class _Reader:
         group: _Group | None = None
         before: _Group | None = None
         try:
-            for part in _parts(self.file, self.unknown):
+            for part in _parts(self.file, self.reading, self.unknown):
                 if group is None or part.key != group.key or part.extension in group.extensions:
                     if group is not None:
                         yield from self._finished(group)
@@ -231,7 +232,8 @@ class _Reader:
             yield from self._finished(group)
         if self.unknown and not self.has_image:
             met = ", ".join(f".{name} ({count})" for name, count in self.unknown.most_common(8))
-            raise ShardBreak(f"no image among its members; their extensions are not known: {met}")
+            known = "say which are images with --member image=EXTENSION"
+            raise ShardBreak(f"no image among its members; their extensions are not known: {met}; {known}")
 
     def _is_whole(self, group: _Group, before: _Group | None) -> bool:
         return group.start in self.taken or group.whole(before)
@@ -247,7 +249,7 @@ class _Reader:
             return
         if _is_part(group.roles):
             if self.apart is None:
-                self.apart = _apart(self.file)
+                self.apart = _apart(self.file, self.reading)
             for run in self.apart.pop(group.key, ()):
                 start = run[0].member.offset
                 if start > group.start and not any(part.extension in group.extensions for part in run):
@@ -257,7 +259,7 @@ class _Reader:
         yield from group.records()
 
 
-def _apart(file: BinaryIO) -> dict[bytes, list[list[_Part]]]:
+def _apart(file: BinaryIO, reading: Reading) -> dict[bytes, list[list[_Part]]]:
     """Return the runs of members that are only a part of a record, of keys with several; bytes of members are not read."""
     found: dict[bytes, list[list[_Part]]] = {}
     run: list[_Part] = []
@@ -270,7 +272,7 @@ def _apart(file: BinaryIO) -> dict[bytes, list[list[_Part]]]:
         extensions.clear()
 
     with suppress(Cut):  # told by who reads the records
-        for part in _parts(file):
+        for part in _parts(file, reading):
             if run and (part.key != run[0].key or part.extension in extensions):
                 end()
             run.append(part)
@@ -279,11 +281,11 @@ def _apart(file: BinaryIO) -> dict[bytes, list[list[_Part]]]:
     return {key: runs for key, runs in found.items() if len(runs) > 1}
 
 
-def field_names(file: BinaryIO) -> list[str]:
+def field_names(file: BinaryIO, reading: Reading = USUAL) -> list[str]:
     """Return the names of the fields in the first JSON files of a tar, with dots where they are in objects."""
     found: dict[str, None] = {}
     with suppress(Cut):
-        for part in islice((part for part in _parts(file) if part.role == "json"), FIRST):
+        for part in islice((part for part in _parts(file, reading) if part.role == "json"), FIRST):
             group = _Group(part.key, part.member.offset, [])
             group.add(part, file)
             for fields in group.fields.values():

@@ -14,9 +14,9 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from curate.core.contracts import Batch, Shard, ShardBreak
-from curate.sources.fields import Reading, beside_images
+from curate.sources.fields import MEMBER, Reading, beside_images
 from curate.sources.records import MAX_IMAGE, Record, batches
-from curate.sources.source import OpenShard, Source, shard_of
+from curate.sources.source import Columns, OpenShard, Source, shard_of
 from curate.sources.tar.members import BUFFER, SPARSE, content, member_at
 from curate.sources.tar.records import CAPTIONS, field_names, records
 from curate.sources.tar.unpacked import SUFFIXES, packing, unpack
@@ -47,7 +47,7 @@ class TarShard:
     def fields(self) -> list[str]:
         """Return the names of the fields in the first JSON files of the tar."""
         with open(self._path()[0], "rb", buffering=BUFFER) as file:
-            return field_names(file)
+            return field_names(file, Reading.of(CAPTIONS, self.shard.columns))
 
     def _path(self) -> tuple[str, int]:
         """Return the path of the tar, unpacked if it is packed, and the bit of its offsets."""
@@ -104,7 +104,9 @@ def _place(offset: int | None, size: int | None) -> tuple[int, int] | None:
 
 
 def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
-    return [shard_of(entry, SOURCE.kind, columns=beside_images(columns))]
+    members = columns.members if isinstance(columns, Columns) else {}
+    said = {MEMBER + extension: role for extension, role in members.items()}
+    return [shard_of(entry, SOURCE.kind, columns={**beside_images(columns), **said})]
 
 
 def _fields(shard: Shard) -> list[str]:
