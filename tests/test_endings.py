@@ -12,6 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from curate.cli import main
+from curate.core.contracts import Shard
+from curate.core.shards import Shards
+from curate.driver.look import COPIED, look
 from tests.running import KEEP_ALL, decisions, jpeg, make_tar, manifest, pairs
 
 
@@ -195,3 +198,10 @@ def test_images_alone_are_wanted_by_the_recipe_that_fetches() -> None:
 
     assert loader.load("fetch").output.empty_text == "keep"
     assert loader.load("align").output.empty_text == "drop"
+
+
+def test_a_plan_does_not_copy_large_remote_shards() -> None:
+    far, small = Shard(0, "memory://b/a.tar", "tar", COPIED + 1, "0a"), Shard(0, "memory://b/b.tar", "tar", 1, "0b")
+    assert look(Shards([])) is None and look(Shards([far])) is None
+    found = look(Shards([far, small]))
+    assert found is not None and found.shards == 1 and len(found.manifest["partial_shards"]) == 1

@@ -37,7 +37,7 @@ def plan_command(given: Plan) -> int:
     check_weights(plan)
     check_lists(plan, default_cache())
     refused = _refused(plan)
-    seen = look(shards) if len(shards) else None
+    seen = look(shards)
     saved = _savings(plan, shards)
     rows, warnings = _passes(plan), [*plan.warnings(), *([refused] if refused else [])]
     if given.as_json:

@@ -13,9 +13,13 @@ from curate.core.contracts import Shard, ShardBreak, shard_name
 from curate.core.shards import Shards
 from curate.passes import problems
 from curate.sources.opening import open_shard
+from curate.storage.paths import is_local
 
 SHARDS, RECORDS = 8, 250
 """Shards that are looked at, evenly spread over the input, and the records of each."""
+
+COPIED = 32 << 20
+"""Bytes of the largest remote shard that is looked at: most kinds are copied to be read, and a plan should cost nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,24 @@ class Look:
         return f"looked at {self.records:,} records of {shards}: {bad} cannot be read"
 
 
-def look(shards: Shards) -> Look:
-    """Read the first records of some shards, without their images where these are files of their own or on the web."""
+def look(shards: Shards) -> Look | None:
+    """Read the first records of some shards that are here or small, without images that are files of their own or on the web.
+
+    None where there are no such shards.
+    """
     places = np.unique(np.linspace(0, len(shards) - 1, min(SHARDS, len(shards))).astype(np.int64))
     tally: Counter[str] = Counter()
     broken = []
-    for shard in shards.at(places):
+    near = [shard for shard in shards.at(places) if is_local(shard.url) or shard.size <= COPIED]
+    if not near:
+        return None
+    for shard in near:
         reason = _looked_at(replace(shard, limit=RECORDS), tally)
         if reason is not None:
             broken.append({"shard": shard_name(shard), "reason": reason})
     records = tally.pop("records", 0)
     about = {"records": records, "kept": records, "problems": problems.described(tally), "partial_shards": broken}
-    return Look(len(places), records, about)
+    return Look(len(near), records, about)
 
 
 def _looked_at(shard: Shard, tally: Counter[str]) -> str | None:
