@@ -101,7 +101,7 @@ def run(recipe: str, inputs: Sequence[str], out: str | os.PathLike[str], setting
     place = with_facts(storage(out), None if settings.facts is None else os.fspath(settings.facts))
     room = check_before_reading(planned, shards, place)
     resolved, unread = resolve(planned, default_cache())
-    warnings = [*planned.warnings(), *unread, *room]
+    warnings = [*planned.warnings(), *unread, *room, *shards.left_aside]
     options = settings.options if settings.options.warnings else _with_warnings(settings.options, warnings)
     with _runner(settings, len(shards)) as runner:
         return Run(resolved, shards, Store(place), runner, options, settings.progress).run()
@@ -148,10 +148,11 @@ def what_if(out: str | os.PathLike[str], overrides: Sequence[str], settings: Set
 
 def apart(inputs: Sequence[str], out: str) -> None:
     """Raise InputError where OUT is an input, inside one or around one: a run clears what it finds in OUT."""
+    from curate.sources.names import expanded, given
     from curate.storage.paths import plain
 
     target = plain(out).rstrip("/")
-    for one in map(plain, inputs):
+    for one in map(plain, (one for name in given(inputs) for one in (expanded(name) if "{" in name else [name]))):
         place = one.rstrip("/")
         if place == target or place.startswith(target + "/") or target.startswith(place + "/"):
             raise InputError(f"--out {out} and the input {one} overlap; choose another --out")

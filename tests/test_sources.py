@@ -926,3 +926,40 @@ def test_what_is_said_of_members_must_mean_something(option: str, said: str, tmp
     table = tmp_path / "a.csv"
     table.write_text("url,text\nhttps://a.example/1.jpg,one\n")
     assert "no tar" in curate("stats", table, "--member", "image=img").stderr
+
+
+def test_pictures_are_not_hidden_by_a_table_that_is_not_theirs(tmp_path: Path) -> None:
+    for seed in range(3):
+        (tmp_path / f"{seed}.jpg").write_bytes(jpeg(seed))
+        (tmp_path / f"{seed}.txt").write_text(f"a picture {seed}")
+    (tmp_path / "notes.csv").write_text("name,grade\nx,1\n")
+    (tmp_path / "log.csv").write_text("url,text\nhttps://a.example/1.jpg,one\n")
+    shards = list_shards([str(tmp_path)], {})
+    assert [shard.kind for shard in shards] == ["folder"]
+    assert [re.sub(r".*/(\w+\.csv).*", r"\1", line) for line in shards.left_aside] == ["log.csv", "notes.csv"]
+    told = curate("stats", tmp_path)
+    assert told.returncode == 0 and "no image or url column among name, grade" in told.stderr
+    assert [shard.kind for shard in list_shards([str(tmp_path)], {"url": "url"})] == ["csv"]  # for that is said
+
+
+def test_a_table_that_stands_twice_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"url,text\nhttps://a.example/1.jpg,one\n"))
+    (tmp_path / "a.jsonl").write_text('{"url": "https://a.example/1.jpg", "text": "one"}\n')
+    (tmp_path / "a.b.jsonl").write_text('{"url": "https://a.example/2.jpg", "text": "two"}\n')
+    (tmp_path / "notes.csv").write_text("name,grade\nx,1\n")
+    shards = list_shards([str(tmp_path)], {})
+    assert [shard.url.rpartition("/")[2] for shard in shards] == ["a.b.jsonl", "a.jsonl"]
+    assert len(shards.left_aside) == 2 and "a.csv.gz is not read: a.jsonl beside it" in shards.left_aside[0]
+
+
+def test_a_folder_of_tables_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.csv").write_text("name,grade\nx,1\n")
+    with pytest.raises(InputError, match="no image or url column among name, grade"):
+        list_shards([str(tmp_path)], {})
+
+
+def test_what_img2dataset_writes_beside_packed_tars_is_no_input(tmp_path: Path) -> None:
+    (tmp_path / "00000.tar.gz").write_bytes(gzip.compress(tar_bytes(pairs(2))))
+    pq.write_table(pa.table({"url": ["https://a.example/1.jpg"], "caption": ["one"]}), tmp_path / "00000.parquet")
+    (tmp_path / "00000_stats.json").write_text("{}")
+    assert [shard.kind for shard in list_shards([str(tmp_path)], {})] == ["tar"]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from curate.commands.saying import say
 from curate.core.errors import CurateError, InputError, OptionError, OutputError
 from curate.core.platform import cores
 from curate.core.shards import Shards
@@ -91,6 +92,8 @@ def shards_of(inputs: Sequence[str], described: Described) -> Shards:
 
     told, members = given(described.table), member_roles(described.members)
     shards = list_shards(inputs, Columns(column_roles(described.columns), described.table, members))
+    for line in shards.left_aside:
+        say(line)
     if told and not shards.forms():
         raise InputError(f"--table {described.table}: there is no csv or tsv among the inputs")
     if members and not any(shard.kind == "tar" for shard in shards):

@@ -43,6 +43,7 @@ class Shards(Sequence[Shard]):
     """Shards in order; the index of each is its position."""
 
     def __init__(self, shards: Iterable[Shard]) -> None:
+        self.left_aside: list[str] = []  # files beside them that are no input, and why: a line each
         columns: dict[tuple[tuple[str, str], ...], int] = {}  # few kinds of tables in one input
         forms: dict[str, int] = {}
         stream = iter(shards)

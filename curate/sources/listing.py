@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import xxhash
 
@@ -19,9 +20,8 @@ from curate.sources.registry import source_of, suffixes
 from curate.sources.source import Source
 from curate.storage.paths import Entry, exists, find, globbed, is_local, plain, tree
 
-STATS = "_stats.json"
-"""What img2dataset writes beside each shard, as 00000_stats.json."""
-
+_KINDS = (".parquet", ".arrow", ".jsonl", ".json", ".tsv", ".csv")
+_PACKED = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -33,10 +33,12 @@ def list_shards(inputs: Sequence[str], columns: Mapping[str, str]) -> Shards:
     """
     if not inputs:
         raise InputError("no input: name a tar, a table, or a folder of images")
+    listing = _Listing(columns)
     if len(inputs) == 1 and inputs[0][0:1] != "@" and "{" not in inputs[0]:
-        found = Shards(_listed(plain(inputs[0]), columns))
+        found = Shards(listing.listed(plain(inputs[0])))
     else:
-        found = Shards(_distinct(shard for name in given(inputs) for shard in _named(name, columns)))
+        found = Shards(_distinct(shard for name in given(inputs) for shard in listing.named(name)))
+    found.left_aside = listing.aside
     if columns:
         _check_fields(found)
     return found
@@ -52,30 +54,6 @@ def _check_fields(shards: Shards) -> None:
             return
 
 
-def _named(name: str, columns: Mapping[str, str]) -> Iterator[Shard]:
-    """List the shards of an input that may be a brace list. Raises InputError where a file of it is missing."""
-    if "{" not in name or exists(plain(name)):
-        yield from _listed(plain(name), columns)
-        return
-    known = globbed(plain(pattern(name))) if "://" in name and not _GLOB.search(name) else {}
-    for one in map(plain, expanded(name)):
-        yield from _listed(one, columns, known.get(one))
-
-
-def _listed(url: str, columns: Mapping[str, str], known: Entry | None = None) -> Iterator[Shard]:
-    try:
-        entries, is_folder = ([known], False) if known else find(url)
-        if is_folder:
-            yield from _folder(url, columns)
-        else:
-            for entry in entries:
-                if (source := source_of(entry.url)) is None:
-                    raise InputError(f"{entry.url}: unknown kind of file; known are {', '.join(suffixes())}")
-                yield from source.shards(entry, columns)
-    except OSError as error:
-        raise InputError(f"{url}: {error.strerror or error}") from None
-
-
 def _distinct(shards: Iterable[Shard]) -> Iterator[Shard]:
     seen: set[int] = set()  # hashes: half the memory of the names
     for shard in shards:
@@ -85,26 +63,80 @@ def _distinct(shards: Iterable[Shard]) -> Iterator[Shard]:
             yield shard
 
 
-def _folder(url: str, columns: Mapping[str, str]) -> Iterator[Shard]:
-    """List the shards of a folder: its files of known kinds, else its images. Raises InputError when there are none."""
-    from curate.sources.folder import LISTS, image_shards, is_image
+@dataclass
+class _Listing:
+    """Lists shards; `aside` says of files in folders why they are not read."""
 
-    entries = _inputs(url, tree(url))
-    with_images = {posixpath.dirname(entry.url) for entry in entries if is_image(entry.url)}
-    counted = {entry.url.removesuffix(STATS) for entry in entries if entry.url.endswith(STATS)}
-    has_images, some, known = bool(with_images), False, list(_known(entries))
-    others = has_images or any(not source.beside for _, source in known)
-    for entry, source in known:
-        stem = posixpath.splitext(entry.url)[0]
-        logged = stem in with_images and stem in counted  # of what img2dataset wrote as files
-        aside = others and source.beside
-        if not logged and not aside and not (has_images and posixpath.basename(entry.url) in LISTS):
+    columns: Mapping[str, str]
+    aside: list[str] = field(default_factory=list)
+
+    def named(self, name: str) -> Iterator[Shard]:
+        """List the shards of an input that may be a brace list. Raises InputError where a file of it is missing."""
+        if "{" not in name or exists(plain(name)):
+            yield from self.listed(plain(name))
+            return
+        known = globbed(plain(pattern(name))) if "://" in name and not _GLOB.search(name) else {}
+        for one in map(plain, expanded(name)):
+            yield from self.listed(one, known.get(one))
+
+    def listed(self, url: str, known: Entry | None = None) -> Iterator[Shard]:
+        """List the shards of a file, glob or folder. Raises InputError."""
+        try:
+            entries, is_folder = ([known], False) if known else find(url)
+            if is_folder:
+                yield from self._folder(url)
+            else:
+                for entry in entries:
+                    if (source := source_of(entry.url)) is None:
+                        raise InputError(f"{entry.url}: unknown kind of file; known are {', '.join(suffixes())}")
+                    yield from source.shards(entry, self.columns)
+        except OSError as error:
+            raise InputError(f"{url}: {error.strerror or error}") from None
+
+    def _folder(self, url: str) -> Iterator[Shard]:
+        """List the shards of a folder: its files of known kinds, else its images. Raises InputError when there are none."""
+        from curate.sources.folder import LISTS, image_shards, is_image
+
+        entries = _inputs(url, tree(url))
+        has_images, some, known = any(is_image(entry.url) for entry in entries), False, list(_known(entries))
+        others = has_images or any(not source.beside for _, source in known)
+        twins, refused = _twins(entry for entry, source in known if source.table), None
+        for entry, source in known:
+            if (others and source.beside) or (has_images and posixpath.basename(entry.url) in LISTS):
+                continue
+            if entry.url in twins:
+                self.aside.append(f"{entry.url} is not read: {posixpath.basename(twins[entry.url])} beside it has the same name")
+                continue
+            try:
+                shards = list(source.shards(entry, self.columns)) if source.table else source.shards(entry, self.columns)
+            except InputError as error:
+                refused = refused or error
+                self.aside.append(f"not read: {error}")
+                continue
+            if has_images and "url" not in self.columns and source.table and all(shard.on_the_web for shard in shards):
+                self.aside.append(f"{entry.url} is not read: it lists addresses, and the images in its folder are the input")
+                continue
             some = True
-            yield from source.shards(entry, columns)
-    if not some and has_images:
-        yield from image_shards(url, entries, columns)
-    elif not some:
-        raise InputError(f"{url}: no tar, table, web archive or image in this folder")
+            yield from shards
+        if not some and has_images:
+            yield from image_shards(url, entries, self.columns)
+        elif not some:
+            raise refused or InputError(f"{url}: no tar, table, web archive or image in this folder")
+
+
+def _twins(tables: Iterable[Entry]) -> dict[str, str]:
+    """Return the tables that another one stands for, which has the same name but for the extension: the same rows twice."""
+    names: dict[str, list[str]] = {}
+    for entry in tables:
+        folder, slash, base = entry.url.rpartition("/")
+        names.setdefault(folder + slash + posixpath.splitext(_PACKED.sub("", base))[0], []).append(entry.url)
+    several = (sorted(urls, key=_preference) for urls in names.values() if len({_preference(url) for url in urls}) > 1)
+    return {url: first for first, *urls in several for url in urls if _preference(url) != _preference(first)}
+
+
+def _preference(url: str) -> int:
+    """Return how much is lost in a kind of table, from nothing upwards."""
+    return next((at for at, suffix in enumerate(_KINDS) if suffix in posixpath.basename(url).lower()), len(_KINDS))
 
 
 def _inputs(url: str, entries: list[Entry]) -> list[Entry]:

@@ -67,6 +67,9 @@ class Source:
     beside: bool = False
     """In a folder, its files are skipped where there are images or files of another source: they mostly describe these."""
 
+    table: bool = False
+    """In a folder, its files may be no input: one that cannot be used is left aside, and so is one that another stands for."""
+
     def shards(self, entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
         """Return the shards of a file, each with index 0. Raises InputError when the file cannot be used."""
         return [shard_of(entry, self.kind)] if self.list is None else self.list(entry, columns)

@@ -158,5 +158,5 @@ def _open(shard: Shard) -> Iterator[OpenShard]:
         yield TableShard(shard, lambda: Arrow(file.path()))
 
 
-SOURCE = Source("arrow", (".arrow", ".feather", ".ipc"), _open, _list)
+SOURCE = Source("arrow", (".arrow", ".feather", ".ipc"), _open, _list, table=True)
 """Arrow IPC files and streams; those of a folder that HF datasets saved, too."""

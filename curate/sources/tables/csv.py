@@ -216,5 +216,5 @@ def _open(shard: Shard) -> Iterator[OpenShard]:
         yield TableShard(shard, lambda: _opened(shard.url, file, written, shard.part))
 
 
-SOURCE = Source("csv", with_packed(".csv", ".tsv"), _open, _list)
+SOURCE = Source("csv", with_packed(".csv", ".tsv"), _open, _list, table=True)
 """Tables of image paths or URLs, with values between commas, tabs, semicolons or pipes."""

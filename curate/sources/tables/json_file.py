@@ -203,5 +203,5 @@ def _open(shard: Shard) -> Iterator[OpenShard]:
         yield JsonTable(shard, Folder.of_file(shard.url), rows)
 
 
-SOURCE = Source("json", with_packed(".json"), _open, _list, beside=True)
+SOURCE = Source("json", with_packed(".json"), _open, _list, beside=True, table=True)
 """One array of objects, or one object of columns; in a folder, JSON mostly describes other files."""

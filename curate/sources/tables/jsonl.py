@@ -166,5 +166,5 @@ def _open(shard: Shard) -> Iterator[OpenShard]:
         yield JsonTable(shard, Folder.of_file(shard.url), lines)
 
 
-SOURCE = Source("jsonl", with_packed(".jsonl", ".ndjson"), _open, _list)
+SOURCE = Source("jsonl", with_packed(".jsonl", ".ndjson"), _open, _list, table=True)
 """One JSON object a line, with image paths, base64 or URLs."""

@@ -129,5 +129,7 @@ def _open(shard: Shard) -> Iterator[OpenShard]:
         yield TableShard(shard, lambda: Parquet(file.path(), shard.part), lambda: Parquet(file.source(), shard.part, BUFFER))
 
 
-SOURCE = Source("parquet", (".parquet", ".pq", ".parq"), _open, _list, yields_to=(".tar",))
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # which img2dataset describes
+
+SOURCE = Source("parquet", (".parquet", ".pq", ".parq"), _open, _list, yields_to=_TARS, table=True)
 """Parquet with image bytes, paths or URLs; img2dataset writes one with metadata beside each tar."""
