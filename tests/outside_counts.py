@@ -158,8 +158,8 @@ def run_with_counts(inputs: list[Path], out: Path, runner: Runner) -> Outcome:
 
 def expected() -> Iterator[tuple[int | None, int | None, str | None]]:
     """Yield images and words of each record's host, and which filter drops the record."""
-    for _, host in IMAGES:
+    for (_, host), text in zip(IMAGES, TEXTS, strict=True):
         images = None if host is None else len({seed for seed, other in IMAGES if other == host})
-        found = sum(len((text or "").split()) for (_, other), text in zip(IMAGES, TEXTS, strict=True) if other == host)
+        found = sum(len((words or "").split()) for (_, other), words in zip(IMAGES, TEXTS, strict=True) if other == host)
         words = None if host is None or not found else found  # what sums to nothing is not found
-        yield images, words, "host_images" if (images or 0) > 2 else None
+        yield images, words, "host_images" if (images or 0) > 2 else None if text else "missing_text"

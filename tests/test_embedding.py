@@ -207,8 +207,11 @@ def test_a_filter_cannot_read_vectors(case: Case) -> None:
 
 
 def test_the_plan_shows_each_embedding_once_and_damaged_images_end_before_it(tmp_path: Path) -> None:
+    (tmp_path / "evals").mkdir()
+    (tmp_path / "evals" / "1.jpg").write_bytes(jpeg(1))
+    overlap = f"eval_overlap: {{embedder: fake, sets: [{tmp_path}/evals]}}"
     (tmp_path / "recipe.yaml").write_text(
-        "filters:\n  caption_words:\n  clip_similarity: {embedder: fake}\n  eval_overlap: {embedder: fake, sets: [evals]}\n"
+        f"filters:\n  caption_words:\n  clip_similarity: {{embedder: fake}}\n  {overlap}\n"
     )
     plan = planning.plan(recipes.load(str(tmp_path / "recipe.yaml")))
     assert [step.name for step in plan.steps] == ["caption_words", "unreadable", "clip_similarity", "eval_overlap"]

@@ -143,7 +143,7 @@ def refusing(s3_server: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def test_a_store_that_refuses_now_and_then_costs_nothing(refusing: str, setup: Setup, undisturbed: Path, tmp_path: Path) -> None:
-    done = curate(*arguments(setup, list(setup.inputs), f"{refusing}/out", tmp_path))
+    done = curate(*arguments(setup, list(setup.inputs), f"{refusing}/out", tmp_path), "--progress", "none")
     assert (done.returncode, done.stderr) == (0, "")
     here = download(f"{refusing}/out", tmp_path / "here")
     assert written(here) == written(undisturbed)

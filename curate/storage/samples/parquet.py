@@ -46,8 +46,8 @@ _HUGGING_FACE = b"huggingface"
 
 
 def is_ours(names: Sequence[str]) -> bool:
-    """Return whether a table with these columns is one of our files of samples."""
-    return [name for name in names if name != "evidence"] == [*_HEAD, "texts", *_OF_RECORD, "json"]
+    """Return whether a table with these columns is one of our files of samples; names with dots are of fields inside them."""
+    return [name for name in names if name != "evidence" and "." not in name] == [*_HEAD, "texts", *_OF_RECORD, "json"]
 
 
 @dataclass(frozen=True)
