@@ -21,8 +21,7 @@ def main() -> None:
     Examples:
       curate run align 'crawl/*.tar' --out curated --set eval_overlap.sets=imagenet_val,coco_test.tar
       curate dry-run align crawl/00000.tar --samples 1000 --pairs 1e9
-      curate what-if curated --set min_side.larger_than=256 --set caption_frequency.max_images=5
-      curate why curated 000000123
+      curate what-if curated --set min_side.larger_than=256
 
     \b
     Exit codes: 0 done; 1 error; 2 wrong usage or recipe; 3 finished, but a shard was cut short or given up, more
@@ -36,20 +35,18 @@ def main() -> None:
 def run(given: options.Run) -> None:
     """Curate INPUT by RECIPE (a name of `curate recipes`, or a YAML file) into OUT.
 
-    INPUT: WebDataset tars, parquet, csv or jsonl with images, folders of images with captions; tables of image URLs and
-    web archives (WARC, WAT, ARC), with images fetched after the text filters; files, globs, folders or URLs
-    (s3://, gs://, file://). If killed, the same command resumes where it stopped.
+    INPUT: WebDataset tars, tables (parquet, arrow, csv, tsv, jsonl, json) with images, folders of images with captions;
+    tables of image URLs and web archives, with images fetched after the text filters; files, globs, brace lists,
+    @lists, folders or URLs (s3://, gs://, hf://). If killed, the same command resumes where it stopped.
 
     \b
     Examples:
       curate run align 'crawl/*.tar' --out curated
       curate run my.yaml s3://bucket/pairs/ --out curated --workers 16 --set nsfw.below=0.3
       curate run align pairs.parquet --out curated --column image=jpg --column text=alt
-      curate run align_capfilt 'crawl/*.tar' --out curated --models blip-base
       curate run align urls.parquet --out curated --set fetch.contact=https://example.org/our-crawl
       curate run align /shared/crawl --out /shared/curated --runner ray
       curate run align /shared/crawl --out /shared/curated --runner spark --master spark://HEAD:7077
-      spark-submit jobs/spark/main.py run align /shared/crawl --out /shared/curated --runner spark
     """
     from curate.commands.run import run_command
 

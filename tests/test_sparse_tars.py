@@ -96,12 +96,14 @@ def test_damage_only_breaks_the_shard(form: list[str], pictures: Path, tmp_path:
         read(tmp_path / "b.tar")
 
 
-def test_hard_links_have_the_bytes_of_what_they_link_to(tmp_path: Path) -> None:
-    make_tar(tmp_path / "a.tar", [("1.jpg", jpeg(1)), ("1.txt", b"one text")])
-    with tarfile.open(tmp_path / "b.tar", "w") as out, tarfile.open(tmp_path / "a.tar") as first:
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_hard_links_have_the_bytes_of_what_they_link_to(form: int, tmp_path: Path) -> None:
+    folder = "a-long-name-" * 12 + "/"
+    make_tar(tmp_path / "a.tar", [(f"{folder}1.jpg", jpeg(1)), (f"{folder}1.txt", b"one text")])
+    with tarfile.open(tmp_path / "b.tar", "w", format=form) as out, tarfile.open(tmp_path / "a.tar") as first:
         for member in first:
             out.addfile(member, first.extractfile(member))
-        for name, target in (("2.jpg", "1.jpg"), ("3.jpg", "4.jpg")):
+        for name, target in (("2.jpg", f"{folder}1.jpg"), ("3.jpg", "4.jpg")):
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.LNKTYPE, target
             out.addfile(link)
@@ -109,5 +111,5 @@ def test_hard_links_have_the_bytes_of_what_they_link_to(tmp_path: Path) -> None:
             text.size = 9
             out.addfile(text, io.BytesIO(b"some text"))
     found = read(tmp_path / "b.tar")
-    assert [(key, text) for key, text, _, _ in found] == [("1", "one text"), ("2", "some text"), ("3", "some text")]
+    assert [(key, text) for key, text, _, _ in found] == [(f"{folder}1", "one text"), ("2", "some text"), ("3", "some text")]
     assert [image for *_, image in found] == [jpeg(1), jpeg(1), None]

@@ -22,10 +22,11 @@ from curate.passes.pack import Block, mark_of
 from curate.passes.removal import Rewritten, rewrite_decisions
 from curate.passes.texts import Mask
 from curate.passes.verdict import combined
-from curate.storage.backend import Storage, opened
+from curate.storage.backend import Storage
 from curate.storage.links import link_or_copy
 from curate.storage.marks import File, Mark
 from curate.storage.parquet import ParquetWriter
+from curate.storage.paths import opened
 from curate.storage.samples import index_beside, sample_files
 from curate.storage.store import Store
 

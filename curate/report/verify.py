@@ -19,9 +19,10 @@ from curate.core.contracts import IMAGE_ROWS, Needs, Runner, TaskDied
 from curate.core.hashing import file_sha256
 from curate.stages.decode import DecodeStage
 from curate.stages.header import HeaderStage
-from curate.storage.backend import Storage, opened
+from curate.storage.backend import Storage
 from curate.storage.file_lists import SIZES, listed, unlisted
 from curate.storage.marks import File
+from curate.storage.paths import opened
 from curate.storage.samples import SampleReader, index_beside, open_samples
 
 _INDEX = ["key", "offset", "size", "sha256"]

@@ -20,7 +20,8 @@ from curate.core.errors import OutputError, RecipeError
 from curate.core.verdicts import TAKEN_OUT
 from curate.planning import loader as recipes
 from curate.report.query import parquet_files
-from curate.storage.backend import Storage, opened
+from curate.storage.backend import Storage
+from curate.storage.paths import opened
 
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]

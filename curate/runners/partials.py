@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.core.counting import PLACE_BITS, Grouping
-from curate.storage.backend import opened
+from curate.storage.paths import opened
 
 ANSWER = pa.schema([("key", pa.uint64()), ("value", pa.int64())])
 

@@ -276,17 +276,6 @@ def storage(url: str | os.PathLike[str]) -> Storage:
     return Remote(text.rstrip("/"))
 
 
-def opened(url: str) -> Any:
-    """Return what pyarrow reads a file from: a local path as it is, or a file object of a remote file. Raises OSError.
-
-    That object has no read-ahead: pyarrow should use `pre_buffer`, which merges neighbouring reads.
-    """
-    if is_local(url):
-        return url
-    fs, path = filesystem(url)
-    return tried(lambda: fs.open(path, "rb", cache_type="none"))
-
-
 def _made(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)

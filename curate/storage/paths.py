@@ -215,3 +215,14 @@ def staged(url: str) -> Iterator[str]:
         target = str(Path(folder) / ("staged" + posixpath.splitext(path)[1]))
         tried(lambda: fs.get_file(path, target))
         yield target
+
+
+def opened(url: str) -> Any:
+    """Return what pyarrow reads a file from: a local path as it is, or a file object of a remote file. Raises OSError.
+
+    That object has no read-ahead: pyarrow should use `pre_buffer`, which merges neighbouring reads.
+    """
+    if is_local(url):
+        return url
+    fs, path = filesystem(url)
+    return tried(lambda: fs.open(path, "rb", cache_type="none"))

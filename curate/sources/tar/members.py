@@ -24,7 +24,7 @@ MAX_EXTENDED = 1 << 20  # a long name or pax header above this is an attack
 _ZERO = bytes(BLOCK)
 _HEADER = struct.Struct("100s24x12s12x8s1x100x6s82xc166x")  # name, size, checksum, magic, first byte of the prefix
 _REGULAR, _NO_DATA, _SPARSE, _LINK = b"0\x007", b"123456", ord("S"), ord("1")
-_LONG_NAME, _PAX = ord("L"), ord("x")
+_LONG_NAME, _LONG_LINK, _PAX = ord("L"), ord("K"), ord("x")
 _ABOUT_NEXT = b"LxKg"  # headers that are no members: of a long name, pax, of a long link, pax for all
 
 
@@ -92,6 +92,7 @@ class _Scanner:
     sparse: Map | None = None
     extended: bool = False
     first: int | None = None  # where the extended headers of the next member begin
+    link: bytes | None = None  # what the next member links to, from such a header
     linked: dict[bytes, Member] | None = None  # regular files by name, once there was a hard link
 
     def __iter__(self) -> Iterator[Member]:
@@ -138,7 +139,7 @@ class _Scanner:
         if kind in _NO_DATA or (kind == 0 and folder):
             size = 0
         if data + size > self.end:
-            known = None if kind in (_LONG_NAME, _PAX) else name
+            known = None if kind in (_LONG_NAME, _LONG_LINK, _PAX) else name
             raise Cut(f"cut off at byte {self.end}, in member {shown(name)}", known)
         self.at = data + (size + 511 & ~511)
         if kind in _ABOUT_NEXT:
@@ -150,7 +151,7 @@ class _Scanner:
         else:
             member = self._special(block, Member(name, data, size), start if self.first is None else self.first)
         if self.extended:
-            self.path, self.size, self.sparse, self.extended = None, None, None, False
+            self.path, self.size, self.link, self.sparse, self.extended = None, None, None, None, False
         self.first = None
         return member
 
@@ -167,7 +168,7 @@ class _Scanner:
             self.linked = {}
             with suppress(Cut):  # told when it is reached
                 self.linked.update((one.name, one) for one in _Scanner(self.file, linked={}))
-        target = self.linked.get(_text(block[157:257]))
+        target = self.linked.get(self.link or _text(block[157:257]))
         if target is None or target.offset & ~SPARSE > stored.offset:
             return None
         return target._replace(name=stored.name)
@@ -209,7 +210,7 @@ class _Scanner:
 
     def _extend(self, kind: int, size: int, at: int) -> None:
         """Remember the fields of a long-name or pax header for the next member."""
-        if kind not in (_LONG_NAME, _PAX):
+        if kind not in (_LONG_NAME, _LONG_LINK, _PAX):
             return
         if size > MAX_EXTENDED:
             raise Cut(f"impossible size at byte {at - BLOCK}, of a name or pax header", None)
@@ -218,13 +219,16 @@ class _Scanner:
         if kind == _LONG_NAME:
             self.path = self.path or _text(data)
             return
+        if kind == _LONG_LINK:
+            self.link = _text(data)
+            return
         try:
             listed = list(_pax(data))
             fields, found = dict(listed), sparse.of_pax(listed)
             self.size = int(fields[b"size"]) if b"size" in fields else self.size
         except ValueError:
             raise Cut(f"broken pax header at byte {at - BLOCK}", None) from None
-        self.path = fields.get(b"path") or self.path
+        self.path, self.link = fields.get(b"path") or self.path, fields.get(b"linkpath") or self.link
         self.sparse = found or self.sparse
 
     def _check_end(self) -> None:

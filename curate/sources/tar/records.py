@@ -49,8 +49,7 @@ class _Group:
 
     def __init__(self, key: bytes, start: int, codes: list[str], reading: Reading = USUAL) -> None:
         self.key, self.reading = key, reading
-        self.start = start  # where its first member is
-        self.codes = codes
+        self.start, self.codes = start, codes  # where its first member is
         self.several = False
         self.extensions: set[bytes] = set()
         self.roles: set[str] = set()
@@ -207,8 +206,7 @@ class _Reader:
         self.file, self.reading = file, reading
         self.seen: set[int] = set()
         self.apart: dict[bytes, list[list[_Part]]] | None = None
-        self.unknown = Counter[str]()
-        self.has_image = False
+        self.unknown, self.has_image = Counter[str](), False
         self.taken: set[int] = set()  # places of runs that an earlier record has
 
     def __iter__(self) -> Iterator[Record]:
