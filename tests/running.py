@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -169,6 +170,12 @@ def command(*arguments: object) -> list[str]:
 def curate(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+
+
+def complaints(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what a command says on standard error, but for the progress that it tells every 30 s: a machine may be slow."""
+    lines = done.stderr.splitlines(keepends=True)
+    return "".join(line for line in lines if not re.match(r"curate: [a-z ]+: [\d,]+ of [\d,]+ ", line))
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

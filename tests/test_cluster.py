@@ -57,7 +57,7 @@ def test_the_command_writes_the_bytes_of_one_machine(
 ) -> None:
     done = running.curate(*line)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert running.complaints(done) == ""
     assert written(tmp_path / "out") == undisturbed
     assert leftovers(tmp_path / "out") == []
 
@@ -94,7 +94,7 @@ def test_an_output_on_s3_has_the_bytes_of_one_machine(
 ) -> None:
     line[line.index("--out") + 1] = f"{bucket}/out"
     done = running.curate(*line)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, running.complaints(done)) == (0, "")
     assert written(download(f"{bucket}/out", tmp_path / "here")) == undisturbed
 
 
