@@ -174,7 +174,11 @@ def curate(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def complaints(done: subprocess.CompletedProcess[str]) -> str:
     """Return what a command says on standard error, but for the progress that it tells every 30 s: a machine may be slow."""
-    lines = done.stderr.splitlines(keepends=True)
+    return _without_progress(done.stderr)
+
+
+def _without_progress(told: str) -> str:
+    lines = told.splitlines(keepends=True)
     return "".join(line for line in lines if not re.match(r"curate: [a-z ]+: [\d,]+ of [\d,]+ ", line))
 
 
@@ -198,9 +202,9 @@ def wait_for(process: subprocess.Popen[str], out: Path, pattern: str, count: int
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    """Wait for the command and return what it wrote to standard error."""
+    """Wait for the command and return what it wrote to standard error, but for its progress (see `complaints`)."""
     _, told = process.communicate(timeout=300)
-    return told
+    return _without_progress(told)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
