@@ -15,13 +15,13 @@ from curate.core.errors import InputError
 from curate.core.shards import Shards
 from curate.sources.fields import check_named
 from curate.sources.names import expanded, given, pattern
+from curate.sources.packed import ends_with, is_packed
 from curate.sources.registry import source as source_of_kind
 from curate.sources.registry import source_of, suffixes
 from curate.sources.source import Source
 from curate.storage.paths import Entry, exists, find, globbed, is_local, plain, tree
 
 _KINDS = (".parquet", ".arrow", ".jsonl", ".json", ".tsv", ".csv")
-_PACKED = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -128,15 +128,15 @@ def _twins(tables: Iterable[Entry]) -> dict[str, str]:
     """Return the tables that another one stands for, which has the same name but for the extension: the same rows twice."""
     names: dict[str, list[str]] = {}
     for entry in tables:
-        folder, slash, base = entry.url.rpartition("/")
-        names.setdefault(folder + slash + posixpath.splitext(_PACKED.sub("", base))[0], []).append(entry.url)
+        name = posixpath.splitext(entry.url)[0] if is_packed(entry.url) else entry.url
+        names.setdefault(posixpath.splitext(name)[0], []).append(entry.url)
     several = (sorted(urls, key=_preference) for urls in names.values() if len({_preference(url) for url in urls}) > 1)
     return {url: first for first, *urls in several for url in urls if _preference(url) != _preference(first)}
 
 
 def _preference(url: str) -> int:
     """Return how much is lost in a kind of table, from nothing upwards."""
-    return next((at for at, suffix in enumerate(_KINDS) if suffix in posixpath.basename(url).lower()), len(_KINDS))
+    return next((at for at, suffix in enumerate(_KINDS) if ends_with(url, suffix)), len(_KINDS))
 
 
 def _inputs(url: str, entries: list[Entry]) -> list[Entry]:
