@@ -210,9 +210,7 @@ def test_the_plan_shows_each_embedding_once_and_damaged_images_end_before_it(tmp
     (tmp_path / "evals").mkdir()
     (tmp_path / "evals" / "1.jpg").write_bytes(jpeg(1))
     overlap = f"eval_overlap: {{embedder: fake, sets: [{tmp_path}/evals]}}"
-    (tmp_path / "recipe.yaml").write_text(
-        f"filters:\n  caption_words:\n  clip_similarity: {{embedder: fake}}\n  {overlap}\n"
-    )
+    (tmp_path / "recipe.yaml").write_text(f"filters:\n  caption_words:\n  clip_similarity: {{embedder: fake}}\n  {overlap}\n")
     plan = planning.plan(recipes.load(str(tmp_path / "recipe.yaml")))
     assert [step.name for step in plan.steps] == ["caption_words", "unreadable", "clip_similarity", "eval_overlap"]
     assert [stage.name for stage in plan.stages()] == ["decode", "embedding:fake", "clip", "eval_similarity", "language"]

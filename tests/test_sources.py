@@ -369,7 +369,8 @@ def test_odd_records(tmp_path, files, expected):
 def test_extensions_that_are_not_known_are_named(tmp_path):
     rows, broken = tar_rows(tmp_path, [(f"{i}.{kind}", b"x") for i in range(3) for kind in ("img", "cap")])
     assert rows == [] and broken == (
-        "no image among its members; their extensions are not known: .img (3), .cap (3); say which are images with --member image=EXTENSION"
+        "no image among its members; their extensions are not known: .img (3), .cap (3);"
+        " say which are images with --member image=EXTENSION"
     )
     rows, broken = tar_rows(tmp_path, [("0.img", b"i"), ("0.txt", b"t")])
     assert len(rows) == 1 and ": .img (1); " in broken

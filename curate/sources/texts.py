@@ -45,8 +45,10 @@ def of_fields(fields: Mapping[str, object], names: Sequence[str], codes: list[st
 
 def of_lists(fields: Mapping[str, object], codes: list[str]) -> list[str]:
     """Return the texts of lists in LISTS."""
+    if fields.keys().isdisjoint(LISTS):  # nearly all
+        return []
     lists = [value for value in map(fields.get, LISTS) if isinstance(value, list)]
-    return [text for value in lists for text in of_value(value, codes)] if lists else []
+    return [text for value in lists for text in of_value(value, codes)]
 
 
 def of_lines(text: str) -> list[str]:

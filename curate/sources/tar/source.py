@@ -17,8 +17,9 @@ from curate.core.contracts import Batch, Shard, ShardBreak
 from curate.sources.fields import MEMBER, Reading, beside_images
 from curate.sources.records import MAX_IMAGE, Record, batches
 from curate.sources.source import Columns, OpenShard, Source, shard_of
+from curate.sources.tar.group import CAPTIONS
 from curate.sources.tar.members import BUFFER, SPARSE, content, member_at
-from curate.sources.tar.records import CAPTIONS, field_names, records
+from curate.sources.tar.records import field_names, records
 from curate.sources.tar.unpacked import SUFFIXES, packing, unpack
 from curate.storage.input_file import InputFile
 from curate.storage.paths import Entry
