@@ -63,6 +63,9 @@ class Settings:
     members: Mapping[str, str] = field(default_factory=dict)
     """What members of tars are besides the usual ones, by extension: {"img": "image", "cap": "text", "meta": "json"}."""
 
+    max_json: int | None = None
+    """Bytes of the largest JSON beside an image that is read; None: 1 MiB."""
+
     runner: Runner | None = None
     """Where the passes run; None: worker processes on this machine."""
 
@@ -163,7 +166,8 @@ def _planned(recipe: str, inputs: Sequence[str], settings: Settings) -> tuple[Pl
     from curate.sources.source import Columns
 
     loaded = loader.load(recipe, settings.overrides, settings.models, plugins.given(settings.plugins))
-    shards = list_shards(inputs, Columns(settings.columns, settings.table, settings.members)) if inputs else Shards([])
+    said = Columns(settings.columns, settings.table, settings.members, settings.max_json)
+    shards = list_shards(inputs, said) if inputs else Shards([])
     return planning.plan(planning.fetching(loaded) if shards.on_the_web.any() else loaded), shards
 
 

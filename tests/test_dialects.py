@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
@@ -220,14 +221,24 @@ def test_a_jsonl_of_pandas_comes_back(
         assert [(url, text) for url, text, _ in found(path)] == list(zip(frame["url"], texts, strict=True))
 
 
-def test_what_polars_writes_comes_back(tmp_path: Path) -> None:
-    polars = pytest.importorskip("polars")
-    texts = ["plain", "a, b", 'say "cheese"', "one\ntwo", "größere"]
-    frame = polars.DataFrame({"url": [url(n) for n in range(len(texts))], "caption": texts})
-    frame.write_csv(tmp_path / "t.csv")
-    frame.write_ndjson(tmp_path / "t.jsonl")
-    for name in ("t.csv", "t.jsonl"):
-        assert found(tmp_path / name) == [(url(n), text, None) for n, text in enumerate(texts)]
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    texts=st.lists(TEXT, min_size=1, max_size=30),
+    delimiter=st.sampled_from(",\t;|"),
+    style=st.sampled_from(["necessary", "always", "non_numeric"]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    bom=st.booleans(),
+)
+def test_what_polars_writes_comes_back(
+    texts: list[str], delimiter: str, style: Any, end: str, bom: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    frame = pl.DataFrame({"url": [url(n) for n in range(len(texts))], "caption": texts})
+    folder = tmp_path_factory.getbasetemp()
+    path = folder / ("any.tsv" if delimiter == "\t" else "any.csv")
+    frame.write_csv(path, separator=delimiter, quote_style=style, line_terminator=end, include_bom=bom)
+    frame.write_ndjson(folder / "any.jsonl")
+    assert [(address, text or "") for address, text, _ in found(path)] == frame.rows()
+    assert [(address, text) for address, text, _ in found(folder / "any.jsonl")] == frame.rows()
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -366,6 +366,39 @@ def test_odd_records(tmp_path, files, expected):
     assert [(row["key"], row["text"], row["image"], row["error"]) for row in rows] == expected
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("jpg,txt", "json"), ("jpg,json", "txt"), ("txt,json", "jpg"), ("jpg", "txt,json"), ("txt", "jpg,json"), 
+        ("json", "jpg,txt"), ("jpg", "txt", "json"), ("json", "txt", "jpg"), ("jpg,txt,json",),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("count", [1, 3])
+def test_members_of_a_record_may_stand_in_any_order(tmp_path, order, count):
+    data = {"jpg": b"picture %d", "txt": b"text %d", "json": b'{"url": "https://a.example/%d"}'}
+    files = [(f"{row}.{kind}", data[kind] % row) for run in order for row in range(count) for kind in run.split(",")]
+    rows, broken = tar_rows(tmp_path, files)
+    assert broken is None and [(row["key"], row["image"], row["text"], row["url"], row["error"]) for row in rows] == [
+        (str(row), b"picture %d" % row, f"text {row}", f"https://a.example/{row}", None) for row in range(count)
+    ]
+
+
+def test_a_second_image_of_a_key_is_no_rest_of_the_first(tmp_path):
+    files = [
+        ("a.jpg", b"1"),
+        ("a.txt", b"t"),
+        ("b.jpg", b"2"),
+        ("b.txt", b"u"),
+        ("a.png", b"3"),
+        ("a.json", b"{}"),
+        ("b.json", b"{}"),
+    ]
+    rows, broken = tar_rows(tmp_path, files)
+    assert broken is None and [(row["key"], row["image"], row["text"], row["error"]) for row in rows] == [
+        ("a", b"1", "t", None), ("b", b"2", "u", None), ("a", b"3", None, "duplicate_key,missing_text"),
+    ]  # fmt: skip
+
+
 def test_extensions_that_are_not_known_are_named(tmp_path):
     rows, broken = tar_rows(tmp_path, [(f"{i}.{kind}", b"x") for i in range(3) for kind in ("img", "cap")])
     assert rows == [] and broken == (
@@ -911,6 +944,29 @@ def test_members_with_extensions_of_their_own(tmp_path: Path) -> None:
     ]
     assert again(shard, rows) == [jpeg(1)]
     assert shard.fingerprint != list_shards([str(path)], {})[0].fingerprint  # it is another input
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_a_large_json_is_read_where_that_is_said(kind: str, tmp_path: Path) -> None:
+    large = json.dumps({"url": "https://a.example/1", "notes": ["x" * 1000] * 1100}).encode()
+    files = [("1.jpg", jpeg(1)), ("1.json", large), ("1.txt", b"a text")]
+    path = make_tar(tmp_path / "large.tar", files)
+    if kind == "folder":
+        path = tmp_path / "in"
+        path.mkdir()
+        for name, data in files:
+            (path / name).write_bytes(data)
+    for said, expected in ((None, (None, "bad_json")), (len(large), ("https://a.example/1", None))):
+        _, [row] = one(path, Columns({}, max_json=said))
+        assert (row["url"], row["error"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [("big", "'big' is not a size; write 500MB or 2GB"), ("2GB", "--max-json 2GB: must be"), ("0MB", "must be")]
+)
+def test_a_bound_of_json_must_be_a_size(size: str, said: str, tmp_path: Path) -> None:
+    told = curate("stats", make_tar(tmp_path / "a.tar", [("1.jpg", jpeg(1))]), "--max-json", size)
+    assert told.returncode == 2 and said in told.stderr and len(told.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

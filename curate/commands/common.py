@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from curate.commands.saying import say
-from curate.core.errors import CurateError, InputError, OptionError, OutputError
+from curate.core.errors import InputError, OptionError, OutputError
 from curate.core.platform import cores
 from curate.core.shards import Shards
 from curate.report.tables import WIDTH
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MEMBERS = ("image", "text", "json")
+MOST_JSON = 256_000_000  # a JSON as large as an image may be; parsed it takes about ten times as much memory
 ROLES = ("image", "text", "url", "key", "sha256", "texts")
 
 
@@ -59,8 +60,16 @@ def member_roles(pairs: Sequence[str]) -> dict[str, str]:
     return roles
 
 
+def json_bytes(text: str) -> int | None:
+    """Read the size of --max-json; None where it is not given. Raises OptionError."""
+    found = size(text) if text else None
+    if found is not None and not 0 < found <= MOST_JSON:
+        raise OptionError(f"--max-json {text}: must be at most {MOST_JSON // 10**6}MB, and above 0")
+    return found
+
+
 class Described(Protocol):
-    """What options say of the input: --column, --table, --member."""
+    """What options say of the input: --column, --table, --member, --max-json."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,6 +83,10 @@ class Described(Protocol):
     def members(self) -> tuple[str, ...]:
         """Return ROLE=EXTENSION of members of tars."""
 
+    @property
+    def max_json(self) -> str:
+        """Return the size of the largest JSON beside an image that is read."""
+
 
 @dataclass(frozen=True)
 class AsItIs:
@@ -82,6 +95,7 @@ class AsItIs:
     columns: tuple[str, ...] = ()
     table: str = ""
     members: tuple[str, ...] = ()
+    max_json: str = ""
 
 
 def shards_of(inputs: Sequence[str], described: Described) -> Shards:
@@ -90,8 +104,8 @@ def shards_of(inputs: Sequence[str], described: Described) -> Shards:
     from curate.sources.source import Columns
     from curate.sources.tables.dialect import given
 
-    told, members = given(described.table), member_roles(described.members)
-    shards = list_shards(inputs, Columns(column_roles(described.columns), described.table, members))
+    told, members, most = given(described.table), member_roles(described.members), json_bytes(described.max_json)
+    shards = list_shards(inputs, Columns(column_roles(described.columns), described.table, members, most))
     for line in shards.left_aside:
         say(line)
     if told and not shards.forms():
@@ -113,14 +127,14 @@ def print_dialects(shards: Shards) -> None:
 
 
 def size(text: str) -> int:
-    """Read a size like 500MB or 2GB as bytes. Raises CurateError.
+    """Read a size like 500MB or 2GB as bytes. Raises OptionError.
 
     >>> size("2GB")
     2000000000
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise CurateError(f"{text!r} is not a size; write 500MB or 2GB")
+        raise OptionError(f"{text!r} is not a size; write 500MB or 2GB")
     return int(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2].upper()])
 
 

@@ -198,6 +198,8 @@ COLUMNS = together(
     click.option("--member", "members", multiple=True, metavar="ROLE=EXTENSION",
                  help="Which members of tars are images, texts or JSON besides the usual ones: image=img, text=cap, json=meta; "
                  "repeatable."),
+    click.option("--max-json", default="", metavar="SIZE",
+                 help="The largest JSON beside an image that is read, at most 256MB. Default: 1 MiB; a larger one is bad_json."),
 )  # fmt: skip
 
 SELECTION = together(

@@ -45,6 +45,7 @@ class Run(Work):
     columns: tuple[str, ...]
     table: str
     members: tuple[str, ...]
+    max_json: str
     max_bad_records: float
     as_json: bool
 
@@ -104,6 +105,7 @@ class DryRun:
     columns: tuple[str, ...]
     table: str
     members: tuple[str, ...]
+    max_json: str
     max_bad_records: float
     as_json: bool
 
@@ -120,6 +122,7 @@ class Plan:
     columns: tuple[str, ...]
     table: str
     members: tuple[str, ...]
+    max_json: str
     max_bad_records: float
     as_json: bool
 
@@ -134,6 +137,7 @@ class Stats:
     columns: tuple[str, ...]
     table: str
     members: tuple[str, ...]
+    max_json: str
     max_bad_records: float
     as_json: bool
 

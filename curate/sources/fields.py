@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from curate.core.errors import InputError, near
+from curate.sources import records
 from curate.sources.kept import kept, said
 from curate.sources.records import URLS, as_text, first
+from curate.sources.source import MAX_JSON, MEMBER, Columns
 from curate.sources.texts import LISTS, of_fields, of_lines, of_lists, of_value
 
 Fields = Mapping[str, object]
@@ -17,9 +19,6 @@ FIRST = 100
 
 MOST = 40
 """Names that a message lists."""
-
-MEMBER = "member "
-"""What stands before an extension in the columns of a shard whose members have extensions of their own."""
 
 DEEP = 3
 """Objects in objects whose names are listed."""
@@ -41,12 +40,16 @@ class Reading:
     members: tuple[tuple[bytes, str], ...] = ()
     """Extensions of members of a tar that are said to be images, texts or JSON (image, text, json)."""
 
+    max_json: int = records.MAX_JSON
+    """Bytes of the largest JSON that is read."""
+
     @classmethod
     def of(cls, captions: Sequence[str], columns: Sequence[tuple[str, str]]) -> Reading:
         """Return what the columns of a shard say."""
         named = dict(columns)
         members = tuple((role.removeprefix(MEMBER).encode(), name) for role, name in columns if role.startswith(MEMBER))
-        return cls(captions, named.get("text"), named.get("url"), named.get("key"), named.get("texts") == "lines", members)
+        most, lines = int(named.get(MAX_JSON, records.MAX_JSON)), named.get("texts") == "lines"
+        return cls(captions, named.get("text"), named.get("url"), named.get("key"), lines, members, most)
 
     def texts(self, fields: Fields, written: str | None, codes: list[str]) -> list[str]:
         """Return the texts of a record: of the field that is named, else of its text file or the usual field, and of lists."""
@@ -78,14 +81,15 @@ class Reading:
 
 def beside_images(columns: Mapping[str, str]) -> dict[str, str]:
     """Return the columns that mean something where images are files: the others are of tables in the same input."""
-    return {role: name for role, name in columns.items() if role in ("text", "url", "key", "texts")}
+    used = {role: name for role, name in columns.items() if role in ("text", "url", "key", "texts")}
+    return used | (columns.of_files if isinstance(columns, Columns) else {})
 
 
 def check_named(url: str, names: Iterable[str], columns: Iterable[tuple[str, str]]) -> None:
     """Raise InputError where a field that a column names is not among `names`, those of a shard's first records."""
     known = list(dict.fromkeys(names))
     for role, name in columns:
-        if role != "texts" and not role.startswith(MEMBER) and name not in known:
+        if role != "texts" and " " not in role and name not in known:
             there = f"there are {', '.join(known[:MOST])}" if known else "there is no JSON beside them"
             raise InputError(f"{url}: no field {name} for {role} beside its first images; {there}{near(name, known)}")
 

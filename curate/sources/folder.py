@@ -16,7 +16,7 @@ from curate.core.contracts import Batch, Shard
 from curate.sources.fields import FIRST, Reading, beside_images, names_of
 from curate.sources.lines import lines_of, parse_line
 from curate.sources.linked_files import Folder
-from curate.sources.records import IMAGE_TYPES, MAX_JSON, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
+from curate.sources.records import IMAGE_TYPES, MAX_TEXT, UNSAFE_KEY, Record, batches, decode, first, join
 from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.texts import together
 from curate.storage.paths import Entry, staged, tree
@@ -95,13 +95,13 @@ class FolderShard:
         """Return the text and the fields of the sidecar files of an image."""
         text = None
         fields: dict[str, object] = {}
-        folder = Folder(self.shard.url, listed=True)
+        folder, most = Folder(self.shard.url, listed=True), Reading.of(CAPTIONS, self.shard.columns).max_json
         if stem + ".txt" in files:
             data, _ = folder.load(self._relative(stem + ".txt"))
             text = None if data is None else decode(data[: MAX_TEXT * 4 + 4], codes)
         if stem + ".json" in files:
             data, _ = folder.load(self._relative(stem + ".json"))
-            found = parse_line(data if data is not None and len(data) <= MAX_JSON else None)
+            found = parse_line(data if data is not None and len(data) <= most else None)
             codes += ["bad_json"] if found is None else []
             fields = found or {}
         return text, fields
@@ -133,7 +133,7 @@ def image_shards(url: str, entries: Sequence[Entry], columns: Mapping[str, str] 
         part = found[begin : begin + SHARD_IMAGES]
         stamp = xxhash.xxh3_64_hexdigest((repr(part) + captions).encode(errors="replace"))
         whole = Entry(url, sum(entry.size for entry in part), stamp)
-        yield shard_of(whole, SOURCE.kind, (begin, begin + len(part)), beside_images(columns or {}))
+        yield shard_of(whole, SOURCE.kind, (begin, begin + len(part)), beside_images({} if columns is None else columns))
 
 
 @contextmanager

@@ -13,6 +13,12 @@ import xxhash
 from curate.core.contracts import Batch, Shard
 from curate.storage.paths import Entry
 
+MEMBER = "member "
+"""In the columns of a shard: what stands before an extension that was said to be an image, a text or JSON."""
+
+MAX_JSON = "json bytes"
+"""There: the largest JSON that is read. Neither is the name of a column's role, which has no space."""
+
 
 class OpenShard(Protocol):
     """A shard that is open for the duration of a task."""
@@ -27,13 +33,22 @@ class OpenShard(Protocol):
 class Columns(dict[str, str]):
     """The names of columns that were asked for, by role, and what else is said of the input.
 
-    That is how tables of text are written (as `--table`), and what members of tars are (extension and role, as `--member`).
+    That is how tables of text are written (as `--table`), what members of tars are (role by extension, as `--member`), and how
+    many bytes a JSON beside an image may have (as `--max-json`).
     """
 
-    def __init__(self, columns: Mapping[str, str], table: str = "", members: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        columns: Mapping[str, str],
+        table: str = "",
+        members: Mapping[str, str] | None = None,
+        max_json: int | None = None,
+    ) -> None:
         super().__init__(columns)
         self.table = table
-        self.members = members or {}
+        self.of_files = {MEMBER + extension: role for extension, role in (members or {}).items()}
+        if max_json is not None:
+            self.of_files[MAX_JSON] = str(max_json)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import BinaryIO, NamedTuple
 
 from curate.sources.fields import Reading
 from curate.sources.own import Own, own
-from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_JSON, MAX_TEXT, UNSAFE_KEY, Record, as_text, cut, decode, join
-from curate.sources.tar.members import Cut, Member, content, shown
+from curate.sources.records import IMAGE_TYPES, MAX_IMAGE, MAX_TEXT, UNSAFE_KEY, Record, as_text, cut, decode, join
+from curate.sources.tar.header import shown
+from curate.sources.tar.members import Cut, Member, content
 from curate.sources.texts import together
 
 IMAGES_HELD = 1000  # of one key, before its text is known
@@ -23,7 +24,7 @@ USUAL = Reading(CAPTIONS)
 ROLES = {name.encode(): "image" for name in IMAGE_TYPES} | {b"txt": "text", b"json": "json"}
 """What members are, by the last part of their extensions."""
 
-_BOUNDS = {"image": MAX_IMAGE, "text": MAX_TEXT * 4 + 4, "json": MAX_JSON}
+_BOUNDS = {"image": MAX_IMAGE, "text": MAX_TEXT * 4 + 4}
 _UNSAFE = re.compile(UNSAFE_KEY)
 
 
@@ -76,7 +77,7 @@ class Group:
     def add(self, part: Part, file: BinaryIO) -> None:
         """Read a member's data. Raises ShardBreak when the file ends before they do."""
         _, kind, member = part
-        size, bound = member.size, _BOUNDS[kind.role]
+        size, bound = member.size, _BOUNDS.get(kind.role, self.reading.max_json)
         self.kinds[kind.extension] = kind
         if size > bound:
             if kind.role == "image":

@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 from curate.core.contracts import ShardBreak
 from curate.sources.tar import sparse
+from curate.sources.tar.header import checksum_holds, number, pax_fields, shown, text
 from curate.sources.tar.sparse import Map, Piece
 
 BLOCK = 512
@@ -82,6 +83,14 @@ def members(file: BinaryIO) -> Iterator[Member]:
     return iter(_Scanner(file))
 
 
+def last_names(file: BinaryIO) -> list[bytes]:
+    """Return the names of the last members, by a search for headers in the last MiB: a hint, for data may look like a header."""
+    size = file.seek(0, os.SEEK_END) // BLOCK * BLOCK
+    file.seek(max(0, size - BUFFER))
+    end = file.read(min(size, BUFFER))
+    return [text(end[at : at + 100]) for at in range(0, len(end), BLOCK) if end[at + 257 : at + 262] == b"ustar"]
+
+
 @dataclass
 class _Scanner:
     file: BinaryIO
@@ -103,7 +112,7 @@ class _Scanner:
             block = self.file.read(BLOCK)
             if len(block) < BLOCK:
                 known = b"\0" in block[:100] and not self.extended
-                raise Cut(self._cut_header(), _text(block[:100]) if known else None)
+                raise Cut(self._cut_header(), text(block[:100]) if known else None)
             member = None if self.extended else self._usual(block)
             if member is None:
                 if block == _ZERO:
@@ -133,7 +142,7 @@ class _Scanner:
             return None
         name, _, _ = name.partition(b"\0")
         data = self.at + BLOCK
-        off = said - 255 + sum(stored) - (zlib.adler32(block) & 0xFFFF)  # see _checksum_holds
+        off = said - 255 + sum(stored) - (zlib.adler32(block) & 0xFFFF)  # see checksum_holds
         if off % 65521 or size < 0 or data + size > self.end or name.endswith(b"/"):
             return None
         self.at, self.first = data + (size + 511 & ~511), None
@@ -143,13 +152,13 @@ class _Scanner:
         """Step over the header in `block` and its data; return the member when it is a regular file."""
         name, digits, stored, magic, prefix = _HEADER.unpack(block)
         name = name.partition(b"\0")[0]
-        if not _checksum_holds(block, stored):
+        if not checksum_holds(block, stored):
             message = f"wrong header checksum at byte {self.at}" if self.at else "not a tar, at byte 0"
             raise Cut(message, None if self.extended else name)
         if prefix != b"\0" and magic == b"ustar\0":
-            name = _text(block[345:500]) + b"/" + name
+            name = text(block[345:500]) + b"/" + name
         kind, data, start = block[156], self.at + BLOCK, self.at
-        size = _number(digits)
+        size = number(digits)
         if kind not in _REGULAR or self.extended:
             name, data, size = self._unusual(block, name, size)
         if size is None or size < 0:
@@ -187,7 +196,7 @@ class _Scanner:
             self.linked = {}
             with suppress(Cut):  # told when it is reached
                 self.linked.update((one.name, one) for one in _Scanner(self.file, linked={}))
-        target = self.linked.get(self.link or _text(block[157:257]))
+        target = self.linked.get(self.link or text(block[157:257]))
         if target is None or target.offset & ~SPARSE > stored.offset:
             return None
         return target._replace(name=stored.name)
@@ -213,7 +222,7 @@ class _Scanner:
     def _sparse_headers(self, block: bytes) -> int:
         more, length = block[482], 0
         numbers = [block[at : at + 12] for at in range(386, 482, 12)]
-        size = _number(block[483:495])
+        size = number(block[483:495])
         while more:
             block = self.file.read(BLOCK)
             if len(block) < BLOCK or len(numbers) > 2 * sparse.PIECES:
@@ -221,7 +230,7 @@ class _Scanner:
             numbers += [block[at : at + 12] for at in range(0, 504, 12)]
             more, length = block[504], length + BLOCK
         try:
-            self.sparse = sparse.of_header([_number(number) for number in numbers], size)
+            self.sparse = sparse.of_header([number(digits) for digits in numbers], size)
         except ValueError:
             raise Cut(f"impossible map of a sparse file at byte {self.at}", None) from None
         self.extended = True  # so that it is forgotten after this member
@@ -236,13 +245,13 @@ class _Scanner:
         data = self.file.read(size)
         self.extended = True
         if kind == _LONG_NAME:
-            self.path = self.path or _text(data)
+            self.path = self.path or text(data)
             return
         if kind == _LONG_LINK:
-            self.link = _text(data)
+            self.link = text(data)
             return
         try:
-            listed = list(_pax(data))
+            listed = list(pax_fields(data))
             fields, found = dict(listed), sparse.of_pax(listed)
             self.size = int(fields[b"size"]) if b"size" in fields else self.size
         except ValueError:
@@ -256,50 +265,3 @@ class _Scanner:
         while chunk := self.file.read(BUFFER):
             if chunk.count(0) != len(chunk):
                 raise Cut(f"data after the end mark at byte {self.at}", None)
-
-
-def _checksum_holds(block: bytes, stored: bytes) -> bool:
-    try:
-        said = int(stored[:6] if stored[6] == 0 else _text(stored), 8)
-    except ValueError:
-        return False
-    others = 256 - sum(stored)
-    # adler32's lower half is the sum of the bytes, plus one, modulo 65521: 20 times faster than sum()
-    if (said - others - (zlib.adler32(block) & 0xFFFF) + 1) % 65521 == 0:
-        return True
-    negative = sum(1 for byte in block[:148] + block[156:] if byte > 127)  # old tars summed signed bytes
-    return said == others + sum(block) - 256 * negative
-
-
-def _number(raw: bytes) -> int | None:
-    """Parse an octal or base-256 number; None when it is neither."""
-    if raw[0] & 0x80:
-        return int.from_bytes(raw, "big", signed=True) if raw[0] == 0xFF else int.from_bytes(raw[1:], "big")
-    if raw[11] != 0 or 0 in raw[:11]:
-        raw = b"%12s" % (_text(raw).strip() or b"0")
-    try:
-        return int(raw[:-1] if raw[-1] == 0 else raw, 8)
-    except ValueError:
-        return None
-
-
-def _text(raw: bytes) -> bytes:
-    return raw.partition(b"\0")[0]
-
-
-def shown(name: bytes) -> str:
-    """Return a member's name for a message."""
-    return name[:200].decode(errors="replace").replace("\n", " ")
-
-
-def _pax(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the fields of a pax header. Raises ValueError when it is not well-formed."""
-    at = 0
-    while at < len(data) and data[at]:
-        space = data.index(b" ", at, at + 20)
-        length = int(data[at:space])
-        name, equals, value = data[space + 1 : at + length].partition(b"=")
-        if length <= space - at or at + length > len(data) or not equals or not value.endswith(b"\n"):
-            raise ValueError("pax field")
-        yield name, value[:-1]
-        at += length

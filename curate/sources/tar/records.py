@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from functools import cached_property
+from itertools import islice, takewhile
 from typing import BinaryIO
 
 import xxhash
@@ -14,10 +15,13 @@ from curate.core.contracts import ShardBreak
 from curate.sources.fields import FIRST, Reading, names_of
 from curate.sources.records import Record
 from curate.sources.tar.group import ROLES, USUAL, Group, Kind, Part
-from curate.sources.tar.members import Cut, members, shown
+from curate.sources.tar.header import shown
+from curate.sources.tar.members import Cut, last_names, members
 
 KEYS_REMEMBERED = 2_000_000  # about 140 MB; a repeated key is not noticed past so many records
 EXTENSIONS = 100
+_ALL = {"image", "text", "json"}
+_SLASH = ord("/")
 
 
 def _parts(file: BinaryIO, reading: Reading, unknown: Counter[str] | None = None) -> Iterator[Part]:
@@ -26,10 +30,8 @@ def _parts(file: BinaryIO, reading: Reading, unknown: Counter[str] | None = None
     kinds: dict[bytes, Kind | None] = {}
     for member in members(file):
         name = member.name
-        start = name.rfind(b"/") + 1
-        dot = name.find(b".", start)
-        dot = len(name) if dot < 0 else dot
-        if dot == start:
+        dot = _end_of_key(name)
+        if not dot or name[dot - 1] == _SLASH:  # no key at all
             continue
         extension = name[dot + 1 :]
         if extension not in kinds:
@@ -41,6 +43,11 @@ def _parts(file: BinaryIO, reading: Reading, unknown: Counter[str] | None = None
             yield Part(name[:dot], kind, member)
         elif unknown is not None and (len(unknown) < EXTENSIONS or shown(extension) in unknown):
             unknown[shown(extension)] += 1
+
+
+def _end_of_key(name: bytes) -> int:
+    dot = name.find(b".", name.rfind(b"/") + 1)
+    return len(name) if dot < 0 else dot
 
 
 def _is_part(roles: set[str]) -> bool:
@@ -101,26 +108,43 @@ class _Reader:
             return ()
         roles = group.roles()
         self.has_image = self.has_image or "image" in roles
-        if _is_part(roles):
+        if _is_part(roles) or (len(roles) < len(_ALL) and self._ends_in_parts):
             if self.apart is None:
                 self.apart = _apart(self.file, self.reading)
             for run in self.apart.pop(group.key, ()):
-                start = run[0].member.offset
-                if start > group.start and not any(part.kind.extension in group.kinds for part in run):
-                    self.taken.add(start)
+                if run[0].member.offset > group.start and _belongs(run, group):
+                    self.taken.add(run[0].member.offset)
                     for part in run:
                         group.add(part, self.file)
         return group.records()
 
+    @cached_property
+    def _ends_in_parts(self) -> bool:
+        """Return whether the last members belong to images that stand elsewhere, by a look at the tar's end.
+
+        So tars of images and texts alone, the most frequent ones, are not searched for JSON that does not come.
+        """
+        last = [(name[: _end_of_key(name)], Kind.of(name[_end_of_key(name) + 1 :], ROLES)) for name in last_names(self.file)]
+        known = [(key, kind.role) for key, kind in last if kind is not None]
+        return bool(known) and all(role != "image" for _, role in takewhile(lambda one: one[0] == known[-1][0], known[::-1]))
+
+
+def _belongs(run: Sequence[Part], group: Group) -> bool:
+    """Return whether a run of members may be the rest of a group with its key: not where both have images, and one more."""
+    if any(part.kind.extension in group.kinds for part in run):
+        return False
+    roles = {part.kind.role for part in run}
+    return "image" not in roles or (_is_part(roles) and _is_part(group.roles())) or "image" not in group.roles()
+
 
 def _apart(file: BinaryIO, reading: Reading) -> dict[bytes, list[list[Part]]]:
-    """Return the runs of members that are only a part of a record, of keys with several; bytes of members are not read."""
+    """Return the runs of members that may be a part of a record, of keys with several; bytes of members are not read."""
     found: dict[bytes, list[list[Part]]] = {}
     run: list[Part] = []
     extensions: set[bytes] = set()
 
     def end() -> None:
-        if run and _is_part({part.kind.role for part in run}):
+        if run and len({part.kind.role for part in run}) < len(_ALL):
             found.setdefault(run[0].key, []).append([*run])
         run.clear()
         extensions.clear()

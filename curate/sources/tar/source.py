@@ -14,9 +14,9 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from curate.core.contracts import Batch, Shard, ShardBreak
-from curate.sources.fields import MEMBER, Reading, beside_images
+from curate.sources.fields import Reading, beside_images
 from curate.sources.records import MAX_IMAGE, Record, batches
-from curate.sources.source import Columns, OpenShard, Source, shard_of
+from curate.sources.source import OpenShard, Source, shard_of
 from curate.sources.tar.group import CAPTIONS
 from curate.sources.tar.members import BUFFER, SPARSE, content, member_at
 from curate.sources.tar.records import field_names, records
@@ -105,9 +105,7 @@ def _place(offset: int | None, size: int | None) -> tuple[int, int] | None:
 
 
 def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
-    members = columns.members if isinstance(columns, Columns) else {}
-    said = {MEMBER + extension: role for extension, role in members.items()}
-    return [shard_of(entry, SOURCE.kind, columns={**beside_images(columns), **said})]
+    return [shard_of(entry, SOURCE.kind, columns=beside_images(columns))]
 
 
 def _fields(shard: Shard) -> list[str]:
