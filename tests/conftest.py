@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ __all__ = ["bucket", "cluster", "engine", "line", "runner", "s3_server", "setup"
 __all__ += ["pytest_collection_modifyitems", "pytest_timeout_cancel_timer", "pytest_timeout_set_timer"]  # and their limits
 
 ROOT = Path(__file__).parents[1]
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what they start with & ignore it, and so would every child
 SHARED = ROOT.parent / "shared"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import gzip
 import ipaddress
@@ -10,6 +11,7 @@ import multiprocessing
 import sys
 import zlib
 
+import brotli
 import pytest
 from aiohttp import ThreadedResolver
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -172,8 +174,15 @@ HOSTILE = {
     "/metadata": (redirect("http://169.254.169.254/latest/meta-data"), "private_address"),
     "/decimal": (redirect("http://2851995902/"), "bad_url"),
     "/bomb": (page(gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip"), "too_large"),
-    "/brotli": (page(b"abc", "Content-Encoding: br"), "bad_encoding"),
+    "/brotli": (page(b"\xff" * 100, "Content-Encoding: br"), "bad_encoding"),
     "/nogzip": (page(b"abcdefgh", "Content-Encoding: gzip"), "bad_encoding"),
+    "/unknown": (page(b"abcdefgh", "Content-Encoding: utf-8"), "bad_encoding"),
+    "/half": (page(gzip.compress(jpeg(5))[:-20], "Content-Encoding: gzip"), "truncated"),
+    "/brotlibomb": (page(brotli.compress(bytes(50_000_000)), "Content-Encoding: br"), "too_large"),
+    "/halfbrotli": (page(brotli.compress(jpeg(5))[:-20], "Content-Encoding: br"), "truncated"),
+    "/part": (page(jpeg(1)[:900], "Content-Range: bytes 0-899/9000", status="206 Partial"), "truncated"),
+    "/choices": (page(b"<html>one or the other</html>", status="300 Choose"), "http_300"),
+    "/accepted": (page(jpeg(1), status="202 Later"), "http_202"),
     "/noai": (page(jpeg(2), "X-Robots-Tag: noindex", "X-Robots-Tag: NoAI"), "noai"),
     "/tdm": (page(jpeg(2), "TDM-Reservation: 1"), "tdm_reserved"),
     "/long": (page(jpeg(4) + b"rest", length=len(jpeg(4))), "bad_answer"),
@@ -189,6 +198,14 @@ GOOD = {
     "/moved": redirect("/good.jpg"),
     "/zipped": page(gzip.compress(jpeg(5)), "Content-Encoding: gzip"),
     "/deflated": page(zlib.compress(jpeg(6)), "Content-Encoding: deflate"),
+    "/raw": page(zlib.compress(jpeg(6), wbits=-15), "Content-Encoding: deflate"),
+    "/brotlied": page(brotli.compress(jpeg(5)), "Content-Encoding: br"),
+    "/liar": page(jpeg(5), "Content-Encoding: gzip"),
+    "/none": page(jpeg(5), "Content-Encoding: none"),
+    "/utf8": page(jpeg(5), "Content-Encoding: UTF-8"),
+    "/proxied": page(jpeg(5), status="203 Changed"),
+    "/whole": page(jpeg(5), f"Content-Range: bytes 0-{len(jpeg(5)) - 1}/{len(jpeg(5))}", status="206 Partial"),
+    "/chosen": page(jpeg(5), status="300 Choose"),
     "/wrongtype": page(jpeg(7), "Content-Type: text/html"),
     "/others": page(jpeg(8), "X-Robots-Tag: otherbot: noai, noimageai", "X-Robots-Tag: unavailable_after: 2030-01-01"),
     "/early": b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n" + page(jpeg(9)),
@@ -204,7 +221,40 @@ def test_each_evil_has_its_name_and_the_good_come_all_the_same():
     wrong = {path: code for path, (_, code) in HOSTILE.items() if found[base + path] != code and path != "/tdm"}
     assert {path: found[base + path] for path in wrong} == wrong
     assert [path for path in GOOD if not isinstance(found[base + path], bytes)] == []
-    assert found[base + "/zipped"] == jpeg(5)
+    assert {found[base + path] for path, answer in GOOD.items() if jpeg(5) in answer} == {jpeg(5)}
+    assert [found[base + path] for path in ("/zipped", "/brotlied")] == [jpeg(5)] * 2
+    assert [found[base + path] for path in ("/deflated", "/raw")] == [jpeg(6)] * 2
+
+
+def test_cookies_of_the_way_are_shown_there_and_nowhere_else():
+    asked = []
+
+    async def guarded(reader, writer):
+        asked.append([line for line in server.heads[-1].split(b"\r\n") if line.startswith(b"Cookie")])
+        writer.write(
+            page(jpeg(1)) if asked[-1] else page(b"", "Location: /gate", "Set-Cookie: seen=1; Path=/", status="302 Found")
+        )
+
+    with Hostile({"/gate": guarded, "/other": redirect("/gate")}) as server:
+        base = f"http://127.0.0.1:{server.port}"
+        found = came([base + "/gate", base + "/other"], policy(networks=("127.0.0.1/32",), per_host=1))
+    assert set(found.values()) == {jpeg(1)}
+    assert sorted(asked) == [[], [], [b"Cookie: seen=1"], [b"Cookie: seen=1"]]
+
+
+def test_an_image_in_its_address_needs_no_request():
+    packed = base64.b64encode(jpeg(1)).decode()
+    found = came([f"data:image/jpeg;base64,{packed}", f" DATA:;base64,{packed[:50]}\n{packed[50:]}", "data:,hello"], policy())
+    assert list(found.values()) == [jpeg(1), jpeg(1), "not_image"]
+
+
+def test_addresses_are_read_as_browsers_read_them():
+    with Hostile({"/a/b.jpg": page(jpeg(1)), "/there": redirect("\\a\\b.jpg")}) as server:
+        host = f"127.0.0.1:{server.port}"
+        found = came(
+            [f"http:\\\\{host}\\a\\b.jpg", f"//{host}/a/b.jpg", f"http://{host}/there"], policy(networks=("127.0.0.1/32",))
+        )
+    assert list(found.values()) == [jpeg(1)] * 3
 
 
 def test_reservations_are_honoured_unless_the_policy_says_otherwise():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +24,17 @@ class Web:
     answers: dict[str, bytes | str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     dies_after: int | None = None
+    hangs_after: int | None = None
+    """From then on nothing comes any more, and the process is asked to end."""
 
     def __call__(self, wanted: Sequence[FetchRequest], policy: FetchPolicy) -> Generator[FetchResult | None, None, None]:
         for one in reversed(wanted):  # answers come in any order
             if self.dies_after is not None and len(self.asked) >= self.dies_after:
                 raise KeyboardInterrupt
+            if self.hangs_after is not None and len(self.asked) >= self.hangs_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+                while True:
+                    yield None
             self.asked.append(one.url)
             answer = self.answers.get(one.url, "http_404")
             yield None

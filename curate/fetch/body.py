@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Protocol
 
 import aiohttp
 
 from curate.fetch.errors import FetchError
+from curate.images.header import HEAD_BYTES, read_header
 
 IN_MEMORY = 1 << 20
 """Bytes of a body that are kept in memory; a larger one goes to a temporary file."""
@@ -70,36 +71,90 @@ def _first(parts: list[bytes], size: int) -> bytes:
     return bytes(found)
 
 
-async def receive(response: aiohttp.ClientResponse, body: Body) -> None:
-    """Read a response into `body`, decompressing it if the server encoded it unasked. Raises FetchError."""
-    inflate = _inflater(response.headers.get("Content-Encoding", "").strip().lower())
+async def receive(response: aiohttp.ClientResponse, body: Body) -> bool:
+    """Read a response into `body`, decoded if the site encoded it unasked. Raises FetchError.
+
+    Return whether it claims an encoding and was taken as it came: an encoding that nobody knows (utf-8, binary, none), or
+    that the first bytes belie, is none, as in browsers.
+    """
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    chunks = response.content.iter_chunked(_CHUNK)
     try:
-        async for chunk in response.content.iter_chunked(_CHUNK):
-            if inflate is None:
-                body.add(chunk)
-            else:
-                _inflate(inflate, chunk, body)
+        head = b""
+        while encoding and len(head) < HEAD_BYTES and (chunk := await anext(chunks, b"")):
+            head += chunk
+        decoder = _decoder_of(encoding, head) if head else None
+        _add(decoder, head, body)
+        async for chunk in chunks:
+            _add(decoder, chunk, body)
     except aiohttp.ClientError as error:
         raise FetchError("truncated", retryable=True) from error
-    except zlib.error as error:
-        raise FetchError("bad_encoding") from error
-    if inflate is not None and not inflate.eof:
+    if decoder is not None and not decoder.ended():
         raise FetchError("truncated")
+    return decoder is None and encoding not in ("", "identity")
 
 
-def _inflater(encoding: str) -> Any:
-    """Return the decompressor for a Content-Encoding, None if there is none. Raises FetchError for an unknown one."""
-    if encoding in ("", "identity"):
+def _add(decoder: _Decoder | None, data: bytes, body: Body) -> None:
+    if decoder is None:
+        body.add(data)
+    else:
+        decoder.decode(data, body)
+
+
+class _Decoder(Protocol):
+    """Decodes a body in bounded pieces, so that the limit of the body stops a decompression bomb."""
+
+    def decode(self, data: bytes, body: Body) -> None:
+        """Add what `data` decode to. Raises FetchError."""
+
+    def ended(self) -> bool:
+        """Return whether the encoded data are complete."""
+
+
+class _Inflater:
+    def __init__(self, window: int) -> None:
+        self._stream = zlib.decompressobj(window)
+
+    def decode(self, data: bytes, body: Body) -> None:
+        try:
+            while data and not self._stream.eof:
+                body.add(self._stream.decompress(data, _CHUNK))
+                data = self._stream.unconsumed_tail
+        except zlib.error as error:
+            raise FetchError("bad_encoding") from error
+
+    def ended(self) -> bool:
+        return self._stream.eof
+
+
+class _Brotli:
+    def __init__(self) -> None:
+        import brotli  # type: ignore[import-untyped]
+
+        self._stream, self._error = brotli.Decompressor(), brotli.error
+
+    def decode(self, data: bytes, body: Body) -> None:
+        try:
+            while not self._stream.is_finished():
+                part = self._stream.process(data, output_buffer_limit=_CHUNK)
+                body.add(part)
+                data = b""
+                if not part and self._stream.can_accept_more_data():
+                    return
+        except self._error as error:
+            raise FetchError("bad_encoding") from error
+
+    def ended(self) -> bool:
+        return bool(self._stream.is_finished())
+
+
+def _decoder_of(encoding: str, head: bytes) -> _Decoder | None:
+    """Return the decoder for a Content-Encoding, given the first bytes; None where they are not encoded, or nobody knows how."""
+    if read_header(head).reason != "not_an_image":
         return None
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        return zlib.decompressobj(zlib.MAX_WBITS | 32)
-    raise FetchError("bad_encoding")
-
-
-def _inflate(inflate: Any, chunk: bytes, body: Body) -> None:
-    """Decompress a chunk in bounded pieces, so that the limit of the body stops a decompression bomb."""
-    while chunk:
-        body.add(inflate.decompress(chunk, _CHUNK))
-        chunk = inflate.unconsumed_tail
-        if inflate.eof:
-            return
+    if encoding in ("gzip", "x-gzip"):
+        return _Inflater(zlib.MAX_WBITS | 16) if head.startswith(b"\x1f\x8b") else None
+    if encoding == "deflate":
+        has_header = head[0] & 15 == zlib.DEFLATED and int.from_bytes(head[:2], "big") % 31 == 0
+        return _Inflater(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
+    return _Brotli() if encoding == "br" else None

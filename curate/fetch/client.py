@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any, NamedTuple, TypeAlias
 
 import aiohttp
+from aiohttp import CookieJar
 from aiohttp.abc import AbstractResolver
+from aiohttp.typedefs import LooseCookies
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -27,6 +30,7 @@ from curate.images.header import HEAD_BYTES, read_header
 
 CONNECT_SECONDS = 10.0
 
+_DELIVERED = (200, 203, 206, 300)  # with an image in the body, which browsers show
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RETRYABLE = (429, 500, 502, 503, 504)
 _RULES_TIMEOUTS = 4  # time for loading all rules of a site, in timeouts of one request
@@ -35,11 +39,20 @@ _SITE_SECONDS = 24 * 3600.0  # for which rules are cached
 
 
 class Response(NamedTuple):
-    """The response to one request."""
+    """The response to one request; `as_it_came`: the body claims an encoding that it does not have, or that nobody knows."""
 
     status: int
     headers: CIMultiDictProxy[str]
     body: Body
+    cookies: LooseCookies
+    as_it_came: bool = False
+
+
+class Redirect(NamedTuple):
+    """Where a site redirects to, and the cookies of the way there, which some sites want to see."""
+
+    url: URL
+    cookies: CookieJar | None
 
 
 ResolverFactory: TypeAlias = Callable[[], AbstractResolver]
@@ -79,18 +92,21 @@ class Client:
             _obey(known[1].result(), url)
         return host_of(url)
 
-    async def image(self, url: URL) -> Body | URL:
-        """Return the bytes of an image, or the URL that the site redirects to. Raises FetchError.
+    async def image(self, url: URL, cookies: CookieJar | None = None) -> Body | Redirect:
+        """Return the bytes of an image, or where the site redirects to. Raises FetchError.
 
         Call `check` before, and hold a connection of the host's limits.
         """
         await self._check_rules(url)
         async with _TimeLimit(self._policy.timeout):
-            response = await self._get(url, self._policy.max_bytes)
+            response = await self._get(url, self._policy.max_bytes, cookies=cookies)
         if response.status in _REDIRECTS:
-            return redirect_target(url, response.headers.get("Location"))
+            if response.cookies:
+                cookies = CookieJar(unsafe=True) if cookies is None else cookies  # unsafe: also of hosts without a name
+                cookies.update_cookies(response.cookies, url)
+            return Redirect(redirect_target(url, response.headers.get("Location")), cookies)
         self._check_response(response)
-        _check_image(response.body)
+        _check_body(response)
         return response.body
 
     def _check_response(self, response: Response) -> None:
@@ -98,28 +114,31 @@ class Client:
         if response.status in _RETRYABLE:
             wait = retry_after(response.headers.get("Retry-After"))
             raise FetchError(f"http_{response.status}", retryable=True, retry_after=wait)
-        if response.status != 200:
+        if response.status not in _DELIVERED:
             raise FetchError(f"http_{response.status}")
+        if response.status == 206 and not is_whole(response.headers.get("Content-Range")):
+            raise FetchError("truncated")
         if opted_out(response.headers.getall("X-Robots-Tag", ()), self._policy.opt_out):
             raise FetchError("noai")
         if self._policy.tdm and tdm_reserved(response.headers):
             raise FetchError("tdm_reserved")
 
-    async def _get(self, url: URL, limit: int, *, cut: bool = False) -> Response:
+    async def _get(self, url: URL, limit: int, *, cut: bool = False, cookies: CookieJar | None = None) -> Response:
         """Send one request, following no redirect; `cut` truncates a body at `limit` instead of failing. Raises FetchError."""
         try:
-            async with self._session.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    return Response(response.status, response.headers, Body(0))
+            headers = None if cookies is None else _cookie_header(cookies, url)
+            async with self._session.get(url, allow_redirects=False, headers=headers) as response:
+                if response.status not in _DELIVERED:
+                    return Response(response.status, response.headers, Body(0), response.cookies)
                 if (response.content_length or 0) > limit and not cut:
                     raise FetchError("too_large")
-                body = Body(limit)
+                body, as_it_came = Body(limit), False
                 try:
-                    await receive(response, body)
+                    as_it_came = await receive(response, body)
                 except FetchError as error:
                     if not (cut and error.code == "too_large"):
                         raise
-                return Response(response.status, response.headers, body)
+                return Response(response.status, response.headers, body, response.cookies, as_it_came)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _translated(error) from error
 
@@ -179,7 +198,19 @@ def _obey(rules: Rules, url: URL) -> None:
         raise FetchError(code)
 
 
-def _check_image(body: Body) -> None:
+def _check_body(response: Response) -> None:
+    try:
+        check_image(response.body)
+    except FetchError as error:
+        if error.code in ("not_image", "empty") and response.status != 200:
+            raise FetchError(f"http_{response.status}") from None
+        if error.code == "not_image" and response.as_it_came:
+            raise FetchError("bad_encoding") from None
+        raise
+
+
+def check_image(body: Body) -> None:
+    """Raise FetchError unless a body begins like an image of a size that is allowed."""
     if not len(body):
         raise FetchError("empty")
     header = read_header(body.head(HEAD_BYTES))
@@ -187,6 +218,21 @@ def _check_image(body: Body) -> None:
         raise FetchError("not_image")
     if header.reason == "too_many_pixels":
         raise FetchError("too_many_pixels")
+
+
+def _cookie_header(cookies: CookieJar, url: URL) -> dict[str, str]:
+    found = "; ".join(f"{one.key}={one.coded_value}" for one in cookies.filter_cookies(url).values())
+    return {"Cookie": found} if found else {}
+
+
+def is_whole(content_range: str | None) -> bool:
+    """Return whether a Content-Range is that of the whole file; sites send one unasked.
+
+    >>> is_whole("bytes 0-9/10"), is_whole("bytes 0-8/10"), is_whole(None)
+    (True, False, True)
+    """
+    match = re.fullmatch(r"bytes\s+0-(\d{1,18})/(\d{1,18})", (content_range or "").strip())
+    return content_range is None or (match is not None and int(match[1]) + 1 == int(match[2]))
 
 
 def retry_after(text: str | None) -> float:

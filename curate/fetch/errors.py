@@ -4,7 +4,7 @@ from __future__ import annotations
 
 ERRORS: dict[str, str] = {
     "missing_url": "the record has no URL",
-    "bad_url": "not a valid http or https URL",
+    "bad_url": "not a valid http, https or data URL",
     "blocked": "the host is on the blocklist",
     "opted_out": "the URL is on the list of opted-out URLs",
     "robots": "robots.txt of the host disallows the URL, or the host failed to serve it",
@@ -20,7 +20,7 @@ ERRORS: dict[str, str] = {
     "too_many_redirects": "more redirects than the limit, or a redirect loop",
     "too_large": "more bytes than the limit, before or after decompression",
     "truncated": "fewer bytes than the response announced",
-    "bad_encoding": "a content encoding that was not requested and cannot be decoded",
+    "bad_encoding": "the response is encoded in a way that was not requested and cannot be decoded",
     "empty": "the response has no bytes",
     "not_image": "the response is not an image",
     "too_many_pixels": "the image claims more pixels than the limit",

@@ -15,15 +15,16 @@ from itertools import count
 from typing import NamedTuple, TypeAlias
 
 import xxhash
+from aiohttp import CookieJar
 from yarl import URL
 
 from curate.fetch import FetchRequest
 from curate.fetch.body import Body
-from curate.fetch.client import Client
+from curate.fetch.client import Client, Redirect, check_image
 from curate.fetch.errors import FetchError
 from curate.fetch.host_limits import BUSY, LONGEST, HostLimits, Slot
 from curate.fetch.policy import FetchPolicy
-from curate.fetch.urls import parse_url
+from curate.fetch.urls import inline, is_inline, parse_url
 
 DOWN = 8
 """Failures of a host in a row after which the rest of its URLs is given up."""
@@ -50,6 +51,7 @@ class _Pending:
     url: URL
     tries: int = 0
     redirects: int = 0
+    cookies: CookieJar | None = None
 
 
 class Frontier:
@@ -85,6 +87,9 @@ class Frontier:
         """Queue the URLs by host, shuffled, since neighbours in a table are often of one site."""
         for one in sorted(requests, key=lambda one: xxhash.xxh3_64_intdigest(one.url.encode(errors="replace"))):
             try:
+                if is_inline(one.url):
+                    await self._emit(Outcome(one.row, None, self._inline(one.url)))
+                    continue
                 url = parse_url(one.url)
                 host = self._client.check(url)
             except FetchError as error:
@@ -94,6 +99,13 @@ class Frontier:
             self._waiting.setdefault(host, deque()).append(_Pending(one.row, url))
         now = asyncio.get_running_loop().time()
         self._ready = [(now, next(self._order), host) for host in self._waiting]
+
+    def _inline(self, url: str) -> Body:
+        """Return the image that a data: URL holds. Raises FetchError."""
+        body = Body(self._policy.max_bytes)
+        body.add(inline(url))
+        check_image(body)
+        return body
 
     async def _pick(self) -> tuple[Slot, _Pending] | None:
         """Wait for a host that may be requested; None when nothing is left."""
@@ -158,10 +170,10 @@ class Frontier:
 
     async def _fetch(self, slot: Slot, pending: _Pending) -> None:
         """Fetch one image; after a redirect or a retryable error its URL is queued again."""
-        found: Body | URL | None = None
+        found: Body | Redirect | None = None
         error = None
         try:
-            found = await self._client.image(pending.url)
+            found = await self._client.image(pending.url, pending.cookies)
         except FetchError as failed:
             error = failed
         finally:
@@ -172,8 +184,9 @@ class Frontier:
             self._seen.add(slot.host)
             self._unpark(slot.host)
         ended = self._record(slot.host, error)
-        if isinstance(found, URL):
-            error = self._follow(pending, found)
+        if isinstance(found, Redirect):
+            pending.cookies = found.cookies
+            error = self._follow(pending, found.url)
             done = error is not None
         else:
             done = error is None or bool(ended) or not self._retry(slot.host, pending, error)

@@ -1,7 +1,7 @@
 """Fetch: downloads the images of records that hold URLs, for the records that the filters before it keep.
 
-Results are committed in pieces (see curate.fetch.image_log): a kill loses at most one piece, and the next attempt requests
-only what is missing. Rows of a shard with the same URL share one request.
+Results are committed in pieces (see curate.fetch.image_log): a kill loses at most one piece, an end by Ctrl-C or SIGTERM none,
+and the next attempt requests only what is missing. Rows of a shard with the same URL share one request.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
+from threading import Event
 from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.core.contracts import IMAGE_ROWS, Batch, Report, Shard
+from curate.core.stopping import stop_noted
 from curate.core.timing import Activities
 from curate.fetch import FetchRequest, FetchResult, fetch
 from curate.fetch.image_log import HEADER, SCHEMA, ImageLog, Piece
@@ -73,9 +75,9 @@ class Fetch:
 
     def _fetch(self, records: Sequence[dict[str, Any]], log: ImageLog) -> None:
         """Request the images of some records, and commit the result of each."""
-        with closing(_arriving(_Rows(records), self.download or fetch, self.policy)) as arriving:
-            pieces = _Pieces(log, self.judge.plan.header)
-            while pieces.write(arriving):
+        with stop_noted() as told, closing(_arriving(_Rows(records), self.download or fetch, self.policy)) as arriving:
+            pieces = _Pieces(log, self.judge.plan.header, told)
+            while pieces.write(arriving) and not told.is_set():
                 pass
 
 
@@ -140,10 +142,12 @@ class _Pieces:
 
     log: ImageLog
     header: HeaderStage
+    told: Event
+    """Set when this process is asked to end: the piece at hand is the last one."""
 
     def write(self, arriving: Arriving) -> bool:
         """Write one piece of the next results; return False when there are no more."""
-        first = next((one for one in arriving if one is not None), None)
+        first = next((one for one in arriving if one is not None or self.told.is_set()), None)
         if first is None:
             return False
         with self.log.writing() as piece:
@@ -153,15 +157,19 @@ class _Pieces:
     def _fill(self, piece: Piece, first: _Arrived, arriving: Arriving) -> None:
         known: list[pa.RecordBatch] = []
         images, until = 0, time.monotonic() + PIECE_SECONDS
+
+        def due() -> bool:
+            return self.told.is_set() or time.monotonic() >= until
+
         some = [first]
         with piece.tar.open("wb", buffering=1 << 20) as tar:
             while some:
                 places = [_add(tar, one) for one in some]
                 known.append(self._facts(some, places))
                 images += len(some)
-                if images >= PIECE_IMAGES or tar.tell() >= PIECE_BYTES or time.monotonic() >= until:
+                if images >= PIECE_IMAGES or tar.tell() >= PIECE_BYTES or due():
                     break
-                some = _some(arriving, until)
+                some = _some(arriving, due)
             tar.write(bytes(1024))
         writer = ParquetWriter(piece.facts, SCHEMA, "lz4")
         writer.write(pa.Table.from_batches(known).sort_by("row"))
@@ -184,15 +192,15 @@ class _Pieces:
         return pa.RecordBatch.from_arrays([pa.array(rows, pa.int64()), pa.array(codes, pa.string()), *rest], schema=SCHEMA)
 
 
-def _some(arriving: Arriving, until: float) -> list[_Arrived]:
-    """Take the next results: as many as a batch of records holds, or those that have arrived when the time is up."""
+def _some(arriving: Arriving, due: Callable[[], bool]) -> list[_Arrived]:
+    """Take the next results: as many as a batch of records holds, or those that have arrived when the piece is due."""
     found: list[_Arrived] = []
     size = 0
     for one in arriving:
         if one is not None:
             found.append(one)
             size += len(one.body or b"")
-        if len(found) >= IMAGE_ROWS or size >= BATCH_BYTES or time.monotonic() >= until:
+        if len(found) >= IMAGE_ROWS or size >= BATCH_BYTES or due():
             break
     return found
 
