@@ -15,9 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
-
-import pyarrow.dataset as ds
+from typing import TYPE_CHECKING, Any
 
 from curate.core.contracts import Runner
 from curate.core.errors import InputError
@@ -39,6 +37,9 @@ from curate.storage.manifest import read_manifest
 from curate.storage.samples import open_samples
 from curate.storage.shared_facts import with_facts
 from curate.storage.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def plan(recipe: str, inputs: Sequence[str] = (), settings: Settings = _DEFAULT)
 
 def decisions(out: str | os.PathLike[str]) -> ds.Dataset:
     """Return the decisions of an output, a row for each record and text, as a pyarrow dataset. Raises OutputError."""
+    import pyarrow.dataset as ds  # slow to import
+
     from curate.storage.paths import filesystem, is_local
 
     found = storage(out)

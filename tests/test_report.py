@@ -256,7 +256,8 @@ class Page(HTMLParser):
 
 
 def html_of(out: Path) -> str:
-    return Path(write_report(storage(out))).read_bytes().decode("utf-8")
+    write_report(storage(out))
+    return (out / "report.html").read_bytes().decode("utf-8")
 
 
 def expected(rows: list[dict[str, object]]) -> list[tuple[str, int, int, int, int, int]]:

@@ -16,13 +16,11 @@ from curate.storage.manifest import read_manifest
 def report_command(given: Report) -> None:
     """Make the report again and print the attrition."""
     from curate.report import write_report
-    from curate.report.attrition import attrition, attrition_table
-    from curate.report.rules import rules_of
+    from curate.report.attrition import attrition_table
 
     with common.output(given.out) as out:
         manifest = read_manifest(out)
-        rows = attrition(out, rules_of(manifest))
-        path = write_report(out)
+        rows, path = write_report(out), out.url("report.html")
     if given.as_json:
         common.print_json({"report": path, "attrition": [dataclasses.asdict(row) for row in rows],
                            "problems": manifest.get("problems"), "faults": faults(manifest)})  # fmt: skip

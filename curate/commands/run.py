@@ -131,7 +131,7 @@ def _print(outcome: Outcome, seconds: float, plan: Plan) -> None:
         click.echo(f"{outcome.out} is finished: the same recipe and input were run to the end; nothing to do")
     out = storage(outcome.out)
     manifest = read_manifest(out)
-    rows = attrition(out, rules_of(manifest))
+    rows = attrition(out, rules_of(manifest)) if outcome.attrition is None else outcome.attrition
     console = common.console()
     console.print(attrition_table(rows, outcome.records, console.width))
     rate = f" in {seconds:,.1f} s, {outcome.records / max(seconds, 1e-9):,.0f} records/s" if outcome.state == "done" else ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from curate.passes.evaluation import WAIT
+from curate.report.attrition import Attrition
 
 _MODELS = ("caption", "match")  # stages whose models wait for images
 
@@ -70,6 +71,7 @@ class Outcome:
     failed: list[dict[str, str]] = field(default_factory=list)  # shards given up: shard, reason
     partial: list[dict[str, str]] = field(default_factory=list)  # shards with records lost after a break: shard, reason
     seconds: dict[str, float] = field(default_factory=dict)  # by activity, over all workers; `wait` keeps no core busy
+    attrition: list[Attrition] | None = None  # a line of each filter, where the report was made just now
 
     def idle(self) -> float | None:
         """Return the share of the time of captioner and matcher that they spent waiting for images; None without them."""

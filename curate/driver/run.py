@@ -147,9 +147,9 @@ class Run:
         packed = self.steps(attempts)
         outcome = packed.run.conclude(packed, attempts)
         self.progress.start("report", 0)
-        write_report(self.store.storage)
+        lines = write_report(self.store.storage)
         self.store.sweep()
-        return outcome
+        return replace(outcome, attrition=lines)
 
     def _finished(self, manifest: dict[str, Any]) -> Outcome:
         """Return the outcome of a finished run; make its report if a kill came between manifest and report."""

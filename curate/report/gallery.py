@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ BUDGET = 2_000_000  # bytes of all thumbnails, before base64
 LARGEST = 64 * 1024  # bytes of one thumbnail; at 160 px none is that large
 _VERDICT = "category IS NOT NULL AND texts IS NULL"
 _PLACE = "md5(concat(shard_index, '/', row)), shard_index, row, text"
+_LARGE = ("thumb", "match_thumb", "key", "reason")
 COLUMNS = {
     "shard_index": "INTEGER",
     "row": "BIGINT",
@@ -79,9 +81,12 @@ def galleries(out: Storage, order: Sequence[str]) -> Galleries:
 
     Raises OutputError if a thumbnail file cannot be read.
     """
-    with opened(parquet_files(out, "thumbs"), COLUMNS) as view:
+    files = parquet_files(out, "thumbs")
+    with opened(files, COLUMNS) as view:
+        view.hold(without=_LARGE)
         counts = dict(view.rows(f"SELECT category, count(*) FROM data WHERE {_VERDICT} GROUP BY category"))
-        found = _chosen(view)
+        places = _chosen(view)
+    found = _shown(files, places) if places else []
     by_name: dict[str, list[Picture]] = {name: [] for name in order if name in counts}
     for name in sorted(counts.keys() - by_name.keys()):
         by_name[name] = []
@@ -95,25 +100,26 @@ def galleries(out: Storage, order: Sequence[str]) -> Galleries:
     return Galleries(shelves, pairs[:shown], captioned[:shown])
 
 
-def _chosen(view: View) -> list[dict[str, Any]]:
-    """Return the first rows of each kind (at most EACH or PAIRS), and maybe others, by a hash of shard and row.
+def _chosen(view: View) -> list[tuple[int, int]]:
+    """Return shard and row of the first rows of each kind (at most EACH or PAIRS), and maybe others, by a hash of both.
 
-    So the choice is the same everywhere. Thumbnails are read of these rows only.
+    So the choice is the same everywhere.
     """
     kinds = {_VERDICT: EACH, "category = 'eval_overlap' AND match IS NOT NULL": PAIRS, "texts IS NOT NULL": PAIRS}
     first = " OR ".join(
         f"({kind} AND row_number() OVER (PARTITION BY {kind}, {group} ORDER BY {_PLACE}) <= {limit})"
         for (kind, limit), group in zip(kinds.items(), ("category", "1", "1"), strict=True)
     )
-    places = view.rows(f"SELECT DISTINCT shard_index, row FROM (SELECT shard_index, row FROM data QUALIFY {first})")
-    if not places:
-        return []
+    return view.rows(f"SELECT DISTINCT shard_index, row FROM (SELECT shard_index, row FROM data QUALIFY {first})")
+
+
+def _shown(files: Sequence[str], places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Read what is shown of some rows, with their thumbnails, in the order of their hash."""
+    shards = {f"{shard:06d}.parquet" for shard, _ in places}
     names, some = list(COLUMNS), ", ".join(f"({shard}, {row})" for shard, row in places)
-    shards = ", ".join(str(shard) for shard in {shard for shard, _ in places})  # lets whole files be skipped
-    rows = view.rows(
-        f"SELECT {', '.join(map(quoted, names))} FROM data WHERE shard_index IN ({shards}) AND (shard_index, row) IN ({some})"
-        f" ORDER BY {_PLACE}"
-    )
+    columns = ", ".join(map(quoted, names))
+    with opened([file for file in files if posixpath.basename(file) in shards], COLUMNS) as view:
+        rows = view.rows(f"SELECT {columns} FROM data WHERE (shard_index, row) IN ({some}) ORDER BY {_PLACE}")
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 TEXT = 220  # characters
 LISTED = 50  # shards listed by name
+UNUSED = ("shard", "key", "url", "error", "animated", "sha256", "language_score", "phash")
+"""Columns of decisions that no part of the report shows."""
+
 HELD = 128 * 1024 * 1024  # bytes of decisions, compressed, that are read once and not for each query: about two million rows
 
 
@@ -69,13 +72,14 @@ class Content:
     shown: gallery.Galleries
 
 
-def write_report(out: Storage) -> str:
-    """Write the dataset card, then OUT/report.html, and return its path or URL. Raises OutputError and OSError."""
+def write_report(out: Storage) -> list[Attrition]:
+    """Write the dataset card, then OUT/report.html, and return its line of each filter. Raises OutputError and OSError."""
     manifest = read_manifest(out)
-    page = _rendered("report.html.j2", {"page": _content(out, manifest)})
+    content = _content(out, manifest)
+    page = _rendered("report.html.j2", {"page": content})
     write_cards(out, manifest)
     out.write("report.html", page)
-    return out.url("report.html")
+    return content.attrition
 
 
 def report_page(out: Storage) -> bytes:
@@ -110,7 +114,7 @@ def _content(out: Storage, manifest: dict[str, Any]) -> Content:
     rules = rules_of(manifest)
     with opened(parquet_files(out, "decisions"), COLUMNS) as view:
         if sum(file.size for file in out.listing("decisions")) <= HELD:
-            view.hold()
+            view.hold(without=UNUSED)
         found = combinations(view)
         lines = tally(found, rules)
         evidence, facts = histograms.distributions(view, rules, manifest.get("thresholds") or {})

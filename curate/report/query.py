@@ -60,9 +60,14 @@ class View:
         """Return the values of some aggregates over all rows, in one scan."""
         return self.rows(f"SELECT {', '.join(asked)} FROM data")[0] if asked else ()
 
-    def hold(self) -> None:
-        """Read all columns once into a table, which spills to disk: opening many small files takes longer than their rows."""
-        self._connection.execute("CREATE TEMP TABLE held AS SELECT * FROM data")
+    def hold(self, without: Sequence[str]) -> None:
+        """Read the columns once into a table, which spills to disk: opening many small files takes longer than their rows.
+
+        Columns in `without` are not read, and queries may not use them any more.
+        """
+        left_out = [quoted(name) for name in without if name in self.types]
+        columns = f"* EXCLUDE ({', '.join(left_out)})" if left_out else "*"
+        self._connection.execute(f"CREATE TEMP TABLE held AS SELECT {columns} FROM data")
         self._connection.execute("CREATE OR REPLACE VIEW data AS SELECT * FROM held")
 
     def is_whole(self, name: str) -> bool:
