@@ -13,8 +13,8 @@ class CaptionMatch(Filter):
     """Drop texts, web and synthetic, whose P(match) with their image is under `at_least`.
 
     CapFilt's filter (Li et al. 2022, BLIP, section 3.3): the ITM head "predicts a text as unmatched"; 0.5 is the authors'
-    stated rule, equal to taking the likelier class. A text with nothing in it, and a caption that is one word over and
-    over, has no score and is dropped.
+    stated rule, equal to taking the likelier class. A text with nothing in it, and a synthetic caption with a fault (a
+    loop, a web address, cut off), has no score and is dropped.
 
     >>> CaptionMatch(at_least=0.5).keep(pa.array([0.49, 0.5, None], pa.float32())).to_pylist()
     [False, True, False]

@@ -479,7 +479,8 @@ def test_a_run_with_a_checkpoint_writes_the_same_bytes_with_any_number_of_worker
 ) -> None:
     tars = [running.make_tar(tmp_path / f"{n}.tar", running.pairs(range(9 * n, 9 * n + 9))) for n in range(2)]
     (tmp_path / "r.yaml").write_text(
-        f"captions: {{model: {captioner.folder}, per_image: 2}}\nfilters:\n  caption_match: {{matcher: {matcher.folder}}}\n"
+        f"captions: {{model: {captioner.folder}, per_image: 2, cut: keep}}\n"
+        f"filters:\n  caption_match: {{matcher: {matcher.folder}}}\n"
     )
     for workers in (1, 2):
         out = tmp_path / f"out{workers}"
@@ -491,10 +492,66 @@ def test_a_run_with_a_checkpoint_writes_the_same_bytes_with_any_number_of_worker
     assert all(row["caption_match"] is not None and row["text"] for row in found)
 
 
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "picture", "of", "ray", "ban", "red", "car", "[DEC]", "[ENC]"]
+SAYING = {
+    "image_text_hidden_size": 32,
+    "vision": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32},
+    "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "vocab_size": len(WORDS), "max_position_embeddings": 64, "bos_token_id": len(WORDS) - 2, "sep_token_id": 3},
+}  # fmt: skip
+
+
+def saying(folder: Path, followers: dict[str, str]) -> Path:
+    """Write a captioner that says after each of these words the one that follows it."""
+    model = blips.transformers().BlipForConditionalGeneration(blips.configured(SAYING))
+    with torch.no_grad():
+        bert, head = model.text_decoder.bert, model.text_decoder.cls.predictions
+        for name, parameter in bert.encoder.named_parameters():
+            parameter.fill_(float(name.endswith("LayerNorm.weight")))
+        bert.embeddings.position_embeddings.weight.zero_()
+        bert.embeddings.word_embeddings.weight.copy_(4 * torch.eye(len(WORDS), 32))
+        for parameter in (head.bias, head.transform.dense.weight, head.transform.dense.bias):
+            parameter.zero_()
+        for word, follower in followers.items():
+            head.transform.dense.weight[WORDS.index(follower), WORDS.index(word)] = 2.0
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("followers", "settings", "text", "wrong"),
+    [
+        ({"of": "ray", "ray": "ban", "ban": "ray"}, "", "ray ban ray ban ray ban ray ban", "repeated_phrase"),
+        ({"of": "a", "a": "picture", "picture": "of"}, "", "a picture of a picture of a picture", "repeated_phrase"),
+        ({"of": "red", "red": "car", "car": "[SEP]"}, "", "red car", None),
+        ({"of": "red", "red": "car"}, ", max_tokens: 2", "red car", "cut_caption"),
+        ({"of": "red", "red": "car"}, ", max_tokens: 2, cut: keep", "red car", None),
+        ({"of": "a", "a": "picture", "picture": "[SEP]"}, ", prompt: A picture", "a picture", "repeated_prompt"),
+    ],
+)
+def test_a_captioner_that_loops_repeats_its_prompt_or_does_not_end_gives_no_text(
+    followers: dict[str, str], settings: str, text: str, wrong: str | None, tmp_path: Path
+) -> None:
+    model = saying(tmp_path / "model", followers)
+    settings = f"model: {model}, precision: float32, top_k: 1, repetition_penalty: 1.0, min_tokens: 0{settings}"
+    setup = running.Setup(
+        f"captions: {{{settings}}}\nfilters:\n  caption_match: {{matcher: fake, at_least: 0.000001}}\n",
+        [running.make_tar(tmp_path / "a.tar", running.pairs(range(2)))],
+    )
+    running.run_job(setup, tmp_path / "out")
+    found = [row for row in running.decisions(tmp_path / "out") if row["source"] == "synthetic"]
+    assert len(found) == 2
+    for row in found:
+        assert row["text"].startswith(text)
+        assert (row["error"], row["dropped_by"]) == (wrong, wrong and "caption_match")
+        assert (row["caption_match"] is None) == (wrong is not None)
+
+
 def test_other_weights_in_the_same_folder_write_other_captions_and_may_be_refused(captioner: Made, tmp_path: Path) -> None:
     model = damaged(captioner.folder, tmp_path / "model")
     tar = running.make_tar(tmp_path / "a.tar", running.pairs(range(3)))
-    (tmp_path / "r.yaml").write_text(f"captions: {{model: {model}}}\nfilters:\n  caption_match: {{matcher: fake}}\n")
+    (tmp_path / "r.yaml").write_text(f"captions: {{model: {model}, cut: keep}}\nfilters:\n  caption_match: {{matcher: fake}}\n")
     arguments = ["run", tmp_path / "r.yaml", tar, "--out", tmp_path / "out", "--workers", 1]
     assert running.curate(*arguments).returncode == 0
     first = running.decisions(tmp_path / "out")

@@ -21,7 +21,8 @@ from curate.planning import plan as planning
 from curate.planning.plan import Plan
 from curate.report.what_if import what_if
 from curate.runners.local.runner import LocalRunner
-from curate.stages.caption import CaptionStage, fault
+from curate.stages.caption import CaptionStage
+from curate.stages.caption_faults import fault
 from curate.stages.match import MatchStage
 from curate.stages.text_scores import texts_of
 from curate.storage.backend import storage
@@ -245,7 +246,8 @@ class Stuck(CaptionStage):
     """A captioner that writes nothing, or one word over and over."""
 
     def __call__(self, batch: Batch) -> Batch:
-        return batch.append_column("captions", pa.array([["", "dog dog dog"]] * batch.num_rows, pa.list_(pa.string())))
+        told = [["", "dog dog dog"]] * batch.num_rows
+        return self.answer(batch, range(batch.num_rows), told, [[None, None]] * batch.num_rows)
 
 
 def test_captions_that_are_none_are_dropped_with_their_reason(tmp_path: Path) -> None:
@@ -268,6 +270,93 @@ def test_captions_that_are_none_are_dropped_with_their_reason(tmp_path: Path) ->
 )  # fmt: skip
 def test_what_is_wrong_with_a_caption(caption: str | None, wrong: str | None) -> None:
     assert fault(caption) == wrong
+
+
+@pytest.mark.parametrize(
+    ("caption", "wrong"),
+    [
+        ("ray ban ray ban ray ban ray ban ray ban", "repeated_phrase"),
+        ("on top of a hat on top of a hat", "repeated_phrase"),
+        ("there is a man with a hat on top of a hat on top of a hat", "repeated_phrase"),
+        ("a man is riding a horse down the street, Ray Ban, ray ban, ray ban", "repeated_phrase"),
+        ("red dog blue dog red blue dog red dog blue red dog", "repeated_phrase"),
+        ("a" * 60, "repeated_phrase"),
+        ("狗在车上狗在车上狗在车上", "repeated_phrase"),
+        ("ray, ray, ray", "repeated_word"),
+        ("A picture of a red car", "repeated_prompt"),
+        ("a red car at http://cars.example/a", "web_address"),
+        ("a red car www. cars. example", "web_address"),
+        ("a red car from cars.com", "web_address"),
+        ("write to someone @ cars. org", "web_address"),
+        ("a boy in a red shirt and a boy in a blue shirt", None),
+        ("a white dog and a black dog and a brown dog", None),
+        ("a woman holds a picture of a dog", None),
+        ("一个穿红衣服的男孩和一个穿蓝衣服的男孩", None),
+        ("蜜蜂嗡嗡嗡", None),
+        ("a dog. come here, 3.5 km/h at 9 a.m.", None),
+        ("\ud800 a dog", None),
+    ],
+)
+def test_loops_prompts_and_addresses_are_faults_and_ordinary_captions_are_not(caption: str, wrong: str | None) -> None:
+    assert CaptionStage().faults([caption], [False]) == [wrong]
+
+
+def test_a_caption_that_was_cut_off_is_one_unless_a_sentence_ends_there() -> None:
+    captions = ["a dog in front of the", "a dog in front of the car.", "a dog", "a dog"]
+    assert CaptionStage().faults(captions, [True, True, False, None]) == ["cut_caption", None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("caption", "setting"),
+    [
+        ("a red dog a red dog", {"repeated_share": 0.5, "phrase_run": 0}),
+        ("a dog and a cat and a horse and a cow and a hen", {"repeated_share": None}),
+        ("ray ban ray ban ray ban in front of a house and a garden with a car", {"phrase_run": 4}),
+        ("abcdefgh" * 20, {"compression": None}),
+        ("a picture of a dog", {"prompt": ""}),
+        ("a dog of cars.com", {"addresses": "keep"}),
+        ("a dog in the", {"cut": "keep"}),
+    ],
+)
+def test_each_fault_has_its_setting(caption: str, setting: dict[str, Any]) -> None:
+    assert CaptionStage().faults([caption], [True]) != [None]
+    assert CaptionStage(**{"cut": "keep", **setting}).faults([caption], [True]) == [None]
+
+
+class Looping(CaptionStage):
+    """A captioner that loops."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        told = [["a dog in a park", "ray ban ray ban"]] * batch.num_rows
+        return self.answer(batch, range(batch.num_rows), told, [[False, False]] * batch.num_rows)
+
+
+def test_a_changed_bound_of_faults_writes_no_captions_anew_and_older_recipes_stay_what_they_are(tmp_path: Path) -> None:
+    def looping(plan: Plan) -> dict[str, Stage]:
+        assert plan.captions is not None
+        return {"caption": Looping(**vars(plan.captions))}
+
+    tar = running.make_tar(tmp_path / "a.tar", running.pairs(range(3)))
+    setup = Setup(CAPTIONS + "filters:\n  caption_match: {matcher: fake, at_least: 0.000001}\n", [tar], stages=looping)
+    run_job(setup, tmp_path / "out")
+    assert "phrase_run" not in manifest(tmp_path / "out")["recipe"]["captions"]
+    changed = replace(setup, overrides=("captions.repeated_share=0.5", "captions.phrase_run=0"), stages=refusing)
+    for job, wrong in ((setup, "repeated_phrase"), (changed, None)):
+        run_job(job, tmp_path / "out")
+        written = [row for row in running.decisions(tmp_path / "out") if row["text_no"]]
+        assert [row["error"] for row in written] == [None, wrong] * 3
+        assert [row["dropped_by"] for row in written] == [None, wrong and "caption_match"] * 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [("repeated_share: 0", "not above 0"), ("phrase_run: 1", "not 2 or more"), ("compression: 1.0", "not above 1"),
+     ("cut: maybe", "cut")],
+)  # fmt: skip
+def test_bounds_that_make_no_sense_are_refused(setting: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f"captions: {{{setting}}}\nfilters:\n  caption_match:\n")
+    with pytest.raises(RecipeError, match=told):
+        recipes.load(str(tmp_path / "r.yaml"))
 
 
 def test_a_caption_depends_on_the_image_alone() -> None:

@@ -399,9 +399,10 @@ class Small(CaptionStage):
     def __call__(self, batch: Batch) -> Batch:
         if self.batch > self.holds and any(image.startswith(LARGE) for image in batch["sha256"].to_pylist()):
             raise OutOfDeviceMemory(f"{self.batch} images do not fit")
-        written = super().__call__(batch)["captions"].to_pylist()
-        texts = [None if several is None else [f"{text} {self.batch}" for text in several] for several in written]
-        return batch.append_column("captions", pa.array(texts, pa.list_(pa.string())))
+        written = super().__call__(batch)
+        place, found = written.schema.get_field_index("captions"), written["captions"].to_pylist()
+        texts = [None if several is None else [f"{text} {self.batch}" for text in several] for several in found]
+        return written.set_column(place, "captions", pa.array(texts, pa.list_(pa.string())))
 
 
 @dataclass(frozen=True)

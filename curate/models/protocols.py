@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,21 @@ class Captioner(Protocol):
         `draws`, float32 [n, k, tokens] uniform in [0, 1), holds the random number that picks each token by the inverse of
         the cumulated probabilities, largest first. A caption depends on its picture and its draws and on nothing else.
         """
+
+
+class Caption(NamedTuple):
+    """A caption, and whether it ended at the longest length, without the model's token for the end."""
+
+    text: str
+    cut: bool
+
+
+@runtime_checkable
+class CutTelling(Protocol):
+    """What a captioner may have, too: then captions that were cut off in mid-sentence are told from others."""
+
+    def told_captions(self, pictures: Pixels, draws: Floats) -> list[list[Caption]]:
+        """Return what `Captioner.captions` returns, each with whether it was cut off."""
 
 
 class Matcher(Protocol):

@@ -15,7 +15,6 @@ from curate.core.verdicts import MISSING_TEXT
 from curate.passes import decisions
 from curate.passes.texts import Index, Mask, Texts
 from curate.planning.plan import Plan, Step
-from curate.stages.caption import fault
 
 
 class Judged:
@@ -36,6 +35,12 @@ class Judged:
         self.evidence[step.name] = spread
         self.evaluated[step.name] |= where
         self.failed[step.name][where] = ~combined(step.rule.keep(evidence)).to_numpy(zero_copy_only=False)
+
+    def void(self, step: Step, where: Mask) -> None:
+        """Take away the evidence that a filter has of some rows: a text with a fault has no score."""
+        where = where & self.evaluated[step.name]
+        if where.any():
+            self.settle(step, where, pa.nulls(int(where.sum()), step.rule.evidence))
 
     def first(self) -> npt.NDArray[np.int64]:
         """Return the position of the first filter that each row fails; the number of filters for a row that fails none."""
@@ -116,25 +121,27 @@ class Verdict:
         lacking = pc.and_(pa.array(self._textless), judgement["dropped_by"].is_null())
         judgement["dropped_by"] = pc.if_else(lacking, MISSING_TEXT, judgement["dropped_by"])
         web = pa.table({**values, **judgement})
-        written = self._written_table(web, columns["captions"]) if self._captions else web.slice(0, 0)
+        written = self._written_table(web, columns) if self._captions else web.slice(0, 0)
         both = web if not written.num_rows else pa.concat_tables([web, written.select(web.column_names)])
         both = both.append_column("sample_key", _sample_keys(key_prefix, shard.index, both["row"], both["dropped_by"]))
         if written.num_rows:
             both = both.take(np.lexsort((both["text_no"].to_numpy(), both["row"].to_numpy())))
         return both.select(schema.names).cast(schema)
 
-    def _written_table(self, web: pa.Table, captions: pa.Array) -> pa.Table:
+    def _written_table(self, web: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
         """Return the decisions of the captions: facts and verdicts of the image are those of the record."""
-        captions, images = captions.take(pa.array(self.texts.first)), self._images()
+        captions, images = columns["captions"].take(pa.array(self.texts.first)), self._images()
         place = np.flatnonzero(np.repeat(captions.is_valid().to_numpy(zero_copy_only=False), self._captions))
         record = place // self._captions
         owner = pa.array(self.texts.first[record])
         texts = captions.drop_null().flatten()
+        faults = self._faults(texts, columns["captions_cut"].take(pa.array(self.texts.first)).drop_null().flatten())
         judged = Judged(self._plan.steps, len(place))
         for step in self._plan.steps:
             judged.evaluated[step.name][:] = True  # filters of web texts do not apply to captions
             if step.rule.per_text:
                 judged.take(step.name, self._written, place)
+                judged.void(step, faults.is_valid().to_numpy(zero_copy_only=False))
             elif step.rule.about == "image":
                 judged.take(step.name, self._web, images[record])
         of_image = [fact.name for fact in self._plan.shown if fact.about == "image"]
@@ -142,8 +149,12 @@ class Verdict:
         values |= {fact.name: pa.nulls(len(place), fact.type) for fact in self._plan.shown if fact.about == "text"}
         values["text_no"] = pa.array((self.texts.sizes[record] + place % self._captions).astype(np.int16))
         values |= {"source": pa.repeat("synthetic", len(place)), "text": texts}
-        values["error"] = pa.array([fault(text) for text in texts.to_pylist()], pa.string())
-        return pa.table({**values, **_judgement(judged)})
+        return pa.table({**values, "error": faults, **_judgement(judged)})
+
+    def _faults(self, texts: pa.Array, cut: pa.Array) -> pa.Array:
+        """Return the name of each caption's fault, null for one that has none."""
+        stage = self._plan.captions
+        return pa.array([] if stage is None else stage.faults(texts.to_pylist(), cut.to_pylist()), pa.string())
 
     def _images(self) -> Index:
         """Return the row whose verdicts by filters of images are those of each record.

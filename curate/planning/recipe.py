@@ -129,7 +129,7 @@ class Recipe:
         """Return everything that determines the output, as plain JSON values."""
         rules = {name: dataclasses.asdict(rule) for name, rule in self.filters.items()}
         output = self.output.described()
-        captions = {} if self.captions is None else {"captions": dataclasses.asdict(self.captions)}
+        captions = {} if self.captions is None else {"captions": self.captions.described()}
         fetch = {"fetch": dataclasses.asdict(self.policy)} if "fetch" in self.filters else {}
         plugins = {"plugins": {plugin.name: plugin.sha256 for plugin in self.plugins}} if self.plugins else {}
         described = {"name": self.name, "order": list(self.filters), "filters": rules, "output": output}

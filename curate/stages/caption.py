@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +12,17 @@ import pyarrow as pa
 
 from curate.core.contracts import IMAGE_ROWS, Batch, ModelKind, Needs, Precision, Stage, setting
 from curate.core.facts import Fact
+from curate.stages.caption_faults import FaultRules
 from curate.stages.pixels import pictures_of
 from curate.stages.text import mix
 
 if TYPE_CHECKING:
-    from curate.models.protocols import Captioner, Sampling
+    from curate.models.protocols import Caption, Captioner, Floats, Pixels, Sampling
 
-EMPTY, REPEATED = "empty_caption", "repeated_word"
-"""Faults of a caption: it is empty, or repeats one word."""
 
-_RUN = 3  # the same word so often in a row is a decoder that got stuck
+def _judged(default: Any, doc: str) -> Any:
+    """Declare a setting of what a fault is: it changes verdicts, and no fact."""
+    return field(default=default, metadata={"doc": doc, "setting": True, "identity": False})
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,20 @@ class CaptionStage(Stage):
     batch: int = setting(128, "images of one call into the model on a GPU; part of what decides the last bits")
     precision: Precision = setting("bfloat16", "the numbers that the model calculates with: bfloat16 or float32")
     weights: str | None = setting(None, "sha256 of the weights, where only these will do; a run records it anyway")
+    repeated_share: float | None = _judged(0.4, "a loop: more of its words repeat a pair of words that stood there before")
+    phrase_run: int = _judged(3, "a loop: 1 or 2 words so often in a row, or a longer phrase twice; 0: not asked")
+    compression: float | None = _judged(2.4, "a loop: zlib makes the text more than so many times smaller")
+    prompt: str = _judged("a picture of", "what no caption may begin with: the captioner's prompt; an empty text: not asked")
+    addresses: Literal["drop", "keep"] = _judged("drop", "captions with a web or mail address")
+    cut: Literal["drop", "keep"] = _judged("drop", "captions that end at max_tokens in the middle of a sentence")
 
+    version: ClassVar[int] = 2
     name: ClassVar[str] = "caption"
     cost: ClassVar[float] = 4e-2
     needs: ClassVar[Needs] = Needs(gpus=1, models=True)
     facts: ClassVar[tuple[Fact, ...]] = (
         Fact("captions", pa.list_(pa.string()), "image", "synthetic texts of the image, as the captioner wrote them"),
+        Fact("captions_cut", pa.list_(pa.bool_()), "image", "whether each of them ended at the longest length; null: not told"),
     )
     reads = ("pictures", "sha256")
 
@@ -74,14 +84,40 @@ class CaptionStage(Stage):
             raise ValueError(f"min_tokens {self.min_tokens} and max_tokens {self.max_tokens} must be ordered, and 1 to 256")
         if not 1 <= self.batch <= IMAGE_ROWS:
             raise ValueError(f"batch {self.batch} is not 1 to {IMAGE_ROWS}, the images that are in memory at once")
+        self._check_faults()
+
+    def _check_faults(self) -> None:
+        if self.repeated_share is not None and not 0 < self.repeated_share <= 1:
+            raise ValueError(f"repeated_share {self.repeated_share} is not above 0 and at most 1")
+        if self.phrase_run < 0 or self.phrase_run == 1:
+            raise ValueError(f"phrase_run {self.phrase_run} is not 2 or more, nor 0")
+        if self.compression is not None and not self.compression > 1:
+            raise ValueError(f"compression {self.compression} is not above 1, which any ordinary text reaches")
+
+    def described(self) -> dict[str, Any]:
+        """Return the settings as JSON values, those of faults only where they are set: older recipes stay the same."""
+        told = {item.name: getattr(self, item.name) for item in fields(self)}
+        later = {item.name: item.default for item in fields(self) if not item.metadata.get("identity", True)}
+        return {name: value for name, value in told.items() if name not in later or value != later[name]}
+
+    def faults(self, captions: Sequence[str | None], cut: Sequence[bool | None]) -> list[str | None]:
+        """Return the name of each caption's fault, or None; `cut` is whether each ended at the longest length."""
+        rules = FaultRules(
+            self.repeated_share, self.phrase_run, self.compression, self.prompt, self.addresses == "drop", self.cut == "drop"
+        )
+        return [rules.fault(caption, cut=short) for caption, short in zip(captions, cut, strict=True)]
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return `batch` with captions (list<string>) appended; null where there is no picture. Raises ModelError."""
+        """Return `batch` with captions (list<string>) and captions_cut (list<bool>) appended; null where there is no picture.
+
+        Raises ModelError.
+        """
         captioner = self._load()
         pictures, rows = pictures_of(batch, captioner.side)
         images = batch["sha256"].take(pa.array(rows)).to_pylist()
-        captions = captioner.captions(pictures, self._draws(images)) if images else []
-        return self.answer(batch, rows.tolist(), captions)
+        written = _written(captioner, pictures, self._draws(images)) if images else []
+        texts, cuts = ([[one[which] for one in several] for several in written] for which in (0, 1))
+        return self.answer(batch, rows.tolist(), texts, cuts)
 
     def _load(self) -> Captioner:
         from curate.models import Compute, load_captioner
@@ -100,16 +136,10 @@ class CaptionStage(Stage):
         return (mix(seeds[:, None, None], places[None]) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
 
 
-def fault(caption: str | None) -> str | None:
-    """Return what is wrong with a caption, or None.
+def _written(captioner: Captioner, pictures: Pixels, draws: Floats) -> Sequence[Sequence[Caption | tuple[str, None]]]:
+    """Return captions with whether each was cut off, or None where the captioner does not tell."""
+    from curate.models.protocols import CutTelling
 
-    >>> fault(" "), fault("a dog dog dog"), fault("dog dog"), fault("a dog in a park")
-    ('empty_caption', 'repeated_word', 'repeated_word', None)
-    """
-    words = (caption or "").split()
-    if not words:
-        return EMPTY
-    if len(words) > 1 and len(set(words)) == 1:
-        return REPEATED
-    runs = (len(set(words[at : at + _RUN])) == 1 for at in range(len(words) - _RUN + 1))
-    return REPEATED if any(runs) else None
+    if isinstance(captioner, CutTelling):
+        return captioner.told_captions(pictures, draws)
+    return [[(text, None) for text in several] for several in captioner.captions(pictures, draws)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from curate.core.contracts import Batch
-from curate.stages.caption import fault
+from curate.stages.caption_faults import fault
 
 
 def texts_of(batch: Batch) -> list[list[str | None]]:

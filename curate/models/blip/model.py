@@ -15,7 +15,7 @@ from curate.core.errors import ModelError
 from curate.models.blip.checkpoint import TEXT_TOKENS, Kind, inspect, open_checkpoint
 from curate.models.blip.network import Manner, Params, Shape, linear, prepared, read, remembered, see, write
 from curate.models.device import Graphed, GraphMemory, out_of_memory_told, place, rows_of_call, upload
-from curate.models.protocols import Compute, Floats, Pixels, Sampling, unit
+from curate.models.protocols import Caption, Compute, Floats, Pixels, Sampling, unit
 
 __all__ = ["BlipCaptioner", "BlipEmbedder", "BlipMatcher", "cleaned", "inspect"]
 
@@ -97,8 +97,12 @@ class BlipCaptioner:
 
     def captions(self, pictures: Pixels, draws: Floats) -> list[list[str]]:
         """Return k captions of each picture; draws float32 [n, k, at least max_tokens]. Raises OutOfDeviceMemory."""
-        tokens = self.tokens(pictures, draws)
-        return [[self._text(row) for row in several] for several in tokens.tolist()]
+        return [[one.text for one in several] for several in self.told_captions(pictures, draws)]
+
+    def told_captions(self, pictures: Pixels, draws: Floats) -> list[list[Caption]]:
+        """Return the same, each with whether no [SEP] ended it."""
+        stop, tokens = self._loaded.shape.stop, self.tokens(pictures, draws)
+        return [[Caption(self._text(row), stop not in row) for row in several] for several in tokens.tolist()]
 
     def tokens(self, pictures: Pixels, draws: Floats) -> Tokens:
         """Return int64 [n, k, max_tokens]: the tokens after the prompt, up to [SEP], padding after it."""

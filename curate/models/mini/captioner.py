@@ -10,7 +10,7 @@ import numpy as np
 
 from curate.models.mini.features import SIDE, Vision, in_picture_blocks, load_vision, weights_folder
 from curate.models.mini.network import END, PAD, POSITIONS, START, UNKNOWN, Params, decode, encode, looked_up, read_weights
-from curate.models.protocols import MODEL_ROWS, Floats, Pixels, Sampling
+from curate.models.protocols import MODEL_ROWS, Caption, Floats, Pixels, Sampling
 from curate.models.sampling import next_tokens
 
 FILE = "mini-captioner.safetensors"
@@ -55,14 +55,18 @@ class MiniCaptioner:
 
     def captions(self, pictures: Pixels, draws: Floats) -> list[list[str]]:
         """Return k captions of each picture, RGB uint8 [n, SIDE, SIDE, 3]; draws float32 [n, k, at least max_tokens]."""
-        out: list[list[str]] = []
+        return [[one.text for one in several] for several in self.told_captions(pictures, draws)]
+
+    def told_captions(self, pictures: Pixels, draws: Floats) -> list[list[Caption]]:
+        """Return the same, each with whether no END ended it."""
+        out: list[list[Caption]] = []
         for start, rows, block in in_picture_blocks(pictures):
             given = np.zeros((MODEL_ROWS, *draws.shape[1:]), np.float32)
             given[:rows] = draws[start : start + rows]
             out += self.written(self.vision.maps(block), given)[:rows]
         return out
 
-    def written(self, maps: Floats, draws: Floats) -> list[list[str]]:
+    def written(self, maps: Floats, draws: Floats) -> list[list[Caption]]:
         """Return k captions of each map of one block, float32 [MODEL_ROWS, REGIONS, DIM]; draws [MODEL_ROWS, k, tokens]."""
         import torch
 
@@ -72,7 +76,7 @@ class MiniCaptioner:
             columns = [self._block(looks, draws[:, number]) for number in range(draws.shape[1])]
         return [list(texts) for texts in zip(*columns, strict=True)]
 
-    def _block(self, looks: Looks, draws: Floats) -> list[str]:
+    def _block(self, looks: Looks, draws: Floats) -> list[Caption]:
         """Return one caption of each picture of a block; draws float32 [MODEL_ROWS, tokens]."""
         import torch
 
@@ -89,4 +93,5 @@ class MiniCaptioner:
             ended |= chosen == END
             if ended.all():
                 break
-        return [" ".join(self.words[token] for token in row if token > UNKNOWN) for row in tokens.tolist()]
+        rows = tokens.tolist()
+        return [Caption(" ".join(self.words[token] for token in row if token > UNKNOWN), END not in row) for row in rows]

@@ -202,5 +202,5 @@ def _captions(folder: Path, maps: npt.NDArray[np.float16], *, greedy: bool) -> l
         rows = len(maps[start : start + MODEL_ROWS])
         block, given = np.zeros((MODEL_ROWS, REGIONS, DIM), np.float32), np.zeros((MODEL_ROWS, *draws.shape[1:]), np.float32)
         block[:rows], given[:rows] = maps[start : start + rows], draws[start : start + rows]
-        out += [texts[0] for texts in model.written(block, given)[:rows]]
+        out += [several[0].text for several in model.written(block, given)[:rows]]
     return out
