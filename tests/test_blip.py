@@ -22,10 +22,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.core.errors import ModelError, OutOfDeviceMemory
+from curate.core.hashing import file_sha256
 from curate.models import load_captioner, load_embedder, load_matcher
 from curate.models.blip.checkpoint import CONFIG, WEIGHTS, Kind, inspect, open_checkpoint
 from curate.models.blip.model import TEXT_TOKENS, BlipCaptioner, BlipEmbedder, BlipMatcher, cleaned
 from curate.models.blip.network import MEAN, STD
+from curate.models.blip.weights import INDEX
 from curate.models.device import Graphed, GraphMemory, out_of_memory_told
 from curate.models.protocols import Compute, Sampling
 from curate.models.sampling import next_tokens
@@ -396,14 +398,95 @@ def test_weights_that_are_missing_cut_off_or_pickles_are_told(captioner: Made, t
         load_captioner(str(tmp_path / "nothing"), Sampling())
 
 
+@pytest.fixture(scope="module")
+def split(captioner: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the captioner's checkpoint in several files."""
+    folder = damaged(captioner.folder, tmp_path_factory.mktemp("split") / "model")
+    (folder / WEIGHTS).unlink()
+    captioner.model.save_pretrained(folder, max_shard_size="200KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    return folder
+
+
+def test_weights_in_several_files_are_those_of_one_and_each_is_part_of_their_identity(
+    captioner: Made, split: Path, tmp_path: Path
+) -> None:
+    one, several = (open_checkpoint(str(path), "captioner").tensors("captioner") for path in (captioner.folder, split))
+    assert one.keys() == several.keys()
+    assert all(torch.equal(one[name], several[name]) for name in one)
+    listed = subprocess.run("sha256sum model-*.safetensors | sha256sum", shell=True, cwd=split, capture_output=True, text=True)
+    assert inspect(str(split), "captioner") == (None, listed.stdout.split()[0], captioner.side)
+    for path in sorted(split.glob("model-*.safetensors")):
+        shutil.copytree(split, tmp_path / path.name)
+        (tmp_path / path.name / path.name).write_bytes(path.read_bytes()[:-1] + b"\x01")
+        assert inspect(str(tmp_path / path.name), "captioner")[1] != listed.stdout.split()[0]
+
+
+def test_an_index_that_does_not_fit_its_files_is_told_in_one_line(split: Path, tmp_path: Path) -> None:
+    folder = damaged(split, tmp_path / "model")
+    index = folder / INDEX
+    mapped = json.loads(index.read_text())["weight_map"]
+    last = sorted(set(mapped.values()))[-1]
+    rest = {name: file for name, file in mapped.items() if file != last}
+    for body, told in (("{", "cannot read model.safetensors.index.json"), ("[]", "cannot read"),
+                       ('{"weight_map": {}}', "it lists no files"),
+                       (json.dumps({"weight_map": {"a": "../x.safetensors"}}), "no name of a safetensors file"),
+                       (json.dumps({"weight_map": {"a": 1}}), "cannot read"),
+                       (json.dumps({"weight_map": rest}), "index.json lacks")):  # fmt: skip
+        index.write_text(body)
+        with pytest.raises(ModelError, match=told) as error:
+            inspect(str(folder), "captioner")
+        assert "\n" not in str(error.value)
+    index.write_text(json.dumps({"weight_map": mapped}))
+    shutil.copy(folder / last, folder / "model-again.safetensors")
+    index.write_text(json.dumps({"weight_map": {**mapped, "more": "model-again.safetensors"}}))
+    with pytest.raises(ModelError, match="and in another file"):
+        inspect(str(folder), "captioner")
+    index.write_text(json.dumps({"weight_map": mapped}))
+    (folder / last).unlink()
+    with pytest.raises(ModelError, match=f"{last} does not exist"):
+        inspect(str(folder), "captioner")
+
+
+def converted(told: str) -> None:
+    """Run the command at the end of a message."""
+    command = told[told.index("python -c ") :].replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pth"])
+def test_a_pickle_is_refused_with_the_command_that_converts_it(captioner: Made, name: str, tmp_path: Path) -> None:
+    folder = damaged(captioner.folder, tmp_path / "it's a model")
+    (folder / WEIGHTS).unlink()
+    tensors, half = list(captioner.model.state_dict().items()), 40 if "-of-" in name else None
+    torch.save(dict(tensors[:half]) if half else {"model": dict(tensors)}, folder / name)
+    if half:
+        torch.save(dict(tensors[half:]), folder / name.replace("00001", "00002"))
+    torch.save({}, folder / "a_state.pt")
+    for spec in (folder, folder / name):
+        with pytest.raises(ModelError, match=f"{name} is a pickle, which is never read: convert it with python -c ") as error:
+            load_captioner(str(spec), Sampling())
+        assert "\n" not in str(error.value)
+    converted(str(error.value))
+    one, other = (open_checkpoint(str(path), "captioner").tensors("captioner") for path in (captioner.folder, folder))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_model_of_questions_and_answers_is_no_captioner(captioner: Made, tmp_path: Path) -> None:
+    folder = damaged(captioner.folder, tmp_path / "model", {"architectures": ["BlipForQuestionAnswering"]})
+    with pytest.raises(ModelError, match="BlipForQuestionAnswering answers questions and writes no captions") as error:
+        inspect(str(folder), "captioner")
+    assert "\n" not in str(error.value)
+
+
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_crash_the_header_parser(tmp_path_factory: pytest.TempPathFactory, body: bytes, framed: bool) -> None:
-    from curate.models.blip.checkpoint import _header
+    from curate.models.blip.weights import header
 
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
     path.write_bytes(len(body).to_bytes(8, "little") + body if framed else body)
     try:
-        found = _header(path)
+        found = header(path)
     except ValueError:
         return
     assert isinstance(found, dict)
@@ -469,6 +552,19 @@ def test_the_hubs_models_come_from_its_cache_or_the_error_says_how_to_get_them(c
     (snapshot / WEIGHTS).rename(blob)
     (snapshot / WEIGHTS).symlink_to(blob)
     assert on_hub(spec, tmp_path) == f"('{revision}', '{digest}', 64) 64"
+
+
+def test_a_model_of_the_hub_in_several_files_comes_from_its_cache(captioner: Made, split: Path, tmp_path: Path) -> None:
+    name, revision = "someone--model", "89b09ea1789f7addf2f6d6f0dfc4ce10ab58ef84"
+    home = tmp_path / "hub" / f"models--{name}"
+    shutil.copytree(split, home / "snapshots" / revision)
+    (home / "blobs").mkdir()
+    for path in (home / "snapshots" / revision).glob("model-*.safetensors"):
+        blob = home / "blobs" / file_sha256(path)
+        path.rename(blob)
+        path.symlink_to(blob)
+    digest = inspect(str(split), "captioner")[1]
+    assert on_hub(f"hf:someone/model@{revision}", tmp_path) == f"('{revision}', '{digest}', 64) 64"
 
 
 # A whole run -----------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from curate.models.registry import ModelEntry, ModelFacts, ModelRequest
 
 
 def is_checkpoint(spec: str) -> bool:
-    """Return whether a spec names a checkpoint: on the hub, or a folder (anything that looks like a path)."""
-    return spec.startswith("hf:") or "/" in spec or Path(spec).is_dir()
+    """Return whether a spec names a checkpoint: on the hub, or a folder (anything that looks like a path, or is one)."""
+    return spec.startswith("hf:") or "/" in spec or Path(spec).exists()
 
 
 def is_open_clip(spec: str) -> bool:

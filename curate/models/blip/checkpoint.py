@@ -1,49 +1,39 @@
 """Checkpoints of BLIP: a folder, or a repository of the hub at a fixed revision; checked by their headers before any work.
 
-Only config.json, the tokenizer and model.safetensors are ever read: no pickle, no code that comes with a model.
+Only config.json, the tokenizer and safetensors are ever read: no pickle, no code that comes with a model.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from curate.core.errors import ModelError
-from curate.core.hashing import file_sha256
-from curate.models.blip.network import Params, Shape, Sizes, Tower, wanted
+from curate.models.blip import hub
+from curate.models.blip.network import Params, Shape, Tower, wanted
+from curate.models.blip.weights import (
+    PICKLES,
+    WEIGHTS,
+    check_headers,
+    digest,
+    pickle_hint,
+    pickle_refused,
+    read_tensors,
+    shards,
+    there,
+)
+
+__all__ = ["CONFIG", "TEXT_TOKENS", "TOKENIZERS", "WEIGHTS", "Checkpoint", "Kind", "inspect", "open_checkpoint"]
 
 Kind = Literal["captioner", "matcher", "embedder"]
 
-REVISIONS = {
-    "Salesforce/blip-image-captioning-base": "89b09ea1789f7addf2f6d6f0dfc4ce10ab58ef84",
-    "Salesforce/blip-image-captioning-large": "2227ac38c9f16105cb0412e7cab4759978a8fd90",
-    "Salesforce/blip-itm-base-coco": "7eaa90c11850c0b17fc38c6a11e7d88bd6ac231f",
-    "Salesforce/blip-itm-large-coco": "fef05cafc05298067cbbca00b125749394a77a6f",
-}
-"""What a spec without a revision means; other repositories must be given one."""
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, TOKENIZERS = hub.CONFIG, hub.TOKENIZERS
 TEXT_TOKENS = 35
 """Of a text that is matched at most, as in the authors' matcher (blip_itm.py)."""
 
-TOKENIZERS = ("tokenizer.json", "vocab.txt")
-"""Files with the words of the text transformer; the first that is there is read."""
-
-_ALIASES = {
-    "text_decoder.cls.predictions.bias": "text_decoder.cls.predictions.decoder.bias",
-    "text_decoder.bert.embeddings.word_embeddings.weight": "text_decoder.cls.predictions.decoder.weight",
-}
-"""Tensors that are one and the same: a file may hold them under either name."""
-
-_NUMBERS = ("F32", "F16", "BF16")
 _SMALL = 16 << 20  # bytes of a config or tokenizer that is read at all
-_HEADER = 100 << 20  # bytes of a safetensors header: the format's own limit
-_REVISION = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -57,15 +47,7 @@ class Checkpoint:
 
     def tensors(self, kind: Kind) -> Params:
         """Return the tensors of a kind of model by the hub's names. Raises ModelError."""
-        from safetensors import SafetensorError, safe_open
-
-        names = wanted(self.shape, kind)
-        try:
-            with safe_open(str(self.folder / WEIGHTS), "pt") as file:
-                there = set(file.keys())
-                return {name: file.get_tensor(name if name in there else _ALIASES[name]) for name in names}
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{self.spec}: cannot read {WEIGHTS}: {error}") from error
+        return read_tensors(self.spec, self.folder, wanted(self.shape, kind))
 
     def tokenizer(self) -> Any:
         """Return its tokenizer. Raises ModelError."""
@@ -87,42 +69,46 @@ class Checkpoint:
 
 
 def open_checkpoint(spec: str, kind: Kind) -> Checkpoint:
-    """Return the checkpoint that `spec` names, fetched where it is on the hub, with its header checked. Raises ModelError."""
-    folder, revision = _fetched(spec, weights=True) if spec.startswith("hf:") else (Path(spec), None)
-    checkpoint = Checkpoint(spec, folder, _shape(spec, folder), revision)
-    _check_header(spec, folder / WEIGHTS, wanted(checkpoint.shape, kind))
+    """Return the checkpoint that `spec` names, fetched where it is on the hub, with its headers checked. Raises ModelError."""
+    folder, revision = hub.fetched(spec, weights=True) if hub.names(spec) else (Path(spec), None)
+    checkpoint = Checkpoint(spec, folder, _shape(spec, folder, kind), revision)
+    check_headers(spec, folder, wanted(checkpoint.shape, kind))
     return checkpoint
 
 
 def inspect(spec: str, kind: Kind) -> tuple[str | None, str | None, int]:
     """Check what can be checked of a spec without reading its weights; of the hub only small files are fetched.
 
-    Returns its revision (of the hub), the sha256 of its weights, and the side of its pictures. Raises ModelError.
+    Returns its revision (of the hub), the sha256 of its weights, and the side of its pictures; of weights in several files it
+    is that of their sha256s, as `sha256sum model-*.safetensors | sha256sum` prints it. Raises ModelError.
     """
-    if not spec.startswith("hf:"):
+    if not hub.names(spec):
         checkpoint = open_checkpoint(spec, kind)
         checkpoint.tokenizer()
-        return None, file_sha256(Path(spec) / WEIGHTS), checkpoint.shape.side
-    folder, revision = _fetched(spec, weights=False)
-    shape = _shape(spec, folder)
+        return None, digest(Path(spec)), checkpoint.shape.side
+    folder, revision = hub.fetched(spec, weights=False)
+    shape = _shape(spec, folder, kind)
     Checkpoint(spec, folder, shape, revision).tokenizer()
-    if (folder / WEIGHTS).is_file():
-        _check_header(spec, folder / WEIGHTS, wanted(shape, kind))
-    return revision, _sha256_on_hub(spec, revision), shape.side
+    if there(folder):
+        check_headers(spec, folder, wanted(shape, kind))
+    return revision, hub.sha256(spec, revision, shards(spec, folder)), shape.side
 
 
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
-def _shape(spec: str, folder: Path) -> Shape:
-    """Return the shape that config.json describes. Raises ModelError where it is not a BLIP."""
+def _shape(spec: str, folder: Path, kind: Kind) -> Shape:
+    """Return the shape that config.json describes. Raises ModelError where it is not a BLIP, or of none of this kind."""
+    if folder.is_file() and folder.suffix in PICKLES:
+        raise ModelError(f"{spec} {pickle_refused(folder)}")
     missing = [name for name in (CONFIG,) if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append(f"{' or '.join(TOKENIZERS)}")
     if missing:
-        raise ModelError(f"{spec}: {folder} holds no {', no '.join(missing)}")
+        raise ModelError(f"{spec}: {folder} holds no {', no '.join(missing)}{pickle_hint(folder)}")
     try:
         config = json.loads(_read_small(folder / CONFIG))
+        _refuse_answerer(spec, config, kind)
         shape = _configured(config)
         problem = _contradiction(shape)
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -130,6 +116,13 @@ def _shape(spec: str, folder: Path) -> Shape:
     if problem is not None:
         raise ModelError(f"{spec}: {CONFIG} contradicts itself: {problem}")
     return shape
+
+
+def _refuse_answerer(spec: str, config: dict[str, Any], kind: Kind) -> None:
+    """Raise ModelError for a model of questions and answers as captioner: its tensors are those of one, its texts are not."""
+    found = [str(name) for name in config.get("architectures") or () if "QuestionAnswering" in str(name)]
+    if kind == "captioner" and found:
+        raise ModelError(f"{spec}: {found[0]} answers questions and writes no captions; give a BlipForConditionalGeneration")
 
 
 def _contradiction(shape: Shape) -> str | None:
@@ -179,61 +172,6 @@ def _tower(config: dict[str, Any], heads: int, epsilon: float) -> Tower:
     )
 
 
-def _check_header(spec: str, path: Path, sizes: Sizes) -> None:
-    """Raise ModelError unless a safetensors file holds tensors of these names and sizes."""
-    try:
-        found = _header(path)
-    except FileNotFoundError:
-        others = [p.name for p in path.parent.glob("*.bin")] if path.parent.is_dir() else []
-        hint = f"; {others[0]} is a pickle, which is never read: save the model as safetensors" if others else ""
-        raise ModelError(f"{spec}: {path} does not exist{hint}") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{spec}: {path} is not a safetensors file: {error}") from error
-    found |= {name: found[alias] for name, alias in _ALIASES.items() if alias in found and name not in found}
-    missing = [name for name in sizes if name not in found]
-    if not missing and (odd := next((name for name in sizes if found[name].dtype not in _NUMBERS), None)):
-        raise ModelError(f"{spec}: {WEIGHTS} has {odd} in {found[odd].dtype}; only {', '.join(_NUMBERS)} are read")
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ModelError(f"{spec}: a checkpoint of another architecture: {WEIGHTS} lacks {missing[0]}{more}")
-    for name, size in sizes.items():
-        if found[name].size != size:
-            said = f"{name} is {list(found[name].size)}, {CONFIG} says {list(size)}"
-            raise ModelError(f"{spec}: a checkpoint of another size: {said}")
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """What a header says of a tensor."""
-
-    dtype: str
-    size: tuple[int, ...]
-
-
-def _header(path: Path) -> dict[str, _Tensor]:
-    """Return what a safetensors file's header says of its tensors, by name. Raises OSError, ValueError."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _HEADER + 1
-        if length > _HEADER:
-            raise ValueError("no header")
-        body = file.read(length)
-        size = path.stat().st_size - 8 - length
-    try:
-        header = json.loads(body)
-    except RecursionError:
-        raise ValueError("its header is nested too deeply") from None
-    if not isinstance(header, dict):
-        raise ValueError("its header is no mapping")
-    try:
-        tensors = {name: about for name, about in header.items() if name != "__metadata__"}
-        if max((about["data_offsets"][1] for about in tensors.values()), default=0) > size:
-            raise ValueError("it is cut off")
-        return {name: _Tensor(str(about["dtype"]), tuple(map(int, about["shape"]))) for name, about in tensors.items()}
-    except (KeyError, TypeError, IndexError, OverflowError) as error:
-        raise ValueError(f"its header is damaged: {error!r}") from error
-
-
 def _read_small(path: Path) -> str:
     if path.stat().st_size > _SMALL:
         raise ValueError(f"{path.name} is larger than {_SMALL >> 20} MiB")
@@ -251,80 +189,3 @@ def _from_vocabulary(text: str) -> Any:
     found.decoder = decoders.WordPiece()
     found.post_processor = processors.BertProcessing(("[SEP]", pieces["[SEP]"]), ("[CLS]", pieces["[CLS]"]))
     return found
-
-
-# The hub --------------------------------------------------------------------------------------------------------------
-
-
-def _named(spec: str) -> tuple[str, str]:
-    """Return repository and revision of hf:ORGANISATION/NAME[@REVISION]. Raises ModelError."""
-    name, _, revision = spec.removeprefix("hf:").partition("@")
-    if name.count("/") != 1 or not all(name.split("/")):
-        raise ModelError(f"{spec}: write hf:ORGANISATION/NAME[@REVISION]")
-    revision = revision or REVISIONS.get(name, "")
-    if not _REVISION.fullmatch(revision):
-        raise ModelError(f"{spec}: name the revision, a commit of 40 hex digits, as hf:{name}@REVISION: a branch may move")
-    return name, revision
-
-
-def _fetched(spec: str, *, weights: bool) -> tuple[Path, str]:
-    """Return the folder of a hub repository's files, from the cache or fetched, and its revision. Raises ModelError."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
-
-    name, revision = _named(spec)
-    wanted_files = [CONFIG, *TOKENIZERS, *([WEIGHTS] if weights else [])]
-
-    def get(*, offline: bool) -> Path:
-        patterns: Any = wanted_files
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline))
-
-    cached = _or_none(lambda: get(offline=True))
-    needed = (CONFIG, *([WEIGHTS] if weights else []))
-    if cached and all((cached / file).is_file() for file in needed) and any((cached / file).is_file() for file in TOKENIZERS):
-        return cached, revision
-    _asking_hub(spec, lambda: get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision)))  # fails at once, unlike a fetch
-    return _asking_hub(spec, lambda: get(offline=False)), revision
-
-
-def _or_none(call: Callable[[], Path]) -> Path | None:
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return call()
-    except LocalEntryNotFoundError:
-        return None
-
-
-def _asking_hub(spec: str, call: Callable[[], Any]) -> Any:
-    """Return what a call to the hub returns. Raises ModelError, in one line, whatever comes between."""
-    from huggingface_hub import errors
-
-    name, revision = _named(spec)
-    try:
-        return call()
-    except errors.RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{spec}: the hub has no such model, or you have no access to it (log in with `hf auth login`)"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelError(f"{spec}: the hub's model has no revision {revision}") from error
-    except errors.RemoteEntryNotFoundError as error:
-        reason = f"at revision {revision} the hub has no {WEIGHTS} of it; a pickle is never read"
-        raise ModelError(f"{spec}: {reason}: convert it, and give the folder instead") from error
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = f"fetch it where there is a network: hf download {name} --revision {revision} --local-dir FOLDER; give FOLDER"
-        raise ModelError(f"{spec}: not in the cache, and the hub cannot be reached ({reason}); {hint}") from error
-
-
-def _sha256_on_hub(spec: str, revision: str) -> str | None:
-    """Return the sha256 of the weights as the hub or its cache reports it. Raises ModelError when the hub has none."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-
-    name, _ = _named(spec)
-    cached = try_to_load_from_cache(name, WEIGHTS, revision=revision)
-    if isinstance(cached, str):
-        blob = Path(cached).resolve().name  # the cache names large files by their sha256
-    else:
-        blob = _asking_hub(spec, lambda: get_hf_file_metadata(hf_hub_url(name, WEIGHTS, revision=revision)).etag) or ""
-    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None
