@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import struct
@@ -10,9 +11,11 @@ import tempfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from curate.runners.local.runner import LocalRunner
 from tests import running
@@ -176,6 +179,33 @@ def test_images_that_lie_about_themselves_are_dropped_with_a_reason(tmp_path: Pa
     assert all(row["unreadable"] for row in rows.values())
     assert rows["bomb"]["unreadable"] == "too_many_pixels"
     assert outcome.kept == 0
+
+
+def encoded(number: int, form: str, mode: str = "RGB", more: tuple[int, ...] = ()) -> bytes:
+    """Return a picture in a format of Pillow's, with further pictures in the same file."""
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
+    image = Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC).convert(mode)
+    file = io.BytesIO()
+    others = [image.rotate(180) for _ in more]
+    image.save(file, form, **({"save_all": True, "append_images": others} if others else {}))
+    return file.getvalue()
+
+
+def test_odd_images_are_kept_beside_broken_ones_which_end_nothing(tmp_path: Path) -> None:
+    good = encoded(3, "JPEG")
+    trailer = b"\0\0\1\x0a\x0e\0\0\0Image_UTC_Data1500000000000SEFHj\0\0\0SEFT"  # as Samsung's phones write it
+    kept = {"plain": good, "zeros_after_it": good + bytes(512), "two_in_a_row": good + encoded(4, "JPEG"),
+            "trailer": good + trailer, "several_in_one": encoded(3, "MPO", more=(1,)), "webp_named_jpg": encoded(3, "WEBP"),
+            "inks": encoded(3, "JPEG", "CMYK")}  # fmt: skip
+    dropped = {"cut": (good[: len(good) // 2], "damaged: truncated"), "page": (b"<!doctype html><p>404", "not_an_image"),
+               "empty": (b"", "empty"), "noise": (bytes(range(256)) * 8, "not_an_image")}  # fmt: skip
+    images = {**kept, **{key: body for key, (body, _) in dropped.items()}}
+    inside = [part for key, body in images.items() for part in ((f"{key}.jpg", body), (f"{key}.txt", TEXT))]
+    outcome = run_job(Setup(KEEP_ALL, [make_tar(tmp_path / "0.tar", inside)]), tmp_path / "out")
+    rows = {row["key"]: row for row in running.decisions(tmp_path / "out")}
+    assert {key for key, row in rows.items() if row["dropped_by"] is None} == kept.keys()
+    assert {key: rows[key]["unreadable"] for key in dropped} == {key: why for key, (_, why) in dropped.items()}
+    assert (outcome.kept, outcome.failed) == (len(kept), [])
 
 
 def test_every_adversarial_file_gets_a_verdict_and_a_reason(shared: Path, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
+from curate.images.decode import decode_picture
 from curate.images.mode import unusual_mode
+from curate.images.picture import DecodeRequest
 from curate.images.reencode import IGNORED, Encoding, Fit, reencode
 from tests.running import KEEP_ALL, Setup, decisions, make_tar, manifest, run_job
 from tests.test_pack import samples
@@ -186,6 +188,16 @@ def test_unusual_pictures_alone_can_be_written_again(tmp_path: Path) -> None:
         with Image.open(io.BytesIO(image_of(found[name])[1])) as image:
             assert (image.format, image.mode) == ("JPEG", "RGB")
             assert same(image, PICTURES[name][1])
+
+
+def test_what_a_loader_converts_to_rgb_is_what_was_judged_where_unusual_pictures_are_written_again(tmp_path: Path) -> None:
+    found = packed(tmp_path, "output.reencode=unusual")
+    profiled = {"other_profile.tiff"}  # written as sRGB; models and hashes see its values as they are
+    for name in PICTURES.keys() - profiled:
+        form = found[name]["json"].get("original_format", found[name]["json"]["format"])
+        judged = decode_picture(DecodeRequest(PICTURES[name][0], form, rgb=True, side=None)).pixels
+        with Image.open(io.BytesIO(image_of(found[name])[1])) as image:
+            assert judged is not None and same(image.convert("RGB"), Image.fromarray(judged)), name
 
 
 def inks_profile() -> bytes:
