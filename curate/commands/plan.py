@@ -45,6 +45,7 @@ def plan_command(given: Plan) -> int:
         sizes = {"shards": len(shards), "bytes": shards.bytes()}
         downloads = None if saved is None else dataclasses.asdict(saved)
         described = {"passes": passes, "models": models, "input": sizes, "downloads": downloads, "warnings": warnings}
+        described["notes"] = plan.notes()
         described["tables"] = common.dialects(shards)
         problems = None if seen is None else {"records": seen.records, **seen.manifest["problems"]}
         described["partial_shards"] = [] if seen is None else seen.manifest["partial_shards"]
@@ -56,6 +57,8 @@ def plan_command(given: Plan) -> int:
     if shards:
         click.echo(f"input: {len(shards):,} shards, {shards.bytes() / 1e9:,.2f} GB")
     common.print_dialects(shards)
+    for note in plan.notes():
+        click.echo(f"note: {note}")
     if saved is not None:
         click.echo(saved.sentence())
     for warning in warnings:

@@ -13,6 +13,7 @@ from curate.passes import problems
 from curate.passes.collect import _Collect
 from curate.report.problems import faults
 from curate.runners.local.runner import LocalRunner
+from curate.stages.text import TextStage
 
 
 def stats_command(given: Stats) -> int:
@@ -23,7 +24,7 @@ def stats_command(given: Stats) -> int:
     broken: list[dict[str, str]] = []
     with TemporaryDirectory(prefix="curate-stats-") as folder:
         with LocalRunner(min(common.workers(given.workers), max(1, len(shards)))) as runner:
-            for answer in runner.map(_Collect(Path(folder)), shards, Needs()):
+            for answer in runner.map(_Collect(Path(folder), TextStage()), shards, Needs()):
                 if isinstance(answer, TaskDied):
                     broken.append({"shard": shard_name(answer.item), "reason": answer.reason})
                 elif answer is not None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from curate.core.contracts import Batch
 from curate.core.counting import CorpusCount, Keys
 from curate.core.hashing import code_of
-from curate.stages.text import TextStage, Tokens
+from curate.stages.text import FORM, Tokens
 from curate.storage.parquet import ParquetWriter
 
 _RUN = 4_000_000  # rows that are held before they are reduced and written: bounds the memory
@@ -21,7 +21,7 @@ _RUN = 4_000_000  # rows that are held before they are reduced and written: boun
 def partial_name(count: CorpusCount) -> str:
     """Return the provider under which a count's partial counts are stored: the same for all thresholds and floors."""
     code = code_of(type(count))  # of a plug-in: its text counts as its version
-    return f"partial_{count.partial}-v{count.version}.{TextStage.version}{'' if code is None else f'-{code[:12]}'}"
+    return f"partial_{count.partial}-v{count.version}.{FORM}{'' if code is None else f'-{code[:12]}'}"
 
 
 class Partial:

@@ -56,6 +56,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
         "thresholds": {step.name: list(step.rule.thresholds()) for step in plan.steps},
         "models": checked(plan),
         "warnings": list(warnings),
+        "notes": plan.notes(),
         "counts": {fact: {"folder": lookup.name, "floor": lookup.floor} for fact, lookup in lookups.items()},
     }
 

@@ -47,6 +47,7 @@ def described(outs: Sequence[Finished]) -> dict[str, Any]:
         "thresholds": _thresholds(manifests, filters),
         "models": _different(model for one in manifests for model in one["models"]),
         "warnings": list(dict.fromkeys(warning for one in manifests for warning in one["warnings"])),
+        "notes": list(dict.fromkeys(note for one in manifests for note in one.get("notes", ()))),
         "counts": _floors(manifests),
         "failed_shards": [shard for one in manifests for shard in one["failed_shards"]],
         "partial_shards": [shard for one in manifests for shard in one["partial_shards"]],

@@ -13,7 +13,7 @@ from curate.passes.scan import base_facts, image_facts
 from curate.sources.opening import open_shard
 from curate.stages.header import HeaderStage
 from curate.stages.language import LanguageStage
-from curate.stages.text import normalised
+from curate.stages.text import TextStage, normalised
 from curate.storage.parquet import ParquetWriter
 
 
@@ -22,6 +22,7 @@ class _Collect:
     """The task: writes one shard's facts, with languages, for statistics."""
 
     folder: Path
+    text: TextStage
 
     def __call__(self, shard: Shard) -> dict[str, str] | None:
         """Return where the shard broke, if it did: shard, reason."""
@@ -32,7 +33,7 @@ class _Collect:
         try:
             with open_shard(shard) as opened:
                 for batch in opened.read():
-                    known = base_facts(image_facts(shard, HeaderStage(), batch), normalised(batch["text"]))
+                    known = base_facts(image_facts(shard, HeaderStage(), batch), normalised(batch["text"]), self.text)
                     writer.write(pa.Table.from_batches([LanguageStage()(known)]))
         except ShardBreak as stop:
             problem = {"shard": shard_name(shard), "reason": str(stop)}

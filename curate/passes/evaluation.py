@@ -180,7 +180,7 @@ class ShardEvaluation:
         low = batch["row"][0].as_py() if batch.num_rows else 0
         self._facts.advance(low, low + batch.num_rows)
         with self.activities.doing("lookup", batch.num_rows):
-            texts = by_text(batch)
+            texts = by_text(batch, self.plan.text)
             columns = dict(zip(texts.schema.names, texts.columns, strict=True))
             columns.update(count_facts(self.plan.counts, self._lookups, texts, self.shard))
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))

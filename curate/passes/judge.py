@@ -79,7 +79,7 @@ class Judge:
             return None
         with activities.doing("lookup"), open_images(self.store, shard) as images, self.store.storage.reading(base) as path:
             for batch in base_batches(images, path):
-                texts = by_text(batch)
+                texts = by_text(batch, self.plan.text)
                 before, now = (count_facts(counts, lookups, texts, shard) for lookups in (self.earlier, self.lookups))
                 if before != now:
                     self.store.unmark(self.run, [name])

@@ -19,7 +19,7 @@ from curate.passes import removed
 from curate.passes.texts import by_text, more_keys
 from curate.sources.opening import open_shard
 from curate.stages.header import HeaderStage
-from curate.stages.text import TextStage, hash_strings, normalised, text_facts, tokens
+from curate.stages.text import TextStage, hash_strings, normalised, tokens
 from curate.storage.marks import Note
 from curate.storage.parquet import ParquetWriter
 from curate.storage.store import Store
@@ -84,7 +84,7 @@ class Scan:
                 for batch, normal in batches:
                     rows += batch.num_rows
                     with activities.doing("count", batch.num_rows):
-                        texts = by_text(batch)
+                        texts = by_text(batch, self.text)
                         words = tokens(normal if texts.num_rows == batch.num_rows else normalised(texts["text"]))
                         for partial in partials:
                             partial.add(texts, words)
@@ -114,7 +114,7 @@ class Scan:
                     batch = image_facts(shard, self.header, batch)
                 with activities.doing("text", batch.num_rows):
                     normal = normalised(batch["text"])
-                    yield_batch = base_facts(batch, normal)
+                    yield_batch = base_facts(batch, normal, self.text)
                 yield yield_batch, normal
 
     def _stored(self, path: Path, activities: Activities) -> Iterator[tuple[Batch, pa.Array]]:
@@ -132,10 +132,10 @@ def image_facts(shard: Shard, header: HeaderStage, batch: Batch) -> Batch:
     return pa.RecordBatch.from_arrays([*batch.columns, *nulls], schema=pa.schema([*batch.schema, *header.provides]))
 
 
-def base_facts(batch: Batch, normal: pa.Array) -> Batch:
+def base_facts(batch: Batch, normal: pa.Array, text: TextStage) -> Batch:
     """Return the base facts of a batch that has its header facts; `normal` is the texts' normal form."""
     columns = {name: batch[name] for name in batch.schema.names if name != "image"}
-    columns.update(text_facts(normal))
+    columns.update(text.of(normal))
     columns["text_key"] = _keys(normal)
     columns["url_key"] = _keys(batch["url"])
     columns["content_key"] = content_keys(batch["sha256"])

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.core.contracts import Batch
-from curate.stages.text import hash_strings, normalised, text_facts
+from curate.stages.text import TextStage, hash_strings, normalised
 
 Mask = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
@@ -87,7 +87,7 @@ def texts_of(batch: Batch) -> Texts:
     return Texts(batch["text_no"].to_numpy().astype(np.int64))
 
 
-def by_text(batch: Batch) -> Batch:
+def by_text(batch: Batch, stage: TextStage) -> Batch:
     """Return base facts with a row for each text, and `text_no` (int16). What was known of the first text is kept."""
     lengths = pc.fill_null(pc.list_value_length(batch["more_texts"]), 0).to_numpy()
     if not lengths.any():
@@ -97,7 +97,7 @@ def by_text(batch: Batch) -> Batch:
     heads = number == 0
     once = pa.array(owner, mask=~heads)
     rows = pa.array(np.where(heads, owner, batch.num_rows + np.cumsum(~heads) - 1))
-    found = _of_more(batch)
+    found = _of_more(batch, stage)
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if name in found:
@@ -108,7 +108,7 @@ def by_text(batch: Batch) -> Batch:
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
 
-def _of_more(batch: Batch) -> dict[str, pa.Array]:
+def _of_more(batch: Batch, stage: TextStage) -> dict[str, pa.Array]:
     """Return the facts of all texts but the first, one behind the other."""
     texts = batch["more_texts"].flatten()
-    return {"text": texts, "text_key": batch["more_keys"].flatten(), **text_facts(normalised(texts))}
+    return {"text": texts, "text_key": batch["more_keys"].flatten(), **stage.of(normalised(texts))}

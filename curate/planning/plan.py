@@ -227,6 +227,10 @@ class Plan:
                 found.append(f"{step.name} costs {time} and runs before {', '.join(later)}, which cost nothing")
         return [*found, *(text for step in self.steps for text in step.rule.warnings())]
 
+    def notes(self) -> list[str]:
+        """Return what is good to know and no reason to stop: how words are counted, if a filter reads their number."""
+        return [self.text.note()] if any("words" in step.rule.reads() for step in self.steps) else []
+
 
 def needs_of(steps: Iterable[Step], last: Iterable[Stage] = ()) -> Needs:
     """Return what a worker must have to run the stages of some steps."""

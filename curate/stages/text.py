@@ -1,14 +1,15 @@
 """Facts of a text that need nothing else: its normal form, its words, and the 64-bit keys that corpus counts use.
 
 The normal form, used for every comparison and count but never stored in place of the text: Unicode NFKC, casefold,
-runs of whitespace to one space, ends stripped. Words are its space-separated tokens.
+runs of whitespace to one space, ends stripped. Its space-separated tokens are what corpus counts hash; how many words a text
+has, with scripts that know no spaces, is told by curate.stages.words.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -20,8 +21,12 @@ import xxhash
 
 from curate.core.contracts import Batch, Stage
 from curate.core.facts import Fact
+from curate.stages import words as counting
 
 Keys = npt.NDArray[np.uint64]
+
+FORM = 1
+"""The version of the normal form and its tokens, which partial counts are made of."""
 
 # ASCII white space that split() would change: any but a single space between two words
 _LOOSE_SPACE = r"[\x09-\x0d\x1c-\x1f]|^ |  | $"
@@ -159,29 +164,60 @@ def _table() -> Keys:
 
 @dataclass(frozen=True)
 class TextStage(Stage):
-    """Words and characters of the normal form, and `text_key`, its xxh3-64 (null where there is no text)."""
+    """Words and characters of the normal form, and `text_key`, its xxh3-64 (null where there is no text).
+
+    `segmenter` says what finds the words of scripts without spaces; by default, the best that this machine has.
+    """
+
+    segmenter: str = field(default_factory=counting.installed)
 
     name: ClassVar[str] = "text"
+    version: ClassVar[int] = 2
     cost: ClassVar[float] = 4e-6
     facts: ClassVar[tuple[Fact, ...]] = (
-        Fact("words", pa.int32(), "text", "unigrams: whitespace-separated tokens of the normalised text", shown=True),
+        Fact(
+            "words",
+            pa.int32(),
+            "text",
+            "unigrams of the normalised text: see caption_words",
+            shown=True,
+        ),
         Fact("characters", pa.int32(), "text", "code points of the normalised text", shown=True),
     )
     reads = ("text",)
 
     def __call__(self, batch: Batch) -> Batch:
         """Add words and characters (int32)."""
-        return add_columns(batch, text_facts(normalised(batch["text"])))
+        return add_columns(batch, self.of(normalised(batch["text"])))
+
+    def note(self) -> str:
+        """Return in a sentence how words are counted where no spaces part them."""
+        return counting.described(self.segmenter)
+
+    def of(self, normal: pa.Array) -> dict[str, pa.Array]:
+        """Return words and characters (int32) of normal forms. Raises ModelError where the segmenter is not here."""
+        missing = normal.is_null().to_numpy(zero_copy_only=False)
+        characters = pc.utf8_length(normal).cast(pa.int32())
+        return {"words": pa.array(_words(normal, self.segmenter), mask=missing), "characters": characters}
 
 
-def text_facts(normal: pa.Array) -> dict[str, pa.Array]:
-    """Return words and characters of normal forms; words are counted by their separators."""
+def _words(normal: pa.Array, segmenter: str) -> npt.NDArray[np.int32]:
+    """Return the number of words of normal forms: of ASCII by their spaces, none where there is no letter."""
     data, offsets = _laid_out(normal)
-    filled = offsets[:-1] < offsets[1:]
-    words = np.diff(np.searchsorted(np.flatnonzero(data == ord(" ")), offsets)) + filled
-    missing = normal.is_null().to_numpy(zero_copy_only=False)
-    characters = pc.utf8_length(normal).cast(pa.int32())
-    return {"words": pa.array(words.astype(np.int32), mask=missing), "characters": characters}
+    words = np.zeros(len(normal), np.int32)
+    filled = np.flatnonzero(offsets[:-1] < offsets[1:])
+    if not len(filled):
+        return words
+    starts = offsets[filled]
+    words[filled] = np.add.reduceat((data == ord(" ")).view(np.uint8), starts, dtype=np.int32) + 1
+    highest = np.maximum.reduceat(data, starts)  # tells nearly every text that is plain
+    words[filled[highest < ord("a")]] = 0
+    signs = filled[(highest > ord("z")) & (highest < 0x80)]
+    words[signs[~pc.match_substring_regex(normal.take(pa.array(signs)), "[a-z]").to_numpy(zero_copy_only=False)]] = 0
+    others = filled[highest >= 0x80]
+    if len(others):
+        words[others] = counting.count_words(_objects(normal.take(pa.array(others))), segmenter)
+    return words
 
 
 def add_columns(batch: Batch, columns: dict[str, pa.Array]) -> Batch:
