@@ -92,12 +92,14 @@ def test_every_image_that_is_alive_gets_its_captions_also_when_its_web_text_was_
     assert any(one["dropped_by"] is None for several in dead for one in several[1:])
 
 
-def test_captions_are_judged_by_matching_and_not_by_rules_on_web_texts(texts: Texts) -> None:
+def test_captions_are_judged_by_matching_and_their_words_and_not_by_counts_of_web_texts(texts: Texts) -> None:
     captions = [one for several in texts.values() for one in several[1:]]
     assert {one["dropped_by"] for one in captions} == {None, "caption_match"}
     assert all((one["caption_match"] >= 0.5) == (one["dropped_by"] is None) for one in captions)
-    assert all(one[name] is None and name not in one["not_evaluated"] for one in captions for name in WEB_ONLY)
-    assert all(one["words"] is None for one in captions)
+    counts = WEB_ONLY - {"caption_words"}
+    assert all(one[name] is None and name not in one["not_evaluated"] for one in captions for name in counts)
+    assert all(one["words"] == one["caption_words"] == len(one["text"].split()) for one in captions)
+    assert all(one["characters"] == len(one["text"]) and one["language"] is not None for one in captions)
 
 
 def test_the_first_filter_that_fails_drops_a_web_text(texts: Texts) -> None:
@@ -106,6 +108,35 @@ def test_the_first_filter_that_fails_drops_a_web_text(texts: Texts) -> None:
         failed = sorted(web["failed"], key=[*order, "duplicate_pair"].index)
         if "duplicate_pair" not in failed:
             assert web["dropped_by"] == (failed[0] if failed else None)
+
+
+class Mixed(CaptionStage):
+    """A captioner that writes two captions, of which one is short."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        return batch.append_column("captions", pa.array([["a dog", "der hund läuft über das gras"]] * batch.num_rows))
+
+
+def test_rules_of_texts_judge_captions(tmp_path: Path) -> None:
+    def mixed(plan: Plan) -> dict[str, Stage]:
+        assert plan.captions is not None
+        return {"caption": Mixed(**vars(plan.captions))}
+
+    tar = running.make_tar(tmp_path / "a.tar", running.pairs(range(3)))
+    where = "language = 'en' and width > 1 and text <> ''"
+    recipe = f'{CAPTIONS}filters:\n  caption_words: {{min_words: 3}}\n  sql: {{where: "{where}"}}\n'
+    recipe += "  unreadable:\n  caption_match: {matcher: fake, at_least: 1.0e-9}\n"
+    run_job(Setup(recipe, [tar], stages=mixed), tmp_path / "out")
+    found = [(row["text_no"], row["dropped_by"], row["failed"]) for row in running.decisions(tmp_path / "out")]
+    assert [one for one in found if one[0]] == [(1, "caption_words", ["caption_words"]), (2, "sql", ["sql"])] * 3
+    rules = manifest(tmp_path / "out")["rules"]
+    assert [name for name, rule in rules.items() if rule["captions"]] == ["caption_words", "sql"]
+    for threshold in (1, 2, 6, 7):
+        asked = what_if(storage(tmp_path / "out"), manifest(tmp_path / "out"), (f"caption_words.min_words={threshold}",))
+        again = tmp_path / str(threshold)
+        run_job(Setup(recipe, [tar], (f"caption_words.min_words={threshold}",), stages=mixed), again)
+        assert [line.dropped for line in asked.filters] == [line["dropped"] for line in manifest(again)["attrition"]]
+        assert asked.kept == manifest(again)["kept"]
 
 
 # What is written -----------------------------------------------------------------------------------------------------

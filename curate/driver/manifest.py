@@ -15,6 +15,7 @@ from curate.core.verdicts import NOT_FILTERS
 from curate.core.version import __version__
 from curate.counts.lookup import Lookup
 from curate.passes import problems
+from curate.planning.captions import of_captions
 from curate.planning.plan import Plan
 from curate.report import rules
 from curate.stages import language
@@ -52,7 +53,7 @@ def described(plan: Plan, shards: Shards, lookups: dict[str, Lookup], warnings: 
             "fingerprint": shards.digest,
         },
         "filters": [step.name for step in plan.steps],
-        "rules": rules.described(plan.recipe.filters),
+        "rules": rules.described(plan.recipe.filters, [step.name for step in of_captions(plan)]),
         "thresholds": {step.name: list(step.rule.thresholds()) for step in plan.steps},
         "models": checked(plan),
         "warnings": list(warnings),

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from curate.core.contracts import Batch, Shard, shard_name
 from curate.core.verdicts import MISSING_TEXT
-from curate.passes import decisions
+from curate.passes import decisions, written
 from curate.passes.texts import Index, Mask, Texts
+from curate.planning.captions import of_captions
 from curate.planning.plan import Plan, Step
 
 
@@ -121,10 +122,10 @@ class Verdict:
         lacking = pc.and_(pa.array(self._textless), judgement["dropped_by"].is_null())
         judgement["dropped_by"] = pc.if_else(lacking, MISSING_TEXT, judgement["dropped_by"])
         web = pa.table({**values, **judgement})
-        written = self._written_table(web, columns) if self._captions else web.slice(0, 0)
-        both = web if not written.num_rows else pa.concat_tables([web, written.select(web.column_names)])
+        made = self._written_table(web, columns) if self._captions else web.slice(0, 0)
+        both = web if not made.num_rows else pa.concat_tables([web, made.select(web.column_names)])
         both = both.append_column("sample_key", _sample_keys(key_prefix, shard.index, both["row"], both["dropped_by"]))
-        if written.num_rows:
+        if made.num_rows:
             both = both.take(np.lexsort((both["text_no"].to_numpy(), both["row"].to_numpy())))
         return both.select(schema.names).cast(schema)
 
@@ -136,17 +137,22 @@ class Verdict:
         owner = pa.array(self.texts.first[record])
         texts = captions.drop_null().flatten()
         faults = self._faults(texts, columns["captions_cut"].take(pa.array(self.texts.first)).drop_null().flatten())
+        known = written.facts_of(self._plan, texts)
         judged = Judged(self._plan.steps, len(place))
         for step in self._plan.steps:
-            judged.evaluated[step.name][:] = True  # filters of web texts do not apply to captions
+            judged.evaluated[step.name][:] = True  # filters by corpus counts of web texts do not apply to captions
             if step.rule.per_text:
                 judged.take(step.name, self._written, place)
                 judged.void(step, faults.is_valid().to_numpy(zero_copy_only=False))
             elif step.rule.about == "image":
                 judged.take(step.name, self._web, images[record])
+        for step in of_captions(self._plan):
+            facts = written.given(step.rule.reads(), known, columns, owner)
+            judged.settle(step, judged.evaluated[step.name], step.rule.measure(facts))
         of_image = [fact.name for fact in self._plan.shown if fact.about == "image"]
         values = {name: combined(web[name]).take(owner) for name in ("shard", "shard_index", "row", "key", "url", *of_image)}
-        values |= {fact.name: pa.nulls(len(place), fact.type) for fact in self._plan.shown if fact.about == "text"}
+        of_text = [fact for fact in self._plan.shown if fact.about == "text"]
+        values |= {fact.name: known.get(fact.name, pa.nulls(len(place), fact.type)) for fact in of_text}
         values["text_no"] = pa.array((self.texts.sizes[record] + place % self._captions).astype(np.int16))
         values |= {"source": pa.repeat("synthetic", len(place)), "text": texts}
         return pa.table({**values, "error": faults, **_judgement(judged)})

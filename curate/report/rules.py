@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,19 @@ from curate.core.contracts import Filter
 
 @dataclass(frozen=True)
 class Rule:
-    """A filter's description: 'image' or 'text', whether it judges synthetic texts, the first sentence of its docstring."""
+    """A filter's description: 'image' or 'text', whether it judges each text by a score of its own (`per_text`), the first
+    sentence of its docstring, and whether it judged captions too, by facts that any text has.
+    """
 
     about: str = ""
     per_text: bool = False
     drops: str = ""
+    captions: bool = False
 
     @property
     def web_texts_only(self) -> bool:
         """Return whether it judges web texts and no synthetic ones."""
-        return self.about == "text" and not self.per_text
+        return self.about == "text" and not self.per_text and not self.captions
 
 
 def rule_of(rule: Filter | type[Filter]) -> Rule:
@@ -41,13 +44,15 @@ def rules_of(manifest: Mapping[str, Any]) -> dict[str, Rule]:
 def _read(recorded: Any) -> Rule | None:
     if not isinstance(recorded, dict):
         return None
-    return Rule(str(recorded.get("about", "")), recorded.get("per_text") is True, str(recorded.get("drops", "")))
+    per_text, captions = recorded.get("per_text") is True, recorded.get("captions") is True
+    return Rule(str(recorded.get("about", "")), per_text, str(recorded.get("drops", "")), captions)
 
 
 def _installed(name: str) -> Rule:
     return rule_of(filters.load(name)) if name in filters.names() else Rule()
 
 
-def described(rules: Mapping[str, Filter]) -> dict[str, dict[str, Any]]:
-    """Return what a manifest records of filters, by name."""
-    return {name: dataclasses.asdict(rule_of(rule)) for name, rule in rules.items()}
+def described(rules: Mapping[str, Filter], captions: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return what a manifest records of filters, by name; `captions` names those of texts that judge captions too."""
+    found = {name: dataclasses.replace(rule_of(rule), captions=name in captions) for name, rule in rules.items()}
+    return {name: dataclasses.asdict(rule) for name, rule in found.items()}

@@ -20,6 +20,7 @@ from curate.core.errors import OutputError, RecipeError
 from curate.core.verdicts import TAKEN_OUT
 from curate.planning import loader as recipes
 from curate.report.query import parquet_files
+from curate.report.rules import rules_of
 from curate.storage.backend import Storage
 from curate.storage.paths import opened
 
@@ -73,7 +74,9 @@ def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) ->
     _refuse(before, after, manifest)
     answer = WhatIf(was=manifest["kept"], filters=[FilterCount(name) for name in after])
     textless_kept = manifest["recipe"]["output"].get("empty_text", "keep") == "keep"  # by versions before there was a choice
-    counted = partial(_counted, _Rules(after, textless_kept), captioned="captions" in manifest["recipe"])
+    of_captions = {name for name, rule in rules_of(manifest).items() if rule.captions}
+    web_only = frozenset(name for name, rule in after.items() if rule.about == "text" and not rule.per_text) - of_captions
+    counted = partial(_counted, _Rules(after, textless_kept, web_only), captioned="captions" in manifest["recipe"])
     files = parquet_files(out, "decisions")
     with ThreadPoolExecutor(_FILES) as threads:
         for start in range(0, len(files), _QUEUED):
@@ -84,10 +87,11 @@ def what_if(out: Storage, manifest: dict[str, Any], overrides: Sequence[str]) ->
 
 @dataclass(frozen=True)
 class _Rules:
-    """The filters by name, and whether a record without text is kept if no filter drops it."""
+    """The filters by name, whether a record without text is kept if no filter drops it, and what judges no captions."""
 
     filters: dict[str, Filter]
     textless_kept: bool
+    web_only: frozenset[str]
 
     def textless(self, batch: pa.RecordBatch) -> Mask:
         """Return the web texts that are dropped for being empty, whatever the thresholds."""
@@ -186,8 +190,8 @@ def _judged(answer: WhatIf, batch: pa.RecordBatch, given: _Rules) -> _Fate:
         if rule.about == "image":
             image &= kept
             unmade |= written & ~kept & (captioner is not None)
-        elif not rule.per_text:
-            kept |= written  # does not judge synthetic texts
+        elif name in given.web_only:
+            kept |= written
         unknown = alive & missing[name]
         line.unknown += int(unknown.sum())
         doubtful |= unknown
