@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.models import lid176
@@ -35,6 +35,7 @@ def test_ascii_takes_a_shorter_way_to_the_same_form() -> None:
     assert normalise(every) == " ".join(unicodedata.normalize("NFKC", every).casefold().split())
 
 
+@settings(deadline=None)  # the first example waits for tables, or a model
 @given(TEXTS)
 def test_characters_are_counted(texts: list[str | None]) -> None:
     batch = TextStage()(pa.record_batch({"text": pa.array(texts, pa.string())}))
@@ -80,6 +81,7 @@ def test_languages_are_told_and_nothing_is_not_a_language() -> None:
     assert all(score is None or 0 <= score <= 1 for score in scores)
 
 
+@settings(deadline=None)  # the first example waits for tables, or a model
 @given(st.text("ABEILMNRSTabeilmnrstÄÖéЖяİ \n", min_size=1, max_size=40))
 def test_capitals_and_blanks_do_not_change_the_language(text: str) -> None:
     twins = [text, text.lower(), " ".join(text.split()), f"\n\t{text}\r\n"]

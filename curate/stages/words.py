@@ -23,7 +23,7 @@ LETTERS = "letters"
 
 _SKIPPED, _SYMBOL, _SPACE, _NEXT, _OTHER, _DIGIT, _LETTER = range(7)
 _UNSPACED = 7  # of a script without spaces whose words have about two letters
-_UNSPACED_LONG = 8  # ... about three: a word of Thai and Lao, without its vowel signs and tone marks
+_UNSPACED_LONG = 8  # ... about three: of Thai and Lao without vowel signs and tone marks, of katakana
 _SIXTHS = np.array([0] * 7 + [3, 2])  # of a word that a letter is
 
 _BLOCKS = (
@@ -34,8 +34,11 @@ _BLOCKS = (
     ("\u1950", "\u19df", _UNSPACED),  # Tai Le, New Tai Lue
     ("\u1a20", "\u1aaf", _UNSPACED),  # Tai Tham
     ("\u3005", "\u3007", _UNSPACED),  # signs that stand for Chinese characters
-    ("\u3040", "\u312f", _UNSPACED),  # kana, bopomofo
-    ("\u31a0", "\u31ff", _UNSPACED),
+    ("\u3040", "\u309f", _UNSPACED),  # hiragana
+    ("\u30a0", "\u30ff", _UNSPACED_LONG),  # katakana
+    ("\u3100", "\u312f", _UNSPACED),  # bopomofo
+    ("\u31a0", "\u31ef", _UNSPACED),
+    ("\u31f0", "\u31ff", _UNSPACED_LONG),
     ("\u3400", "\u9fff", _UNSPACED),  # Chinese characters
     ("\ua9e0", "\ua9ff", _UNSPACED),
     ("\uaa60", "\uaadf", _UNSPACED),  # Burmese, Tai Viet
@@ -69,7 +72,7 @@ def described(segmenter: str) -> str:
     if segmenter != LETTERS:
         return f"{scripts} are those that {segmenter.replace('icu', 'ICU')} finds"
     return (
-        f"{scripts} are estimated, at two letters a word (three in Thai and Lao): "
+        f"{scripts} are estimated, at two letters a word (three in Thai, Lao and katakana): "
         'ICU would find them, which comes with pip install "curate-image-text[icu]"'
     )
 
