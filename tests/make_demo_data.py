@@ -397,6 +397,11 @@ def sides(pair: Pair) -> tuple[int, int] | None:
     return min(width, height), max(width, height)
 
 
+def words_in(text: str) -> int:
+    """Return about how many words a text has: of Chinese and Japanese, half of the characters."""
+    return max(len(text.split()), sum("\u3040" <= character <= "\u9fff" for character in text) // 2)
+
+
 def found(pair: Pair) -> list[str]:
     """Return the defects that a pair shows by itself."""
     out = []
@@ -404,7 +409,7 @@ def found(pair: Pair) -> list[str]:
     if size is not None:
         out += ["too_small"] * (size[0] <= 200) + ["too_long"] * (size[1] >= 3 * size[0])
     if pair.text is not None:
-        words = len(normalised(pair.text).split())
+        words = words_in(normalised(pair.text))
         out += ["few_words"] * (words < 3) + ["many_words"] * (words > 20)
     return out
 
