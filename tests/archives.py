@@ -46,7 +46,10 @@ class Archive:
     def wat(self, url: str, links: Iterable[Mapping[str, Any]], base: str | None = None) -> None:
         """Write the metadata of a page, as Common Crawl does."""
         head = {"Title": "t", **({"Base": base} if base else {})}
-        http = {"Headers": {"Content-Language": "de, en"}, "HTML-Metadata": {"Head": head, "Links": list(links)}}
+        http = {
+            "Headers": {"Content-Language": "de, en", "Content-Type": "text/html; charset=latin1"},
+            "HTML-Metadata": {"Head": head, "Links": list(links)},
+        }
         told = {"Container": {"Offset": "1"}, "Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": http}}}
         self.record(url, "metadata", json.dumps(told).encode(), media="application/json")
 

@@ -133,6 +133,7 @@ def test_the_metadata_of_common_crawl(tmp_path: Path) -> None:
         ("http://site.example/base/a.jpg", "A & B", 0), ("http://e.example/?a&copy=1", "e", 3),
         ("http://site.example/braces/f%7B1%7D.jpg", '} "IMG@/src" {', 0)]  # fmt: skip
     assert (rows[0]["page_language"], rows[1]["title"]) == ("de", "T")
+    assert (rows[0]["charset"], rows[0]["charset_from"]) == ("windows-1252", "header")
     assert dict(reading.tally.damaged) == {"bad_image_url": 1, "bad_json": 2}
     assert (reading.tally.pages, reading.tally.images) == (5, 5)
 

@@ -1,4 +1,4 @@
-"""Pages: the same images as two other parsers find, what browsers make of sources and charsets, and time that stays linear."""
+"""Pages: the same images as two other parsers find, what browsers make of sources, and time that stays linear."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.sources.webarchive.charset import codec, decoded
 from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, read_page
 from curate.sources.webarchive.image_sources import largest
 from curate.sources.webarchive.markup import attributes, plain_text
@@ -110,35 +109,6 @@ def test_surrounding_text_is_of_the_document_and_as_long_as_asked() -> None:
 def test_attributes_are_told_apart_as_in_a_browser() -> None:
     assert attributes("a=1 A=2 b='x>y' c = z d/e==f =g") == {"a": "1", "b": "x>y", "c": "z", "d": "", "e": "=f", "=g": ""}
     assert plain_text("a<p title='>'>b&lt;c") == "a b<c"
-
-
-@pytest.mark.parametrize(
-    ("data", "label", "text"),
-    [
-        (b"\xef\xbb\xbf\xc3\xa9", "latin1", "é"),
-        (b"\xff\xfe\xe9\x00", None, "é"),
-        (b"\xe9", "iso-8859-2", "é"),
-        (b"\x93x\x94", "ISO-8859-1", "“x”"),
-        (b"<meta charset=windows-1251>\xe9", None, "<meta charset=windows-1251>й"),
-        (b"<!--<meta charset=koi8-r>-->\xc3\xa9", None, "<!--<meta charset=koi8-r>-->é"),
-        (b"<meta charset=utf-16>\xc3\xa9", None, "<meta charset=utf-16>é"),
-        (b"\x82\xa0", "shift_jis", "あ"),
-        (b"\xc4\xe3", "gb2312", "你"),
-        (b"\xb0\xa1", "euc-kr", "가"),
-        (b"\xc3\xa9", "klingon", "é"),
-        (b"\xe9", None, "é"),
-        (b"x" * 1025 + b"<meta charset=koi8-r>\xc3\xa9", None, "x" * 1025 + "<meta charset=koi8-r>é"),
-    ],
-)
-def test_charsets_are_those_of_a_browser(data: bytes, label: str | None, text: str) -> None:
-    assert decoded(data, label) == text
-
-
-@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E)))
-def test_ascii_is_ascii_in_every_charset_of_the_web(text: str) -> None:
-    for label in ("latin1", "gb2312", "big5", "euc-jp", "koi8-r", "windows-1255"):
-        assert decoded(text.encode(), label) == text
-    assert codec(text) is None or decoded(b"a", text) in ("a", "\ufffd")
 
 
 _NAME = st.text("abcxyz019-_", min_size=1, max_size=8)

@@ -36,7 +36,7 @@ from curate.storage.store import Store
 
 _KIND = "extract"
 _DAMAGED = "damaged:"  # begins the count of a reason
-_FORMAT = 2  # of marks; an extraction with another one starts again
+_FORMAT = 3  # of marks; an extraction with another one starts again
 _TOTALS = ("pages", "images", "with_alt", "pairs", "different", "images_written")
 
 

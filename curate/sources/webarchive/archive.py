@@ -15,7 +15,7 @@ ARCHIVES = tuple(name + packed for name in (".warc", ".arc", ".wat") for packed 
 
 
 def _list(entry: Entry, columns: Mapping[str, str]) -> Iterable[Shard]:
-    needs("reading web archives", "crawl", ["fastwarc", "brotli", "msgspec"])
+    needs("reading web archives", "crawl", ["fastwarc", "brotli", "msgspec", "charset_normalizer"])
     return [shard_of(entry, SOURCE.kind, on_the_web=True)]
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import codecs
 import functools
 import re
+from typing import NamedTuple
 
 PRESCAN = 1024
-"""Bytes in which a page may name its charset itself."""
+"""Bytes in which a page should name its charset itself."""
+
+LATE = 1 << 16
+"""Bytes in which it is looked for when it is not there."""
 
 _LABELS = {
     "utf-8": "unicode-1-1-utf-8 unicode11utf8 unicode20utf8 utf-8 utf8 x-unicode20utf8",
@@ -53,11 +57,31 @@ _LABELS = {
     "utf-16-le": "csunicode iso-10646-ucs-2 ucs-2 unicode unicodefeff utf-16 utf-16le",
 }
 _CODECS = {label: codec for codec, labels in _LABELS.items() for label in labels.split()}
+_NAMES = {
+    "cp866": "ibm866", "mac-roman": "macintosh", "mac-cyrillic": "x-mac-cyrillic", "cp874": "windows-874", "big5hkscs": "big5",
+    "euc_jp": "euc-jp", "iso2022_jp": "iso-2022-jp", "cp932": "shift_jis", "cp949": "euc-kr", "utf-16-be": "utf-16be",
+    "utf-16-le": "utf-16le",
+}  # fmt: skip
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_BE, "utf-16-be"), (codecs.BOM_UTF16_LE, "utf-16-le"))
 
 _COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
+_RAW = re.compile(rb"<(script|style|title|textarea)(?=[\s/>]).*?(?:</\1|\Z)|<!--.*?(?:-->|\Z)", re.DOTALL | re.IGNORECASE)
 _META = re.compile(rb"<meta[\s/](?:[^>\"']|\"[^\"]*\"|'[^']*')*", re.IGNORECASE)
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"';,/>]+)", re.IGNORECASE)
+_XML = re.compile(rb"\s*<\?xml\s[^>]*?encoding\s*=\s*[\"']\s*([^\s\"'>]+)")
+_JIS = re.compile(rb"\x1b\$[@B]")  # turns ISO-2022-JP to its characters
+_PAST_ASCII = re.compile("[^\0-\x7f\ufffd]")
+
+_TRUE = 2  # sequences that only UTF-8 has, for each byte that it does not have, make it UTF-8 nonetheless
+
+
+class Decoded(NamedTuple):
+    """A page as text."""
+
+    text: str
+    charset: str  # by its name in the Encoding Standard, in lower case
+    charset_from: str  # header, bom, meta, xml, detected, default
+    bad: bool  # whether it has bytes that the charset does not have: they were replaced
 
 
 def codec(label: str | None) -> str | None:
@@ -69,34 +93,94 @@ def codec(label: str | None) -> str | None:
     return None if label is None else _CODECS.get(label.strip("\t\n\f\r \"'").lower())
 
 
-def decoded(data: bytes, label: str | None = None) -> str:
-    """Return a page as text: by its byte order mark, else by `label` (of HTTP), its `<meta>`, as UTF-8, or as windows-1252.
+def name_of(codec: str) -> str:
+    """Return the name that the Encoding Standard has for one of Python's codecs.
 
-    What cannot be decoded is replaced.
+    >>> name_of("cp1251"), name_of("iso8859-2"), name_of("cp949")
+    ('windows-1251', 'iso-8859-2', 'euc-kr')
+    """
+    return _NAMES.get(codec) or codec.replace("iso8859", "iso-8859").replace("cp125", "windows-125")
+
+
+def decoded(data: bytes, label: str | None = None) -> Decoded:
+    """Return a page as text: by its byte order mark, else by `label` (of HTTP), its `<meta>`, its XML declaration, or its text.
+
+    Text that is neither UTF-8 (a few bad bytes aside) nor like another charset is windows-1252. Bytes that are bad are replaced.
     """
     for mark, its in _BOMS:
         if data.startswith(mark):
-            return data[len(mark) :].decode(its, "replace")
-    name = codec(label) or _declared(data[:PRESCAN])
-    if name is None:
-        try:
-            return data.decode()
-        except UnicodeDecodeError as error:
-            # a page that was cut inside its last character is UTF-8 nonetheless
-            cut = error.reason == "unexpected end of data" and not data[: error.start].isascii()
-            name = "utf-8" if cut else "cp1252"
-    return data.decode(name, "replace")
+            return _by(its, "bom", data[len(mark) :])
+    name = codec(label)
+    if (name is None or name.startswith("utf-16")) and (wide := _of_zeros(data[:PRESCAN])) is not None:
+        return _by(wide, "detected" if name is None else "header", data)
+    if name is not None:
+        return _by(name, "header", data)
+    name, where = _declared(data)
+    return _undeclared(data) if name is None else _by(name, where, data)
 
 
-def _declared(head: bytes) -> str | None:
-    return _declared_in(head) if b"harset" in head or b"HARSET" in head else None
+def _by(name: str, where: str, data: bytes) -> Decoded:
+    try:
+        return Decoded(data.decode(name), name_of(name), where, bad=False)
+    except UnicodeDecodeError as error:
+        cut = error.reason in ("unexpected end of data", "truncated data", "incomplete multibyte sequence")
+        return Decoded(data.decode(name, "replace"), name_of(name), where, bad=not (cut and error.end >= len(data)))
+
+
+def _of_zeros(head: bytes) -> str | None:
+    """Return which UTF-16 a page is that does not say so: each character of its markup has a zero byte, before or after."""
+    if head.count(0) <= len(head) // 32:
+        return None
+    before, after = head[::2].count(0), head[1::2].count(0)
+    return "utf-16-be" if before > 4 * after else "utf-16-le" if after > 4 * before else None
+
+
+def _declared(data: bytes) -> tuple[str | None, str]:
+    """Return the charset that a page names, and how: meta or xml."""
+    head = data[:PRESCAN]
+    name = _declared_in(head) if b"harset" in head or b"HARSET" in head else None
+    if name is None and (xml := _XML.match(head)) is not None and (name := _readable(xml[1])) is not None:
+        return name, "xml"
+    if name is None and len(data) > PRESCAN:
+        late = data[:LATE]
+        if late.find(b"harset", PRESCAN) >= 0 or late.find(b"HARSET", PRESCAN) >= 0:
+            name = _of_meta(_RAW.sub(b"", late)) if _of_meta(late) else None
+    return name, "meta"
 
 
 @functools.lru_cache(64)
 def _declared_in(head: bytes) -> str | None:
-    for meta in _META.finditer(_COMMENT.sub(b"", head)):
+    return _of_meta(_COMMENT.sub(b"", head))
+
+
+def _of_meta(markup: bytes) -> str | None:
+    for meta in _META.finditer(markup):
         found = _CHARSET.search(meta[0])
-        name = codec(found[1].decode("latin-1")) if found else None
-        if name is not None:  # whoever could read this in UTF-16 would not have needed it
-            return "utf-8" if name.startswith("utf-16") else name
+        name = _readable(found[1]) if found else None
+        if name is not None:
+            return name
     return None
+
+
+def _readable(label: bytes) -> str | None:
+    name = codec(label.decode("latin-1"))  # whoever could read it in UTF-16 would not have needed it
+    return "utf-8" if name is not None and name.startswith("utf-16") else name
+
+
+def _undeclared(data: bytes) -> Decoded:
+    """Return a page by what its bytes look like."""
+    if b"\x1b$" in data and _JIS.search(data) is not None and data.isascii():
+        return _by("iso2022_jp", "detected", data)
+    try:
+        return Decoded(data.decode(), "utf-8", "default" if data.isascii() else "detected", bad=False)
+    except UnicodeDecodeError as error:
+        # a page that was cut inside its last character is UTF-8 nonetheless
+        if error.reason == "unexpected end of data" and not data[: error.start].isascii():
+            return _by("utf-8", "detected", data)
+    text = data.decode("utf-8", "replace")
+    if len(_PAST_ASCII.findall(text)) >= _TRUE * text.count("\ufffd"):
+        return Decoded(text, "utf-8", "detected", bad=True)
+    from curate.sources.webarchive.detection import detected
+
+    name = detected(data)
+    return _by("cp1252", "default", data) if name is None else _by(name, "detected", data)

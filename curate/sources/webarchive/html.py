@@ -22,10 +22,6 @@ MAX_PAGE = 16 << 20
 MAX_IMAGES = 20_000
 """Images of a page that are looked at; the rest are counted."""
 
-_NUMBER = re.compile(r"&#(?:([0-9]{9,})|[xX]([0-9a-fA-F]{9,}));?")
-_CANDIDATE = re.compile(r"[\t\n\f\r ,]*+([^\t\n\f\r ]++)")
-_DESCRIBED = re.compile(r"([^,(]*+(?:\([^)]*+\)?[^,(]*+)*+),?")
-_DESCRIPTOR = re.compile(r"(?<![^\t\n\f\r ])(\d{1,9}(?:\.\d{1,9})?)([wx])(?![^\t\n\f\r ])")
 _NUMBER = re.compile(r"[\t\n\f\r ]*([0-9]{1,9})(?:px)?[\t\n\f\r ]*")
 
 _FIGURES = 32  # nested figures that are told apart
@@ -66,6 +62,9 @@ class Found:
     unusable: int = 0
     cut: int = 0  # pairs with a text that was longer than MAX_TEXT
     dropped: int = 0  # images past MAX_IMAGES
+    charset: str | None = None  # and where it was found: see charset.Decoded
+    charset_from: str | None = None
+    bad_bytes: bool = False
 
 
 @dataclass
@@ -84,7 +83,10 @@ class _Image(NamedTuple):
 
 def read_page(data: bytes, page: Page, surrounding: int = 0) -> Found:
     """Return the images of a page's first MAX_PAGE bytes; `surrounding` characters of text on each side, 0 for none."""
-    return read_text(decoded(data[:MAX_PAGE], page.charset), page, surrounding)
+    text, charset, charset_from, bad = decoded(data[:MAX_PAGE], page.charset)
+    found = read_text(text, page, surrounding)
+    found.charset, found.charset_from, found.bad_bytes = charset, charset_from, bad
+    return found
 
 
 def read_text(source: str, page: Page, surrounding: int = 0) -> Found:

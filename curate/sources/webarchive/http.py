@@ -27,8 +27,7 @@ class Head:
 
     def charset(self) -> str | None:
         """Return the charset that goes with it."""
-        found = _CHARSET.search(self.fields.get("content-type", ""))
-        return found[1] if found else None
+        return charset_of(self.fields.get("content-type", ""))
 
 
 @dataclass
@@ -37,6 +36,16 @@ class Body:
 
     data: bytes
     wrong: list[str] = field(default_factory=list)  # bad_chunks, bad_encoding, page_cut
+
+
+def charset_of(media: str) -> str | None:
+    """Return the charset that goes with a media type.
+
+    >>> charset_of('text/html; charset="koi8-r"'), charset_of("text/html")
+    ('koi8-r', None)
+    """
+    found = _CHARSET.search(media)
+    return found[1] if found else None
 
 
 def head_of(block: bytes) -> Head | None:

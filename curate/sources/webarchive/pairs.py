@@ -30,6 +30,8 @@ PAIR_SCHEMA = pa.schema(
         ("surrounding", pa.string()),  # the text before, a newline, the text after; null unless requested
         pa.field("page_url", pa.string(), nullable=False),
         ("page_language", pa.string()),
+        ("charset", pa.string()),  # that the page was read in, by its name in the Encoding Standard
+        ("charset_from", pa.string()),  # header, bom, meta, xml, detected, default
         ("width", pa.int32()),  # as the page says it
         ("height", pa.int32()),
         pa.field("position", pa.int32(), nullable=False),  # among the images of the page
@@ -44,6 +46,9 @@ DAMAGES = {
     "damaged_page": "a page that cannot be read; the next one was",
     "bad_chunks": "the HTTP chunks make no sense past some point",
     "bad_encoding": "the gzip, deflate, brotli or zstd data of the page is damaged, or its encoding unknown",
+    "charset_detected": "the page names no charset and is no UTF-8; one was detected from its text",
+    "charset_unknown": "the page names no charset, and none was detected; it was read as windows-1252",
+    "bad_bytes": "the page holds bytes that its charset does not have; they became U+FFFD",
     "page_cut": f"the page was longer than {MAX_PAGE >> 20} MiB, and only that much was read",
     "bad_json": "the metadata of a page is not JSON, or too large",
     "no_url": "the record has no URL of http(s)",
@@ -69,7 +74,7 @@ class Located(NamedTuple):
 
     pair: Pair
     page_url: str
-    language: str | None
+    page: Found
     date: int | None  # seconds since 1970
     record: warc.Record
 
@@ -97,13 +102,14 @@ class Reading:
                 continue
             self.tally.images += found.images
             self.tally.with_alt += found.with_alt
+            self._note_charset(found)
             self._note("bad_image_url", found.unusable)
             self._note("text_cut", found.cut)
             self._note("too_many_images", found.dropped)
             date = warc.when(record) if found.pairs else None
             for pair in found.pairs:
                 if self._is_new(pair):
-                    yield Located(pair, url, found.language, date, record)
+                    yield Located(pair, url, found, date, record)
 
     def _is_new(self, pair: Pair) -> bool:
         self.tally.pairs += 1
@@ -117,6 +123,13 @@ class Reading:
     def _note(self, reason: str, count: int = 1) -> None:
         if count:
             self.tally.damaged[reason] += count
+
+    def _note_charset(self, found: Found) -> None:
+        self._note("bad_bytes", found.bad_bytes)
+        if found.charset_from == "default":
+            self._note("charset_unknown", found.charset != "utf-8")
+        elif found.charset_from == "detected":
+            self._note("charset_detected", found.charset != "utf-8")
 
     def _page(self, record: warc.Record) -> tuple[str, Found | None]:
         """Return the URL of a record that holds a page, and its images; nothing for other records."""
@@ -193,7 +206,8 @@ def pairs(reading: Reading) -> Iterator[pa.RecordBatch]:
 def _batch(held: list[Located]) -> pa.RecordBatch:
     rows: list[Pair] = [one.pair for one in held]
     columns: dict[str, list[Any]] = dict(zip(Pair._fields, map(list, zip(*rows, strict=True)), strict=True))
-    columns["page_url"], columns["page_language"] = [one.page_url for one in held], [one.language for one in held]
+    columns["page_url"], columns["page_language"] = [one.page_url for one in held], [one.page.language for one in held]
+    columns["charset"], columns["charset_from"] = [one.page.charset for one in held], [one.page.charset_from for one in held]
     columns["crawl_date"], columns["record"] = [one.date for one in held], [one.record.offset for one in held]
     columns["count"] = [1] * len(held)
     arrays = [pa.array(_plain(columns[item.name], item.type), item.type) for item in PAIR_SCHEMA]
@@ -211,7 +225,7 @@ def _is_html(head: http.Head, begin: bytes) -> bool:
     media = head.media()
     if media:
         return media in _HTML
-    start = begin.lstrip().lower()
+    start = begin.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xfe\xff\t\n\f\r ").lower()
     return start.startswith((b"<!doctype html", b"<html"))
 
 

@@ -7,7 +7,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from curate.sources.records import MAX_TEXT
+from curate.sources.webarchive.charset import codec, name_of
 from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, Pair
+from curate.sources.webarchive.http import charset_of
 from curate.sources.webarchive.image_sources import LAZY
 from curate.sources.webarchive.markup import collapsed, unescaped
 from curate.sources.webarchive.urls import base_of, resolve
@@ -79,7 +81,11 @@ def read_wat(data: bytes, url: str) -> Found | None:
         return None
     if http is None or http.html is None:
         return Found()
-    return _found(http.html.head, links, Page(url, language=_language(http.headers)))
+    headers = {name.lower(): value for name, value in http.headers.items()} if links else {}
+    found = _found(http.html.head, links, Page(url, language=_language(headers)))
+    found.charset = _charset(headers)
+    found.charset_from = None if found.charset is None else "header"
+    return found
 
 
 def _links(data: bytes) -> list[_Link]:
@@ -104,8 +110,15 @@ def _links(data: bytes) -> list[_Link]:
 
 
 def _language(headers: dict[str, Any]) -> str | None:
-    value = next((value for name, value in headers.items() if name.lower() == "content-language"), None)
+    value = headers.get("content-language")
     return value.partition(",")[0].strip()[:64] or None if isinstance(value, str) else None
+
+
+def _charset(headers: dict[str, Any]) -> str | None:
+    """Return the charset of HTTP. Which one the texts were read in, the metadata does not say."""
+    value = headers.get("content-type")
+    name = codec(charset_of(value)) if isinstance(value, str) else None
+    return None if name is None else name_of(name)
 
 
 def _found(head: _Head, links: list[_Link], page: Page) -> Found:
