@@ -84,6 +84,7 @@ def fetch(given: options.Run) -> None:
     help="Characters of page text to keep before and after each image.",
 )
 @click.option("--images-from-archive", is_flag=True, help="Write images stored in the archives themselves as WebDataset tars.")
+@click.option("--error-pages", is_flag=True, help="Take images of pages that came with an error (a status of 400 or more), too.")
 @flags.JSON
 @gathered(options.Extract)
 def extract(given: options.Extract) -> None:

@@ -23,7 +23,7 @@ def extract_command(given: Extract) -> int:
     shards = common.shards_of(given.inputs, common.AsItIs())
     started = time.monotonic()
     with Bars() as bars, open_runner(given, len(shards)) as runner:
-        options = Options(given.surrounding)
+        options = Options(given.surrounding, given.error_pages)
         outcome = Extraction(shards, store, runner, options, given.images_from_archive, bars).run()
     seconds = time.monotonic() - started
     if given.as_json:

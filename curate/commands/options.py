@@ -56,6 +56,7 @@ class Extract(Work):
 
     surrounding: int
     images_from_archive: bool
+    error_pages: bool
     as_json: bool
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -70,7 +70,9 @@ class Extract:
         """Write the pairs with their counts, and the images; return the mark to commit."""
         name, tally = f"{shard.index:06d}", reading.tally
         different, files = 0, {}
-        images = ArchiveImageWriter(reading, first.with_name("images.tar"), shard.index) if reading.images is not None else None
+        images = None
+        if reading.images is not None:
+            images = ArchiveImageWriter(reading, first.with_name("images.tar"), shard.index, _urls(first))
         with self.store.writing(f"pairs/{name}.parquet") as path:
             writer = ParquetWriter(path, PAIR_SCHEMA)
             for batch in pq.ParquetFile(first).iter_batches():
@@ -89,6 +91,11 @@ class Extract:
         counts = {"pages": tally.pages, "images": tally.images, "with_alt": tally.with_alt, "pairs": tally.pairs}
         counts |= {"different": different, "images_written": written}
         return Mark(files, counts | {f"{_DAMAGED}{reason}": count for reason, count in tally.damaged.items()})
+
+
+def _urls(pairs: Path) -> Iterator[str]:
+    for batch in pq.ParquetFile(pairs).iter_batches(columns=["url"]):
+        yield from batch["url"].to_pylist()
 
 
 def _counted(table: pa.Table, repeats: dict[int, int]) -> pa.Table:
@@ -159,7 +166,7 @@ class Extraction:
 
     def key(self) -> str:
         """Return the name of this output: a hash of input, options and code version."""
-        described = json.dumps([__version__, _FORMAT, self.options.surrounding, self.with_images, self.shards.digest])
+        described = json.dumps([__version__, _FORMAT, *astuple(self.options), self.with_images, self.shards.digest])
         return xxhash.xxh3_64_hexdigest(described.encode())
 
     def _clear(self, key: str) -> None:

@@ -12,7 +12,9 @@ from curate.sources.webarchive.urls import resolve
 
 @dataclass
 class ImageIndex:
-    """Offsets of the images of an archive by URL, record and digest, all as 64-bit hashes; and revisits that refer to them."""
+    """The records with images of an archive by URL, id and digest, all as 64-bit hashes; and revisits that refer to them."""
+
+    offsets: dict[int, int] = field(default_factory=dict)  # in the file, by the number of the record
 
     urls: dict[int, int] = field(default_factory=dict)
     records: dict[int, int] = field(default_factory=dict)
@@ -29,13 +31,14 @@ class ImageIndex:
             original = _url(record.header("WARC-Refers-To-Target-URI")) or 0
             self.revisits.setdefault(url, (_hash(record.header("WARC-Refers-To")), digest, original))
             return
-        self.urls.setdefault(url, record.offset)
+        self.offsets[record.number] = record.offset
+        self.urls.setdefault(url, record.number)
         for index, key in ((self.records, _hash(record.header("WARC-Record-ID"))), (self.digests, digest)):
             if key:
-                index.setdefault(key, record.offset)
+                index.setdefault(key, record.number)
 
     def find(self, url: str) -> int | None:
-        """Return where the record with the image of a URL starts, None where there is none in the file."""
+        """Return the number of the record with the image of a URL, None where there is none in the file."""
         key = _hash(url)
         if (found := self.urls.get(key)) is not None or key not in self.revisits:
             return found

@@ -5,6 +5,7 @@ WARC responses and resources that hold HTML, Common Crawl's WAT, and ARC. The fo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,7 +17,7 @@ import xxhash
 from curate.core.contracts import ROW_GROUP, Batch, Shard, ShardBreak
 from curate.sources.records import Record, batches
 from curate.sources.webarchive import http, warc
-from curate.sources.webarchive.archive import ARCHIVES
+from curate.sources.webarchive.archive import ARCHIVES, TEXTS_ONLY
 from curate.sources.webarchive.html import MAX_IMAGES, MAX_PAGE, Found, Page, Pair, read_page
 from curate.sources.webarchive.image_index import ImageIndex
 from curate.sources.webarchive.warc import Tally
@@ -49,6 +50,7 @@ DAMAGES = {
     "charset_detected": "the page names no charset and is no UTF-8; one was detected from its text",
     "charset_unknown": "the page names no charset, and none was detected; it was read as windows-1252",
     "bad_bytes": "the page holds bytes that its charset does not have; they became U+FFFD",
+    "error_page": "the page came with a status of 400 or more; its images are left out",
     "page_cut": f"the page was longer than {MAX_PAGE >> 20} MiB, and only that much was read",
     "bad_json": "the metadata of a page is not JSON, or too large",
     "no_url": "the record has no URL of http(s)",
@@ -60,13 +62,17 @@ DAMAGES = {
 
 _HEAD = 1 << 16
 _HTML = ("text/html", "application/xhtml+xml")
+_SWALLOWED = re.compile(rb"\r\n\r\nWARC/1\.[01]\r\nWARC-[A-Za-z\-]+: ")  # the next record, inside one whose length is wrong
+_ERROR = 400
+_FIRST = 2  # records: a WET begins with its warcinfo, and all others are conversions
 
 
 @dataclass(frozen=True)
 class Options:
-    """How archives are read: `surrounding` characters of text on each side of an image, 0 for none."""
+    """How archives are read: `surrounding` characters of text on each side of an image, 0 for none; pages of errors or not."""
 
     surrounding: int = 0
+    error_pages: bool = False
 
 
 class Located(NamedTuple):
@@ -144,19 +150,30 @@ class Reading:
         head = http.head_of(block) if record.kind == "response" else None
         if head is None:
             head = http.Head({"content-type": record.header("Content-Type") or ""}, 0)
+        if record.kind == "conversion" and record.number < _FIRST and head.media() == "text/plain":
+            raise ShardBreak(TEXTS_ONLY)
         if not _is_html(head, block[head.size : head.size + 256]):
             if self.images is not None and head.media().startswith("image/") and head.status == 200:
                 self.images.note(record)
             return "", None
+        return (url, self._html(record, url, head, block)) if self._is_wanted(url, head) else ("", None)
+
+    def _is_wanted(self, url: str, head: http.Head) -> bool:
+        """Count a page; return whether its images are used."""
+        if head.status >= _ERROR and not self.options.error_pages:
+            self._note("error_page")
+            return False
         self.tally.pages += 1
         if not url.lower().startswith(("http://", "https://")):
             self._note("no_url")
-            return "", None
-        return url, self._html(record, url, head, block)
+            return False
+        return True
 
     def _html(self, record: warc.Record, url: str, head: http.Head, block: bytes) -> Found:
         if len(block) == _HEAD:
             block += record.read(MAX_PAGE + 1)
+        if b"\r\n\r\nWARC/1." in block and (swallowed := _SWALLOWED.search(block)) is not None:
+            block = block[: swallowed.start()]
         body = http.body_of(head, block[head.size :], MAX_PAGE)
         for reason in body.wrong:
             self._note(reason)

@@ -24,6 +24,7 @@ _ZSTD_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # the dictionary of a
 _WARC, _ARC = b"WARC/", re.compile(rb"filedesc:|[a-z]+://\S+ [0-9.]+ \d{14} ")
 _DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)T?(\d\d)?:?(\d\d)?:?(\d\d)?")
 _STARTS = {"gzip": re.compile(rb"\x1f\x8b\x08"), "plain": re.compile(rb"(?<=\n)WARC/[01]\.\d\r?\n")}
+_BARE = re.compile(rb"WARC/[01]\.\d\n")  # a header whose lines end with LF alone
 _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zlib.error)
 
 
@@ -35,6 +36,7 @@ class Tally:
     images: int = 0  # all of them
     with_alt: int = 0
     pairs: int = 0
+    apart: bool = True  # whether each record can be read again from its offset: no two share a compressed block
     damaged: Counter[str] = field(default_factory=Counter)  # by reason: see DAMAGES of curate.sources.webarchive.pairs
 
 
@@ -90,17 +92,28 @@ def records(path: str, tally: Tally, start: int = 0) -> Iterator[Record]:
     Raises ShardBreak where nothing more can be read, OSError when the file is not there.
     """
     packed, head = _head(path)
+    tally.apart = tally.apart and packed in ("plain", "gzip")
     if head.startswith(_WARC):
-        yield from _Warc(path, packed, tally).records(start)
+        yield from _noted(_Warc(path, packed, tally).records(start), path if packed == "gzip" else None, tally)
     elif _ARC.match(head):
         if packed not in ("plain", "gzip"):
             raise ShardBreak(f"an ARC packed with {packed} is not read, at byte 0")
         from curate.sources.webarchive.arc import arc_records
 
-        yield from arc_records(path, start, packed=packed == "gzip")
+        yield from _noted(arc_records(path, start, packed=packed == "gzip"), path if packed == "gzip" else None, tally)
     else:
         problem = "damaged or not a web archive" if packed != "plain" else "not a web archive (WARC, WAT or ARC)"
         raise ShardBreak(f"{problem}, at byte 0")
+
+
+def _noted(found: Iterator[Record], path: str | None, tally: Tally) -> Iterator[Record]:
+    """Yield records; note whether gzip members (of a `path`) hold several: the offset of all but the first is the next one's."""
+    last, size = -1, os.path.getsize(path) if path else 0
+    for record in found:
+        if path and not last < record.offset < size:
+            tally.apart = False
+        last = record.offset
+        yield record
 
 
 def when(record: Record) -> int | None:
@@ -121,10 +134,7 @@ def _head(path: str) -> tuple[str, bytes]:
     with open(path, "rb") as file:
         stored = file.read(1 << 16)
     if stored.startswith(_GZIP):
-        try:
-            return "gzip", zlib.decompressobj(31).decompress(stored, 512)
-        except zlib.error:
-            return "gzip", b""
+        return "gzip", _inflated(stored, 512)
     if stored.startswith(_LZ4):
         return "lz4", _unpacked(path, "Lz4Reader")
     if stored.startswith(_ZSTD) or _ZSTD_SKIPPABLE.match(stored):
@@ -149,16 +159,17 @@ class _Warc:
     tally: Tally
     number: int = 0
     last: WarcRecord | None = None
+    member: int = 0  # where the last gzip member starts that is known
 
     def records(self, at: int) -> Iterator[Record]:
-        size = os.path.getsize(self.path)
+        size, self.member = os.path.getsize(self.path), at
         for _ in range(MAX_DAMAGE):
             self.last, first = None, self.number
             why = yield from self._from(at)
             if why is None and (why := self._unfinished(size)) is None:
                 return
-            after = self._resume_from(at)
-            following = self._next(after)
+            # a length may be wrong, and the next record begin inside what it claims
+            following = self._next((at if self.last is None else self.last.offset) + 1)
             if following is None:
                 raise ShardBreak(f"{why}, in or after the record at byte {self.last.offset if self.last else at}")
             if self.number > first or at == 0:  # else the place itself could not be read, and is counted
@@ -170,13 +181,18 @@ class _Warc:
         """Yield records from an offset on; return why reading stopped, None for what looks like the end of the file."""
         from fastwarc.warc import ArchiveIterator
 
+        bare, size = self._is_bare(at), os.path.getsize(self.path)
         with open(self.path, "rb") as file:
             file.seek(at)
             try:
-                for found in ArchiveIterator(file, parse_http=False):
+                for found in ArchiveIterator(file, parse_http=False, quirks_mode=bare):
                     kind = str(found.record_type)
+                    if kind == "unknown" and not bare and self._is_bare(found.stream_pos):  # not read as a header without it
+                        return (yield from self._from(found.stream_pos))
                     self.last = WarcRecord(self.number, found.stream_pos, kind, found.content_length, found)
                     self.number += 1
+                    if found.stream_pos < size:  # else it is not the first of its member, and this is where that ends
+                        self.member = found.stream_pos
                     yield self.last
                     if self.packed in ("zstd", "lz4"):  # one frame may hold many records: none can be looked at again
                         while self.last.read(_BLOCK):
@@ -184,6 +200,12 @@ class _Warc:
             except _DAMAGE as error:
                 return f"damaged ({error})"
         return "damaged" if self.last is not None and self.last.broken else None
+
+    def _is_bare(self, at: int) -> bool:
+        with open(self.path, "rb") as file:
+            file.seek(at)
+            data = file.read(4096)
+        return _BARE.match(_inflated(data, 16) if self.packed == "gzip" else data.lstrip()) is not None
 
     def _unfinished(self, size: int) -> str | None:
         """Return a message when the file ends in the middle of its last record, else None."""
@@ -202,7 +224,7 @@ class _Warc:
         with open(self.path, "rb") as file:
             file.seek(self.last.offset)
             try:
-                again = next(iter(ArchiveIterator(file, parse_http=False)))
+                again = next(iter(ArchiveIterator(file, parse_http=False, quirks_mode=self._is_bare(self.last.offset))))
                 while some := again.reader.read(_BLOCK):
                     read += len(some)
             except (*_DAMAGE, StopIteration):
@@ -211,9 +233,8 @@ class _Warc:
 
     def _gzip_ends(self) -> bool:
         """Return whether the last members are whole. Zeros after them are padding."""
-        assert self.last is not None
         with open(self.path, "rb") as file:
-            file.seek(self.last.offset)
+            file.seek(self.member)
             member, data = zlib.decompressobj(31), file.read(_BLOCK)
             begun = False
             while data:
@@ -235,13 +256,6 @@ class _Warc:
             data = member.unused_data if member.eof else member.unconsumed_tail
         return data
 
-    def _resume_from(self, at: int) -> int:
-        if self.last is None:
-            return at + 1
-        after = self.last.offset + max(1, self.last.length)
-        right = after <= os.path.getsize(self.path)
-        return after if right and self.packed == "plain" and not self.last.broken else self.last.offset + 1
-
     def _next(self, after: int) -> int | None:
         """Return where the next record starts, from byte `after` on; None when there is none that could be found."""
         pattern = _STARTS.get(self.packed)
@@ -253,14 +267,16 @@ class _Warc:
             while some := file.read(_BLOCK):
                 data = held + some
                 for match in pattern.finditer(data):
-                    if self.packed == "plain" or self._is_record(data[match.start() : match.start() + 4096]):
+                    if self.packed == "plain" or _inflated(data[match.start() : match.start() + 4096], 16).startswith(_WARC):
                         return begin + match.start()
                 held = data[-64:]
                 begin += len(data) - len(held)
         return None
 
-    def _is_record(self, packed: bytes) -> bool:
-        try:
-            return zlib.decompressobj(31).decompress(packed, 16).startswith(_WARC)
-        except zlib.error:
-            return False
+
+def _inflated(packed: bytes, size: int) -> bytes:
+    """Return the first bytes of a gzip member, none when it is none."""
+    try:
+        return zlib.decompressobj(31).decompress(packed, size)
+    except zlib.error:
+        return b""
