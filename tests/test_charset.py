@@ -125,6 +125,12 @@ def test_western_pages_with_a_quote_or_two_stay_western() -> None:
     assert told(b"<img src=a.jpg alt='\xa0\xb1\xa0 plain'>")[1:] == ("windows-1252", "default", False)
 
 
+@pytest.mark.parametrize("name", ["gb18030", "big5", "euc-jp", "shift_jis", "euc-kr"])
+def test_english_with_the_quotes_of_an_east_asian_charset(name: str) -> None:
+    text = "The cat\u2019s \u201cnew\u201d hat \u2192 shop"
+    assert told(f'<img src=a.jpg alt="{text}">'.encode(str(codec(name))))[0] == text
+
+
 def test_the_table_says_where_a_charset_is_from_and_damage_is_counted(tmp_path: Path) -> None:
     archive, pages = Archive(), [
         ("text/html; charset=koi8-r", html(RUSSIAN).encode("koi8-r")),

@@ -39,12 +39,15 @@ _LANGUAGES = {
     }.items()
 }  # fmt: skip
 _LATIN = ("cp1252", "cp1250", "iso8859-2", "cp1254", "cp1257", "cp1258", "iso8859-16")
-_WIDE = ("cp932", "euc_jp", "gb18030", "big5hkscs", "cp949")  # two bytes a character, the second often one of ASCII
+_WIDE = ("gb18030", "cp949", "big5hkscs", "euc_jp", "cp932")  # two bytes a character, the second often one of ASCII
 _OTHERS = {name.replace("-", "_"): name for name in _LANGUAGES if name not in _LATIN}  # by the names of charset-normalizer
 _LETTER = r"[^\W\d_]"
 _ODD = re.compile(  # signs inside words; Thai vowels without a consonant
     rf"[\u00a9\u00ae\u00b0\u2116\u20ac](?={_LETTER})|(?<={_LETTER})[\u00ab\u00bb\u201c-\u201f](?={_LETTER})"
     r"|(?<![\u0e01-\u0e3a\u0e47-\u0e4e])[\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]|[\u0e40-\u0e44](?![\u0e01-\u0e2e])"
+)
+_SIGNS = frozenset(
+    "\u2013\u2014\u2015\u2018\u2019\u201c\u201d\u2190\u2191\u2192\u2193\u00d7\u2032\u2033\u25a0\u25a1\u25cb\u25cf\u25b2\u25bc\u2605\u2606"
 )
 _USUAL = frozenset("\u2026\u00b0\u00a9\u00ae\u20ac\u2116\u2022\u00b7\u00a0\u2122\u3001\u3002\uff0c\uff01\uff1f\u00bf\u00a1")
 
@@ -52,6 +55,8 @@ _USUAL = frozenset("\u2026\u00b0\u00a9\u00ae\u20ac\u2116\u2022\u00b7\u00a0\u2122
 def detected(data: bytes) -> str | None:
     """Return Python's codec for a page that is neither ASCII nor UTF-8; None where the text does not tell."""
     sample = sample_of(data)
+    if (name := _of_signs(sample)) is not None:
+        return name
     if not any(one.isalpha() for one in sample.decode("cp1252", "replace") if one > "\x7f"):
         return None  # quotes, dashes and signs
     if _is_latin(sample):
@@ -84,6 +89,18 @@ def sample_of(data: bytes) -> bytes:
         if size >= SAMPLE:
             break
     return b" ".join(found)
+
+
+def _of_signs(sample: bytes) -> str | None:
+    """Return the East Asian charset in which all of a text past ASCII is signs and Latin letters; None for none."""
+    for name in _WIDE:
+        try:
+            other = [one for one in sample.decode(name) if one > "\x7f"]
+        except UnicodeDecodeError:
+            continue
+        if other and all(one in _SIGNS or one in _USUAL or (one.isalpha() and one < "\u0250") for one in other):
+            return name
+    return None
 
 
 def _is_latin(sample: bytes) -> bool:
