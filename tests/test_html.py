@@ -58,6 +58,14 @@ def test_an_image_with_all_that_is_said_of_it() -> None:
         ("<noscript><img src=i.jpg alt=a></noscript>", "i.jpg"),
         ("<p title='<img src=no.jpg alt=no>'><img src=i.jpg alt=a>", "i.jpg"),
         ("<image src=i.jpg alt=a>", "i.jpg"),
+        ("<img src=a_300x.jpg data-src='a_{width}x.jpg' alt=a>", "a_300x.jpg"),
+        ("<img src=spacer.gif srcset='s.jpg 400w, l.jpg 800w' alt=a>", "l.jpg"),
+        ("<picture><source srcset=p.jpg><img src=/x/blank.gif?v=1 alt=a></picture>", "p.jpg"),
+        ("<img src=spacer.gif alt=a>", "spacer.gif"),
+        ("<img src=r.jpg data-url=/article/123 alt=a>", "r.jpg"),
+        ("<img src=t.gif data-url=/r.JPG?w=2 alt=a>", "/r.JPG?w=2"),
+        ("<img data-pagespeed-lazy-src=p.jpg src=/pagespeed_static/1.gif alt=a>", "p.jpg"),
+        ('<img data-lazy=\'{"src":"j.jpg"}\' src=k.jpg alt=a>', "k.jpg"),
     ],
 )
 def test_the_source_that_is_taken(tag: str, url: str) -> None:

@@ -9,9 +9,17 @@ _CANDIDATE = re.compile(r"[\t\n\f\r ,]*+([^\t\n\f\r ]++)")
 _DESCRIBED = re.compile(r"([^,(]*+(?:\([^)]*+\)?[^,(]*+)*+),?")
 _DESCRIPTOR = re.compile(r"(?<![^\t\n\f\r ])(\d{1,9}(?:\.\d{1,9})?)([wx])(?![^\t\n\f\r ])")
 
+_TEMPLATE = re.compile(r"\{[^{}]*\}|%7[Bb][A-Za-z_]+%7[Dd]")
+_IMAGE = re.compile(r"\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?)(?![A-Za-z0-9])", re.IGNORECASE)
+_STAND_IN = re.compile(
+    r"(?:^|/)(?:1|1x1|blank|clear|dot|empty|grey|lazy|lazyload|loader|loading|pixel|placeholder|spacer|trans|transparent)"
+    r"\.(?:gif|png|svg)(?![^?#])",
+    re.IGNORECASE,
+)
+
 LAZY = (
     "data-src", "data-original", "data-lazy-src", "data-lazy", "data-lazyload", "data-original-src", "data-orig-file",
-    "data-actualsrc", "data-url", "data-hi-res-src", "data-large-file", "data-full-src",
+    "data-actualsrc", "data-url", "data-hi-res-src", "data-large-file", "data-full-src", "data-pagespeed-lazy-src",
 )  # fmt: skip
 """Attributes from which scripts load an image when it is scrolled into view: `src` holds a stand-in until then."""
 
@@ -22,10 +30,23 @@ _LAZY = frozenset((*LAZY, *LAZY_SETS))
 
 
 def sources(found: dict[str, str], around: list[str]) -> Iterator[str]:
-    """Yield where an image may come from, the best first: lazy attributes, src, srcset, the sources of its picture."""
+    """Yield where an image may come from, the best first: lazy attributes, src, srcset, the sources of its picture.
+
+    What names a stand-in, or is a template, comes last.
+    """
+    late: list[str] = []
+    for value in _sources(found, around):
+        if _STAND_IN.search(value) or _TEMPLATE.search(value):
+            late.append(value)
+        else:
+            yield value
+    yield from late
+
+
+def _sources(found: dict[str, str], around: list[str]) -> Iterator[str]:
     lazy = not _LAZY.isdisjoint(found)
     for name in LAZY if lazy else ():
-        if (value := found.get(name)) and _usable(value) and value.lstrip()[0] not in "{[":  # JSON, or a template's variable
+        if (value := found.get(name)) and _usable(value) and _names_image(name, value):
             yield value
     for name in LAZY_SETS if lazy else ():
         if (value := found.get(name)) and (best := largest(value)):
@@ -35,6 +56,13 @@ def sources(found: dict[str, str], around: list[str]) -> Iterator[str]:
     for value in (found.get("srcset"), *around):
         if value and (best := largest(value)):
             yield best
+
+
+def _names_image(name: str, value: str) -> bool:
+    """Return whether a lazy attribute holds an address of an image: no JSON, no variable, no page to share (`data-url`)."""
+    if value.lstrip()[0] in "{[":
+        return False
+    return name != "data-url" or _IMAGE.search(value) is not None
 
 
 def _usable(value: str) -> bool:
