@@ -202,6 +202,14 @@ COLUMNS = together(
                  help="The largest JSON beside an image that is read, at most 256MB. Default: 1 MiB; a larger one is bad_json."),
 )  # fmt: skip
 
+PAGES = together(
+    click.option("--surrounding", type=click.IntRange(0, 10_000), default=0, show_default=True,
+                 help="Characters of page text to keep before and after each image."),
+    click.option("--images-from-archive", is_flag=True, help="Write images stored in the archives themselves as WebDataset tars."),
+    click.option("--error-pages", is_flag=True,
+                 help="Take images of pages that came with an error (a status of 400 or more), too."),
+)  # fmt: skip
+
 SELECTION = together(
     click.option("--sha256", multiple=True, metavar="HASH", help="Of the image's bytes; repeatable, as the others."),
     click.option("--sha1", multiple=True, metavar="HASH", help="The same; computed of all images that OUT has, as --md5."),
