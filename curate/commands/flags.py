@@ -205,7 +205,7 @@ COLUMNS = together(
 PAGES = together(
     click.option("--surrounding", type=click.IntRange(0, 10_000), default=0, show_default=True,
                  help="Characters of page text to keep before and after each image."),
-    click.option("--images-from-archive", is_flag=True, help="Write images stored in the archives themselves as WebDataset tars."),
+    click.option("--images-from-archive", is_flag=True, help="Write images that the archives hold as WebDataset tars."),
     click.option("--error-pages", is_flag=True,
                  help="Take images of pages that came with an error (a status of 400 or more), too."),
 )  # fmt: skip
