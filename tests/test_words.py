@@ -18,6 +18,7 @@ from curate.core.errors import ModelError
 from curate.planning import loader as recipes
 from curate.planning import plan as planning
 from curate.stages import words
+from curate.stages.mojibake import MojibakeStage
 from curate.stages.text import TextStage
 from tests.running import Setup, decisions, jpeg, make_tar, manifest, run_job
 
@@ -150,3 +151,28 @@ def test_facts_and_notes_say_what_counted(tmp_path: Path, icu: str, monkeypatch:
     assert having.base_key != lacking.base_key
     assert "ICU 99.1" in having.notes()[0] and "estimated" in lacking.notes()[0]
     assert planning.plan(recipes.load(str(tmp_path / "none.yaml"))).notes() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("größere Boote", False),
+        ("größere Boote".encode().decode("cp1252"), True),
+        ("日本語の説明".encode().decode("cp1252", "replace"), True),
+        ("a boat \N{REPLACEMENT CHARACTER} at the pier", True),
+        ("plain", False),
+        ("日本語の説明", False),
+        ("", False),
+        (None, None),
+    ],
+)
+def test_texts_of_a_wrong_charset(text: str | None, found: bool | None) -> None:
+    assert MojibakeStage()(pa.record_batch({"text": pa.array([text], pa.string())}))["mojibake"].to_pylist() == [found]
+
+
+def test_an_expression_drops_texts_of_a_wrong_charset(tmp_path: Path) -> None:
+    texts = ["größere Boote", "größere Boote".encode().decode("cp1252"), "two boats"]
+    path = make_tar(tmp_path / "0.tar", [(f"{n}.{kind}", data) for n, text in enumerate(texts)
+                                         for kind, data in (("jpg", jpeg(n)), ("txt", text.encode()))])  # fmt: skip
+    run_job(Setup("filters:\n  sql: {where: 'not mojibake'}\n", [path]), tmp_path / "out")
+    assert [row["dropped_by"] for row in decisions(tmp_path / "out")] == [None, "sql", None]

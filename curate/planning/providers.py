@@ -13,6 +13,10 @@ from curate.stages.blocklist import BlocklistStage
 from curate.stages.decode import DecodeStage
 from curate.stages.embedding import EmbeddingStage, embedding_stage
 from curate.stages.language import LanguageStage
+from curate.stages.mojibake import MojibakeStage
+
+ANYWHERE: tuple[type[Stage], ...] = (MojibakeStage,)
+"""Stages that no filter provides: to import them makes their facts known, which `sql` may read."""
 
 
 def decoded_bytes(recipe: Recipe) -> int:
