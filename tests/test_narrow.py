@@ -53,7 +53,7 @@ def of_dry_run() -> list[str]:
     about = {"records": MANY, "problems": {"errors": {LONG: MANY}, "fetch_failures": {LONG: MANY}}}
     rows = dict.fromkeys(seconds, MANY * 100)
     found = Tried(MANY, MANY, lines(0), seconds, rows, estimate, estimate, [], 1.0, about)
-    dry_run._print(found, DryRun("align", "x", 1, 1e9, None, None, (), None, (), (), "", 0.05, False, False))
+    dry_run._print(found, DryRun("align", "x", 1, 1e9, None, None, (), None, (), (), "", (), "", 0.05, False))
     return [SHOWN, f"{MANY}.000", f"{MANY * 100:,}", "33%"]
 
 
