@@ -383,6 +383,16 @@ def test_members_of_a_record_may_stand_in_any_order(tmp_path, order, count):
     ]
 
 
+def test_members_of_own_extensions_may_stand_apart(tmp_path: Path) -> None:
+    files = [(f"{row}.{kind}", data) for row in range(3) for kind, data in (("img", jpeg(row)), ("cap", b"a text"))]
+    files += [(f"{row}.meta", b'{"url": "https://a.example/%d"}' % row) for row in range(3)]
+    path = make_tar(tmp_path / "own.tar", files)
+    _, rows = one(path, Columns({}, members={"img": "image", "cap": "text", "meta": "json"}))
+    assert [(row["key"], row["url"], row["error"]) for row in rows] == [
+        (str(row), f"https://a.example/{row}", None) for row in range(3)
+    ]
+
+
 def test_a_second_image_of_a_key_is_no_rest_of_the_first(tmp_path):
     files = [
         ("a.jpg", b"1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import curate.stages.mojibake  # noqa: F401 - no filter provides its fact, which `sql` may read
 from curate.core.contracts import IMAGE_VIEWS, Filter, Stage
 from curate.core.errors import RecipeError
 from curate.core.facts import FACTS, PROVIDERS
@@ -13,10 +14,6 @@ from curate.stages.blocklist import BlocklistStage
 from curate.stages.decode import DecodeStage
 from curate.stages.embedding import EmbeddingStage, embedding_stage
 from curate.stages.language import LanguageStage
-from curate.stages.mojibake import MojibakeStage
-
-ANYWHERE: tuple[type[Stage], ...] = (MojibakeStage,)
-"""Stages that no filter provides: to import them makes their facts known, which `sql` may read."""
 
 
 def decoded_bytes(recipe: Recipe) -> int:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from curate.core.errors import InputError, near
-from curate.sources import records
 from curate.sources.kept import kept, said
-from curate.sources.records import URLS, as_text, first
-from curate.sources.source import MAX_JSON, MEMBER, Columns
+from curate.sources.records import MAX_JSON, URLS, as_text, first
+from curate.sources.source import JSON_BYTES, MEMBER, Columns
 from curate.sources.texts import LISTS, of_fields, of_lines, of_lists, of_value
 
 Fields = Mapping[str, object]
@@ -40,7 +39,7 @@ class Reading:
     members: tuple[tuple[bytes, str], ...] = ()
     """Extensions of members of a tar that are said to be images, texts or JSON (image, text, json)."""
 
-    max_json: int = records.MAX_JSON
+    max_json: int = MAX_JSON
     """Bytes of the largest JSON that is read."""
 
     @classmethod
@@ -48,7 +47,7 @@ class Reading:
         """Return what the columns of a shard say."""
         named = dict(columns)
         members = tuple((role.removeprefix(MEMBER).encode(), name) for role, name in columns if role.startswith(MEMBER))
-        most, lines = int(named.get(MAX_JSON, records.MAX_JSON)), named.get("texts") == "lines"
+        most, lines = int(named.get(JSON_BYTES, MAX_JSON)), named.get("texts") == "lines"
         return cls(captions, named.get("text"), named.get("url"), named.get("key"), lines, members, most)
 
     def texts(self, fields: Fields, written: str | None, codes: list[str]) -> list[str]:

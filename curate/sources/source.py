@@ -16,7 +16,7 @@ from curate.storage.paths import Entry
 MEMBER = "member "
 """In the columns of a shard: what stands before an extension that was said to be an image, a text or JSON."""
 
-MAX_JSON = "json bytes"
+JSON_BYTES = "json bytes"
 """There: the largest JSON that is read. Neither is the name of a column's role, which has no space."""
 
 
@@ -48,7 +48,7 @@ class Columns(dict[str, str]):
         self.table = table
         self.of_files = {MEMBER + extension: role for extension, role in (members or {}).items()}
         if max_json is not None:
-            self.of_files[MAX_JSON] = str(max_json)
+            self.of_files[JSON_BYTES] = str(max_json)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ MAX_EXTENDED = 1 << 20  # a long name or pax header above this is an attack
 
 _ZERO = bytes(BLOCK)
 _HEADER = struct.Struct("100s24x12s12x8s1x100x6s82xc166x")  # name, size, checksum, magic, first byte of the prefix
-_PLAIN, _REGULAR, _NO_DATA, _SPARSE, _LINK = ord("0"), b"0\x007", b"123456", ord("S"), ord("1")
+_REGULAR, _NO_DATA, _SPARSE, _LINK = b"0\x007", b"123456", ord("S"), ord("1")
 _LONG_NAME, _LONG_LINK, _PAX = ord("L"), ord("K"), ord("x")
 _ABOUT_NEXT = b"LxKg"  # headers that are no members: of a long name, pax, of a long link, pax for all
 
@@ -113,12 +112,10 @@ class _Scanner:
             if len(block) < BLOCK:
                 known = b"\0" in block[:100] and not self.extended
                 raise Cut(self._cut_header(), text(block[:100]) if known else None)
-            member = None if self.extended else self._usual(block)
-            if member is None:
-                if block == _ZERO:
-                    ended = True
-                    break
-                member = self._member(block)
+            if block[0] == 0 and block == _ZERO:
+                ended = True
+                break
+            member = self._member(block)
             if member is not None:
                 yield member
         if self.extended or self.at > self.end:
@@ -130,23 +127,6 @@ class _Scanner:
 
     def _cut_header(self) -> str:
         return f"cut off at byte {self.end}, in a header" if self.at else "not a tar, at byte 0"
-
-    def _usual(self, block: bytes) -> Member | None:
-        """Step over a header of the plainest kind, nearly every one, and its data; None for any other: see `_member`."""
-        name, digits, stored, _, prefix = _HEADER.unpack(block)
-        if block[156] != _PLAIN or prefix != b"\0" or digits[11] or stored[6]:
-            return None
-        try:
-            size, said = int(digits[:11], 8), int(stored[:6], 8)
-        except ValueError:
-            return None
-        name, _, _ = name.partition(b"\0")
-        data = self.at + BLOCK
-        off = said - 255 + sum(stored) - (zlib.adler32(block) & 0xFFFF)  # see checksum_holds
-        if off % 65521 or size < 0 or data + size > self.end or name.endswith(b"/"):
-            return None
-        self.at, self.first = data + (size + 511 & ~511), None
-        return Member(name, data, size)
 
     def _member(self, block: bytes) -> Member | None:
         """Step over the header in `block` and its data; return the member when it is a regular file."""

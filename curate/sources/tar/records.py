@@ -26,7 +26,7 @@ _SLASH = ord("/")
 
 def _parts(file: BinaryIO, reading: Reading, unknown: Counter[str] | None = None) -> Iterator[Part]:
     """Yield the members that are part of a record; count the others in `unknown` by extension, the first EXTENSIONS kinds."""
-    roles = {**ROLES, **dict(reading.members)}
+    roles = _roles(reading)
     kinds: dict[bytes, Kind | None] = {}
     for member in members(file):
         name = member.name
@@ -43,6 +43,10 @@ def _parts(file: BinaryIO, reading: Reading, unknown: Counter[str] | None = None
             yield Part(name[:dot], kind, member)
         elif unknown is not None and (len(unknown) < EXTENSIONS or shown(extension) in unknown):
             unknown[shown(extension)] += 1
+
+
+def _roles(reading: Reading) -> dict[bytes, str]:
+    return {**ROLES, **dict(reading.members)}
 
 
 def _end_of_key(name: bytes) -> int:
@@ -124,7 +128,8 @@ class _Reader:
 
         So tars of images and texts alone, the most frequent ones, are not searched for JSON that does not come.
         """
-        last = [(name[: _end_of_key(name)], Kind.of(name[_end_of_key(name) + 1 :], ROLES)) for name in last_names(self.file)]
+        roles, names = _roles(self.reading), last_names(self.file)
+        last = [(name[: _end_of_key(name)], Kind.of(name[_end_of_key(name) + 1 :], roles)) for name in names]
         known = [(key, kind.role) for key, kind in last if kind is not None]
         return bool(known) and all(role != "image" for _, role in takewhile(lambda one: one[0] == known[-1][0], known[::-1]))
 
